@@ -1,0 +1,325 @@
+//! Every numeric limit of the system, in one place: value, unit, reason, source.
+//!
+//! Limits an operator may change are fields of [`BrokerLimits`], whose defaults stand here too.
+
+use std::time::Duration;
+
+/// Protocol version this build speaks (wire spec §2.2).
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Longest `targetSpec`, in characters (wire spec §4.2 step 1).
+pub const TARGET_MAX_CHARS: usize = 256;
+/// Longest group path, in characters (wire spec §0).
+pub const GROUP_NAME_MAX_CHARS: usize = 64;
+/// Longest role inside a group, in characters (wire spec §0).
+pub const GROUP_ROLE_MAX_CHARS: usize = 64;
+/// Groups of one presence (wire spec §0).
+pub const GROUPS_PER_PRESENCE: usize = 32;
+/// Longest display name stored on a member, in characters (broker spec §1.1).
+pub const MEMBER_NAME_MAX_CHARS: usize = 64;
+/// Longest display name in a hello, in characters (wire spec §2.2).
+pub const HELLO_NAME_MAX_CHARS: usize = 128;
+/// Longest free text in a hello (cwd, hostname, model, channel, session id), in bytes; hostile hellos must not fill memory.
+pub const HELLO_TEXT_MAX_BYTES: usize = 4096;
+/// Longest `peerType`, in characters (wire spec §0).
+pub const PEER_TYPE_MAX_CHARS: usize = 32;
+/// Capability words in one hello; ours sends eight.
+pub const HELLO_CAPABILITIES_MAX: usize = 64;
+/// Longest `client_message_id`, in characters of printable ASCII (wire spec §4.2).
+pub const CLIENT_MESSAGE_ID_MAX_CHARS: usize = 128;
+/// Longest `_reqId`, in bytes (wire spec §1.4).
+pub const REQUEST_ID_MAX_BYTES: usize = 128;
+/// Longest `replyToId`, in characters (wire spec §4.9).
+pub const REPLY_TO_MAX_CHARS: usize = 128;
+/// Mentions in one message (wire spec §4.6).
+pub const MENTIONS_MAX: usize = 16;
+/// Longest summary, in characters (broker spec §2.4).
+pub const SUMMARY_MAX_CHARS: usize = 500;
+/// Largest user metadata of a message as canonical JSON, in bytes (wire spec §5.3).
+pub const BODY_META_MAX_BYTES: usize = 8 * 1024;
+
+/// Clock difference tolerated in a hello and in signed requests (wire spec §2.3).
+pub const CLOCK_SKEW: Duration = Duration::from_mins(1);
+/// How long an accepted hello is remembered, to refuse its repeat (wire spec §2.3).
+pub const HELLO_REPLAY_WINDOW: Duration = Duration::from_mins(2);
+/// Longest life of a session attestation the broker accepts (wire spec §2.4).
+pub const ATTESTATION_MAX_TTL: Duration = Duration::from_hours(24);
+/// Life of the attestations we mint (wire spec §2.4).
+pub const ATTESTATION_TTL: Duration = Duration::from_hours(12);
+
+/// A socket must have an accepted hello within this time (wire spec §1.1).
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest first frame, in bytes, before the sender is known (broker spec §7.6).
+pub const FIRST_FRAME_MAX_BYTES: usize = 64 * 1024;
+/// Largest frame a client may send when the broker did not announce a limit (wire spec §1.1).
+pub const LEGACY_FRAME_MAX_BYTES: usize = 65_536;
+/// Largest WebSocket frame accepted by broker and daemon, in bytes (wire spec §1.1).
+pub const MAX_FRAME_BYTES: usize = 2 * 1024 * 1024;
+/// Period of WebSocket pings (wire spec §1.2).
+pub const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Silence after which a connection is taken for dead (wire spec §1.2).
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(75);
+/// Unparsable frames within [`INVALID_JSON_WINDOW`] that close a socket (wire spec §1.1).
+pub const INVALID_JSON_MAX: usize = 20;
+/// Window of [`INVALID_JSON_MAX`].
+pub const INVALID_JSON_WINDOW: Duration = Duration::from_mins(1);
+/// Nesting depth of a JSON frame (broker spec §7.6).
+pub const JSON_MAX_DEPTH: usize = 32;
+
+/// Outbound buffer of one broker connection, in bytes (broker spec §3.4).
+pub const OUTBOUND_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Pushed rows of one connection that may wait for their ack (broker spec §3.4).
+pub const UNACKED_MAX: usize = 256;
+/// A connection whose outbound buffer stays full this long is closed with 1011 (broker spec §3.4).
+pub const SLOW_CONSUMER_AFTER: Duration = Duration::from_secs(30);
+/// Rows claimed by one drain step (broker spec §3.4).
+pub const CLAIM_BATCH: usize = 100;
+/// First claim lease of a pushed row; doubles with each attempt (wire spec §4.5).
+pub const CLAIM_LEASE: Duration = Duration::from_secs(30);
+/// Longest claim lease (wire spec §4.5).
+pub const CLAIM_LEASE_MAX: Duration = Duration::from_mins(10);
+/// Safety net of every deadline queue: the due query runs at least this often (broker spec §3.4).
+pub const DUE_QUERY_INTERVAL: Duration = Duration::from_secs(15);
+/// Least time between two `pull_messages` of one connection (wire spec §3.1).
+pub const PULL_INTERVAL: Duration = Duration::from_secs(5);
+/// Members one group body is sealed to (wire spec §5.4).
+pub const GROUP_AUDIENCE_MAX: usize = 1_000;
+/// A session key may still be addressed this long after it was last seen (broker spec §1.1).
+pub const SESSION_KEY_MEMORY: Duration = Duration::from_hours(7 * 24);
+/// How long an unbound invite claim of an old client waits for its first hello (wire spec §5.8).
+pub const UNBOUND_MEMBER_TTL: Duration = Duration::from_mins(15);
+
+/// Hops a message may have made (wire spec §4.10).
+pub const MAX_HOPS: u32 = 12;
+/// Messages of one pair of sessions within [`LOOP_WINDOW`] before both are stopped (wire spec §4.10).
+pub const LOOP_PAIR_MAX: usize = 40;
+/// Window of [`LOOP_PAIR_MAX`] (wire spec §4.10).
+pub const LOOP_WINDOW: Duration = Duration::from_secs(600);
+/// How long a looping pair stays stopped (wire spec §4.10).
+pub const LOOP_STOP: Duration = Duration::from_secs(600);
+/// A member's send budget that was not touched this long is forgotten (wire spec §4.6).
+pub const RATE_IDLE: Duration = Duration::from_secs(600);
+/// Receipts kept per delivery row (broker spec §6.6).
+pub const RECEIPTS_PER_ROW: u32 = 20;
+/// Longest `path` of a receipt, in characters (wire spec §3.1).
+pub const RECEIPT_PATH_MAX_CHARS: usize = 64;
+/// Longest `evidence` of a receipt, in characters (wire spec §3.1).
+pub const RECEIPT_EVIDENCE_MAX_CHARS: usize = 256;
+/// Frames waiting in the outbound queue of one connection; with [`OUTBOUND_MAX_BYTES`] it bounds a slow reader.
+pub const OUTBOUND_MAX_FRAMES: usize = 4_096;
+/// Longest avatar of a profile, in characters (broker spec §2.4).
+pub const AVATAR_MAX_CHARS: usize = 64;
+/// Longest title of a profile, in characters (broker spec §2.4).
+pub const TITLE_MAX_CHARS: usize = 80;
+/// Longest bio of a profile, in characters (broker spec §2.4).
+pub const BIO_MAX_CHARS: usize = 1_000;
+/// Longest role label or capability word of a profile, in characters (broker spec §2.4).
+pub const PROFILE_WORD_MAX_CHARS: usize = 64;
+/// Capability words of a profile (broker spec §2.4).
+pub const PROFILE_CAPABILITIES_MAX: usize = 32;
+
+/// JSON body of broker HTTP routes, in bytes (broker spec §5.0).
+pub const HTTP_BODY_MAX_BYTES: usize = 65_536;
+/// Time to read an HTTP body (broker spec §5.0).
+pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Characters of a short invite code (wire spec §5.8).
+pub const INVITE_CODE_CHARS: usize = 8;
+/// Uses of one invite: default, and the most one may ask for (broker spec §4.26).
+pub const INVITE_USES_MAX: u32 = 1_000;
+/// Default life of an invite (broker spec §4.26).
+pub const INVITE_TTL: Duration = Duration::from_hours(7 * 24);
+/// Longest life of an invite (broker spec §4.26).
+pub const INVITE_TTL_MAX: Duration = Duration::from_hours(365 * 24);
+/// Shortest life of an invite (broker spec §4.26 says days; an hour lets tests and one-off shares be strict).
+pub const INVITE_TTL_MIN: Duration = Duration::from_mins(1);
+/// Shortest and longest mesh name, in characters (broker spec §4.28).
+pub const MESH_NAME_CHARS: std::ops::RangeInclusive<usize> = 2..=80;
+/// Shortest passphrase of a backup file, in characters (wire spec §5.14).
+pub const BACKUP_PASSPHRASE_MIN_CHARS: usize = 12;
+/// Agreed keys a daemon keeps, in pairs: one full group audience and some direct partners, about 320 KB.
+pub const SHARED_KEY_CACHE_PAIRS: usize = GROUP_AUDIENCE_MAX + 256;
+/// Sliding life of a CLI session token (wire spec §5.13).
+pub const CLI_SESSION_TTL: Duration = Duration::from_hours(90 * 24);
+/// Wrong setup codes per minute and address (broker spec §6.2).
+pub const SETUP_CODE_TRIES_PER_MINUTE: u32 = 5;
+
+/// WebSocket connect, TLS and upgrade of a client (daemon spec §6.2).
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Wait for `hello_ack` (wire spec §1.2).
+pub const HELLO_ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait for the ack of a `send` on a daemon's connection (wire spec §1.2).
+pub const SEND_ACK_TIMEOUT: Duration = Duration::from_secs(15);
+/// Wait for the reply to a request with `_reqId` (wire spec §1.2).
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Upper bounds of the reconnect waits, in seconds; the last one stays (wire spec §1.2).
+pub const RECONNECT_SCHEDULE_SECS: [u64; 6] = [1, 2, 4, 8, 16, 30];
+/// Least reconnect wait (wire spec §1.2).
+pub const RECONNECT_FLOOR: Duration = Duration::from_millis(250);
+/// A connection open this long resets the reconnect schedule (daemon spec §6.3).
+pub const RECONNECT_STABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// Request body of the daemon's local API, in bytes (daemon spec §9.5).
+pub const IPC_BODY_MAX_BYTES: usize = 1024 * 1024;
+/// Requests in flight at the local API (daemon spec §9.5).
+pub const IPC_IN_FLIGHT: usize = 256;
+/// Event streams open at the local API (daemon spec §9.5).
+pub const IPC_EVENT_STREAMS: usize = 32;
+/// Requests per second and caller at the local API, and the burst above it (daemon spec §9.5).
+pub const IPC_RATE_PER_SEC: u32 = 5_000;
+/// Burst of [`IPC_RATE_PER_SEC`].
+pub const IPC_BURST: u32 = 10_000;
+/// Events kept for `Last-Event-ID` (daemon spec §14.2).
+pub const EVENT_RING: usize = 2_048;
+/// Events queued for one subscriber before the oldest are dropped (daemon spec §14.2).
+pub const EVENT_QUEUE: usize = 1_024;
+/// Sessions registered at one daemon (daemon spec §1.5).
+pub const SESSIONS_MAX: usize = 128;
+/// Rows of one sender identity in flight to the broker (daemon spec §11.3).
+pub const OUTBOX_IN_FLIGHT: usize = 16;
+/// Age at which a waiting row gives up when the broker announced nothing, in hours (daemon spec §11.5).
+pub const OUTBOX_MAX_AGE_DEFAULT_HOURS: u64 = 144;
+/// Group and broadcast items older than this on arrival are announced in one digest (daemon spec §13.2).
+pub const DIGEST_AFTER: Duration = Duration::from_mins(10);
+/// Days an inbox row is kept (daemon spec §13.5).
+pub const INBOX_RETENTION_DAYS: u32 = 30;
+
+/// Text of one channel notification, in bytes (MCP spec §4.2).
+pub const CHANNEL_CONTENT_MAX_BYTES: usize = 32 * 1024;
+/// One attribute of a channel notification, in bytes (MCP spec §4.2).
+pub const CHANNEL_VALUE_MAX_BYTES: usize = 1024;
+/// A whole channel notification, in bytes (MCP spec §4.2).
+pub const CHANNEL_TOTAL_MAX_BYTES: usize = 48 * 1024;
+/// Largest line read from an MCP client, in bytes (MCP spec §3).
+pub const MCP_LINE_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Lines waiting for an MCP client to read; a full queue holds back replies and pushes alike (MCP spec §3).
+pub const MCP_OUTPUT_QUEUE: usize = 64;
+/// Size at which an MCP server's log file is cut to its last half, in bytes (MCP spec §3).
+pub const MCP_LOG_MAX_BYTES: u64 = 10 * 1024 * 1024;
+/// Time an MCP server has for its farewell to the daemon after its client closed; below the 1 s of MCP spec §3.
+pub const MCP_FAREWELL: Duration = Duration::from_millis(500);
+/// Upper bounds of the waits between tries to reach the daemon, in seconds; the last one stays (MCP spec §3).
+pub const MCP_DAEMON_RETRY_SECS: [u64; 6] = [1, 2, 4, 8, 16, 30];
+/// Wait before an event stream that ended is opened again (MCP spec §4.1).
+pub const MCP_STREAM_RETRY: Duration = Duration::from_secs(1);
+/// Time one try to make the daemon ready may take (MCP spec §3).
+pub const MCP_DAEMON_READY_BUDGET: Duration = Duration::from_secs(10);
+/// Time between `initialized` and the welcome: clients register their handler late (MCP spec §4.8).
+pub const CHANNEL_WELCOME_DELAY: Duration = Duration::from_secs(3);
+/// How long the welcome waits for the daemon before it says what it knows (MCP spec §4.8).
+pub const CHANNEL_WELCOME_WAIT: Duration = Duration::from_secs(30);
+/// Notifications per minute that are not messages (MCP spec §4.4).
+pub const CHANNEL_EVENTS_PER_MINUTE: usize = 30;
+/// Joins and leaves within this time make one line (MCP spec §4.4).
+pub const CHANNEL_PRESENCE_WINDOW: Duration = Duration::from_secs(2);
+/// Names spelled out in one line of joins, senders or peers (MCP spec §4.4, §4.8).
+pub const CHANNEL_NAMES_MAX: usize = 5;
+/// Least time between two count lines of message mode `inbox` (MCP spec §4.6).
+pub const CHANNEL_INBOX_LINE_EVERY: Duration = Duration::from_secs(10);
+/// Messages whose identity is remembered, so that none is pushed twice (MCP spec §4.9).
+pub const CHANNEL_ECHO_MEMORY: usize = 4096;
+/// Read marks are collected this long before one request carries them (MCP spec §4.7).
+pub const CHANNEL_SEEN_WINDOW: Duration = Duration::from_millis(200);
+/// Most read marks in one request (daemon spec §9.7).
+pub const INBOX_SEEN_IDS_MAX: usize = 1_000;
+/// Rows read back from the inbox after a gap in the events, and for the welcome (MCP spec §4.1, §4.8).
+pub const CHANNEL_CATCH_UP_ROWS: usize = 50;
+/// Rows of [`CHANNEL_CATCH_UP_ROWS`] pushed one by one; the rest is counted (MCP spec §4.1).
+pub const CHANNEL_CATCH_UP_PUSHES: usize = 10;
+/// Longest summary of a peer inside a notification, in characters (MCP spec §4.9).
+pub const CHANNEL_SUMMARY_MAX_CHARS: usize = 80;
+
+/// Limits an operator may set; each field names its environment variable (broker spec §6.1).
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct BrokerLimits {
+    /// `MAX_CONNECTIONS_PER_MESH`: live connections of one mesh.
+    pub max_connections_per_mesh: usize,
+    /// `MAX_MESSAGE_BYTES`: characters of ciphertext, nonce and target of one send.
+    pub max_message_bytes: usize,
+    /// `MAX_FRAME_BYTES`: bytes of one WebSocket message.
+    pub max_frame_bytes: usize,
+    /// `MAX_WRAPPED_KEYS_BYTES`: characters of all wrapped keys of one send.
+    pub max_wrapped_keys_bytes: usize,
+    /// `GROUP_AUDIENCE_MAX`: wrapped keys of one send.
+    pub group_audience_max: usize,
+    /// `SEND_BURST`: messages a member may send at once.
+    pub send_burst: u32,
+    /// `SEND_PER_MIN`: messages a member may send per minute.
+    pub send_per_min: u32,
+    /// `BACKLOG_PER_MEMBER`: undelivered rows of one member.
+    pub backlog_per_member: u64,
+    /// `BACKLOG_PER_MESH`: undelivered rows of one mesh.
+    pub backlog_per_mesh: u64,
+    /// `LOOP_MAX_HOPS`: hops a message may have made.
+    pub loop_max_hops: u32,
+    /// `LEASE_TTL_MS`: how long a presence outlives its socket, in milliseconds.
+    pub lease_ttl_ms: u64,
+    /// `STATUS_TTL_SECONDS`: age at which `working` decays to `idle`.
+    pub status_ttl_seconds: u64,
+    /// `HOOK_FRESH_WINDOW_SECONDS`: age up to which a reported status counts as fresh.
+    pub hook_fresh_window_seconds: u64,
+    /// `MESSAGE_RETENTION_DAYS`: days an undelivered message is held.
+    pub message_retention_days: u32,
+    /// `MAX_SOCKETS_PER_IP`: open WebSockets of one address; loopback is exempt.
+    pub max_sockets_per_ip: usize,
+    /// `HTTP_RATE_PER_IP`: HTTP requests per second of one address; loopback is exempt.
+    pub http_rate_per_ip: u32,
+    /// `HTTP_BURST_PER_IP`: burst above it.
+    pub http_burst_per_ip: u32,
+    /// `INVITE_CLAIMS_PER_IP_HOUR`: claims per hour and address.
+    pub invite_claims_per_ip_hour: u32,
+    /// `INVITE_CLAIMS_PER_CODE_HOUR`: claims per hour and code.
+    pub invite_claims_per_code_hour: u32,
+    /// `INVITE_PREVIEWS_PER_IP_MIN`: previews per minute and address.
+    pub invite_previews_per_ip_min: u32,
+    /// `HELLO_TIMEOUT_MS`: time from upgrade to accepted hello, in milliseconds.
+    pub hello_timeout_ms: u64,
+    /// `PING_INTERVAL_MS`: period of WebSocket pings, in milliseconds.
+    pub ping_interval_ms: u64,
+    /// `SILENCE_LIMIT_MS`: time without a pong after which a socket is dead, in milliseconds.
+    pub silence_limit_ms: u64,
+    /// `SLOW_CONSUMER_MS`: how long an outbound buffer may stay full, in milliseconds.
+    pub slow_consumer_ms: u64,
+    /// `CLAIM_LEASE_MS`: first claim lease of a pushed row, in milliseconds; doubles per attempt.
+    pub claim_lease_ms: u64,
+    /// `DUE_INTERVAL_MS`: safety net of the deadline queue, in milliseconds.
+    pub due_interval_ms: u64,
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Default for BrokerLimits {
+    fn default() -> Self {
+        Self {
+            max_connections_per_mesh: 100,
+            max_message_bytes: 65_536,
+            max_frame_bytes: MAX_FRAME_BYTES,
+            max_wrapped_keys_bytes: 524_288,
+            group_audience_max: GROUP_AUDIENCE_MAX,
+            send_burst: 60,
+            send_per_min: 300,
+            backlog_per_member: 10_000,
+            backlog_per_mesh: 100_000,
+            loop_max_hops: MAX_HOPS,
+            lease_ttl_ms: 90_000,
+            status_ttl_seconds: 60,
+            hook_fresh_window_seconds: 30,
+            message_retention_days: 7,
+            max_sockets_per_ip: 100,
+            http_rate_per_ip: 40,
+            http_burst_per_ip: 80,
+            invite_claims_per_ip_hour: 20,
+            invite_claims_per_code_hour: 60,
+            invite_previews_per_ip_min: 60,
+            hello_timeout_ms: millis(HELLO_TIMEOUT),
+            ping_interval_ms: millis(PING_INTERVAL),
+            silence_limit_ms: millis(SILENCE_LIMIT),
+            slow_consumer_ms: millis(SLOW_CONSUMER_AFTER),
+            claim_lease_ms: millis(CLAIM_LEASE),
+            due_interval_ms: millis(DUE_QUERY_INTERVAL),
+        }
+    }
+}

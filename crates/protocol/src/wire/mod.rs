@@ -1,0 +1,25 @@
+//! Every frame of the WebSocket, declared once: type word, struct, reply, required capability and permission.
+//!
+//! One JSON object per text message (wire spec §0). Unknown fields are ignored, unknown types are reported,
+//! an absent key and `null` are equal on input, and optional keys are left out on output.
+
+pub mod hello;
+pub mod messaging;
+pub mod presence;
+pub mod reply;
+
+mod decode;
+mod frame;
+
+pub use decode::{DecodeError, Inbound, exceeds_depth};
+pub use frame::{Access, ClientFrame, FrameKind, FrameSpec, ServerFrame, ServerInbound};
+pub use hello::{Features, Hello, HelloAck, MemberProfile, SessionHello, WireLimits};
+pub use messaging::{
+    Ack, AckStatus, ClientAck, LoopUnblock, MessageStatus, MessageStatusResult, Origin,
+    PullMessages, Push, Receipt, ReceiptState, RecipientStatus, Send, WrappedKey,
+};
+pub use presence::{
+    Goodbye, JoinGroup, LeaveGroup, ListMembers, ListPeers, MemberRow, MembersList, PeerRow,
+    PeersList, Profile, SetProfile, SetStats, SetStatus, SetSummary, SetVisible, Stats,
+};
+pub use reply::ErrorFrame;
