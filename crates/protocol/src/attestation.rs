@@ -144,10 +144,6 @@ pub mod snake_case_option {
     use super::{LocalForm, ParentAttestation};
 
     /// Writes the object or null.
-    #[expect(
-        clippy::ref_option,
-        reason = "serde calls a `with` function with a reference to the field"
-    )]
     pub fn serialize<S: Serializer>(
         attestation: &Option<ParentAttestation>,
         serializer: S,

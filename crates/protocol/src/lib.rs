@@ -4,6 +4,7 @@
 //! This crate has no async, no I/O and no cryptography; it can be used from any thread and any program.
 //! Formats are those of the wire specification, whose sections are named where a format stands.
 
+pub mod account;
 pub mod attestation;
 pub mod body;
 pub mod canonical;

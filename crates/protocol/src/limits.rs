@@ -94,11 +94,11 @@ pub const MAX_HOPS: u32 = 12;
 /// Messages of one pair of sessions within [`LOOP_WINDOW`] before both are stopped (wire spec §4.10).
 pub const LOOP_PAIR_MAX: usize = 40;
 /// Window of [`LOOP_PAIR_MAX`] (wire spec §4.10).
-pub const LOOP_WINDOW: Duration = Duration::from_secs(600);
+pub const LOOP_WINDOW: Duration = Duration::from_mins(10);
 /// How long a looping pair stays stopped (wire spec §4.10).
-pub const LOOP_STOP: Duration = Duration::from_secs(600);
+pub const LOOP_STOP: Duration = Duration::from_mins(10);
 /// A member's send budget that was not touched this long is forgotten (wire spec §4.6).
-pub const RATE_IDLE: Duration = Duration::from_secs(600);
+pub const RATE_IDLE: Duration = Duration::from_mins(10);
 /// Receipts kept per delivery row (broker spec §6.6).
 pub const RECEIPTS_PER_ROW: u32 = 20;
 /// Longest `path` of a receipt, in characters (wire spec §3.1).
@@ -228,6 +228,31 @@ pub const CHANNEL_CATCH_UP_ROWS: usize = 50;
 pub const CHANNEL_CATCH_UP_PUSHES: usize = 10;
 /// Longest summary of a peer inside a notification, in characters (MCP spec §4.9).
 pub const CHANNEL_SUMMARY_MAX_CHARS: usize = 80;
+
+/// Shortest `--timeout` of the command line (CLI spec §9).
+pub const CLI_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+/// Longest `--timeout` of the command line (CLI spec §9).
+pub const CLI_TIMEOUT_MAX: Duration = Duration::from_mins(10);
+/// Text read from stdin as a message body, in bytes (CLI spec §1.2).
+pub const CLI_STDIN_MAX_BYTES: u64 = 256 * 1024;
+/// How long a send waits for the broker's word before it says "queued locally" (CLI spec §3.6).
+pub const CLI_SEND_WORDING_WAIT: Duration = Duration::from_millis(300);
+/// How long a change of membership waits for the daemon to list it (CLI spec §2.4).
+pub const CLI_ATTACH_WAIT: Duration = Duration::from_secs(3);
+/// Budget of a daemon start (CLI spec §1.15).
+pub const DAEMON_SPAWN_BUDGET: Duration = Duration::from_secs(3);
+/// Budget of a daemon that a service manager starts (CLI spec §1.15).
+pub const DAEMON_SERVICE_BUDGET: Duration = Duration::from_secs(8);
+/// How long a failed daemon start keeps others from trying (CLI spec §1.15).
+pub const DAEMON_SPAWN_FAILURE_TTL: Duration = Duration::from_secs(30);
+/// Wait for the daemon's lock after SIGTERM (daemon spec §1.6).
+pub const DAEMON_STOP_BUDGET: Duration = Duration::from_secs(5);
+/// Wait for a broker started by `up` (CLI spec §5.6).
+pub const BROKER_START_BUDGET: Duration = Duration::from_secs(10);
+/// Wait for a broker stopped by `down` (CLI spec §5.6).
+pub const BROKER_STOP_BUDGET: Duration = Duration::from_secs(10);
+/// Port of the broker that `up` starts, when nothing else holds it (CLI spec §5.6).
+pub const BROKER_DEFAULT_PORT: u16 = 7900;
 
 /// Limits an operator may set; each field names its environment variable (broker spec §6.1).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
