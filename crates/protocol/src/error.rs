@@ -258,6 +258,12 @@ codes! {
     BrokerTimeout = "broker_timeout", 504, Network, Transient;
     /// Local API: the disk or the queue is full.
     InsufficientStorage = "insufficient_storage", 507, Io, Transient;
+    /// Local API: no such operation.
+    UnknownOp = "unknown_op", 404, InvalidArgs, Permanent;
+    /// Local API: the body did not come in time.
+    BodyTimeout = "body_timeout", 408, Network, Transient;
+    /// Local API: the daemon cannot store anything at the moment.
+    Degraded = "degraded", 503, Io, Transient;
     /// Local API: this member was removed from the mesh.
     MemberRevoked = "member_revoked", 403, Auth, Permanent;
     /// Command line: the daemon cannot be reached or started.

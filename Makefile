@@ -1,0 +1,58 @@
+# Thin front to cargo and npm; every target can be run by hand with what it prints.
+# CONTRIBUTING.md explains them.
+
+CARGO ?= cargo
+NODE ?= node
+BUILD := $(CARGO) build --release --locked -p claudemesh
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+PROFILE := $(if $(CI),ci,default)
+
+.PHONY: help build setup check test test-all demo bench chaos soak fmt
+
+help:
+	@echo "make demo [KEEP=1]  build, then run the main job with two people; KEEP=1 leaves it running"
+	@echo "make build          the release binary, target/release/claudemesh"
+	@echo "make test           format, lints, every test, the documentation, the demo's scripts"
+	@echo "make check          format and lints only"
+	@echo "make test-all       make test, and the long fault and property runs"
+	@echo "make bench          measure this machine against the targets"
+	@echo "make chaos          200 random kills of broker and daemons"
+	@echo "make soak           one hour of traffic with faults"
+	@echo "make setup          install what the tests need (Debian packages)"
+
+build:
+	$(BUILD)
+
+setup:
+	@scripts/setup
+
+fmt:
+	$(CARGO) fmt --all
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --locked --quiet
+
+test: setup check
+	@scripts/test $(PROFILE)
+	@$(NODE) demo/lint.mjs
+
+test-all: test
+	@scripts/test long
+
+demo: build demo/node_modules/.package-lock.json
+	@$(NODE) demo/run.mjs
+
+demo/node_modules/.package-lock.json: demo/package.json demo/package-lock.json
+	@cd demo && npm ci --silent --no-progress
+
+bench:
+	$(BUILD)
+	CLAUDEMESH_BENCH_BINARY=$(TARGET_DIR)/release/claudemesh $(CARGO) run --release --locked -p claudemesh-bench
+
+chaos:
+	@scripts/test chaos
+
+soak:
+	@scripts/test soak

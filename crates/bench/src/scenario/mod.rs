@@ -1,0 +1,51 @@
+//! The measurements, one file each, and the table they stand in.
+
+mod broadcast;
+mod connections;
+mod direct;
+mod drain;
+mod light;
+
+use std::pin::Pin;
+
+use crate::Options;
+use crate::figure::Figure;
+
+type Measurement<'a> = Pin<Box<dyn Future<Output = anyhow::Result<Vec<Figure>>> + 'a>>;
+
+/// One line of the table.
+pub(crate) struct Scenario {
+    /// What is measured.
+    pub(crate) name: &'static str,
+    /// What we aim for (design document, performance targets).
+    pub(crate) target: &'static str,
+    /// Measures once.
+    pub(crate) run: for<'a> fn(&'a Options) -> Measurement<'a>,
+}
+
+macro_rules! scenarios {
+    ($($name:literal, $target:literal => $run:expr;)+) => {
+        /// Every measurement, in the order of the table.
+        pub(crate) const ALL: &[Scenario] = &[$(Scenario {
+            name: $name,
+            target: $target,
+            run: |options| Box::pin($run(options)),
+        },)+];
+    };
+}
+
+scenarios! {
+    "light flow 50/s", "push p50 <= 1, p99 <= 5; ack p50 <= fdatasync + 2" => light::flow;
+    "direct 1->1, 256 B", "" => |options| direct::pairs(options, 1, 5_000, 256);
+    "direct 10->10, 256 B", "" => |options| direct::pairs(options, 10, 2_000, 256);
+    "direct 50->50, 256 B", ">= 5000/s durable; CPU <= 0.15 ms per message" => |options| direct::pairs(options, 50, 1_000, 256);
+    "direct 50->50, 4 KiB", "" => |options| direct::pairs(options, 50, 400, 4096);
+    "100 peers closed loop, 256 B", "push p50 <= 15, p99 <= 50" => direct::closed_loop;
+    "100 peers x 1000, 256 B", "all in <= 15 s; RSS <= 150 MiB" => direct::flood;
+    "broadcast to 100", "" => |options| broadcast::to(options, 100);
+    "broadcast to 500", "last within 15 ms" => |options| broadcast::to(options, 500);
+    "handshakes", ">= 2000/s" => connections::handshakes;
+    "idle connections, 10000", "<= 250 MiB; < 2 % of a core" => connections::idle;
+    "drain of 10000 held", "<= 0.5 s" => drain::held;
+    "start with stored messages", "serves within 300 ms" => drain::start;
+}

@@ -1,0 +1,396 @@
+//! An authenticated hello finds its place: capacity, durable row, then presence and `hello_ack` in one step under the
+//! mesh's lock (broker spec §2.1).
+//!
+//! The row is written before anything changes in memory: a repeated hello is found out by the store and must not have
+//! moved anybody aside. Between the two steps the place is reserved by a count.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use claudemesh_core::presence::{
+    Arrival, ClientInfo, Handshake, Lease, Placement, Presence, place,
+};
+use claudemesh_core::status::StatusRecord;
+use claudemesh_protocol::attestation::ParentAttestation;
+use claudemesh_protocol::capability::CapabilitySet;
+use claudemesh_protocol::limits::{GROUPS_PER_PRESENCE, HELLO_REPLAY_WINDOW};
+use claudemesh_protocol::wire::Profile;
+use claudemesh_protocol::{Group, MemberId, PeerRole, PresenceId, PublicKey, Timestamp};
+use claudemesh_store::{
+    ClonePolicy, HelloSeen, OpenPresence, PeerState, SessionKeySeen, StoreError,
+};
+use serde_json::json;
+
+use super::depart::{self, Ending};
+use super::event::{Subject, peer_event};
+use super::{Close, Connection, Entry, Mesh, MeshState, stored};
+use crate::state::Broker;
+
+/// A hello whose signatures and membership are verified.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    pub(crate) handshake: Handshake,
+    pub(crate) member_id: MemberId,
+    pub(crate) member_key: PublicKey,
+    pub(crate) member_name: String,
+    pub(crate) session_key: Option<PublicKey>,
+    pub(crate) role: PeerRole,
+    pub(crate) display_name: Option<String>,
+    pub(crate) client: ClientInfo,
+    /// Groups the hello names; `None` when it says nothing about them.
+    pub(crate) groups: Option<Vec<Group>>,
+    pub(crate) default_groups: Vec<Group>,
+    pub(crate) role_label: Option<String>,
+    pub(crate) session_caps: Option<CapabilitySet>,
+    pub(crate) attestation: Option<ParentAttestation>,
+    pub(crate) hello_key: PublicKey,
+    pub(crate) hello_timestamp: Timestamp,
+    pub(crate) signature_hash: [u8; 32],
+    /// What an earlier connection left.
+    pub(crate) saved: Option<PeerState>,
+}
+
+/// Why an arrival found no place.
+#[derive(Debug)]
+pub(crate) enum Unsettled {
+    /// The mesh is full.
+    Capacity,
+    /// The member is connected from another machine, and the older connection counts.
+    AlreadyConnected,
+    /// This very hello was accepted before.
+    Replayed,
+    /// The store cannot keep it now.
+    Store(StoreError),
+}
+
+/// A place in the mesh's count, given back when dropped.
+pub(crate) struct Reservation {
+    mesh: Arc<Mesh>,
+    target: PresenceId,
+    is_counted: bool,
+}
+
+impl Reservation {
+    /// The presence to be.
+    pub(crate) const fn presence_id(&self) -> &PresenceId {
+        &self.target
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.is_counted {
+            let mut state = self.mesh.lock();
+            state.joining = state.joining.saturating_sub(1);
+        }
+    }
+}
+
+/// The outcome of an arrival.
+pub(crate) struct Settled {
+    pub(crate) presence_id: PresenceId,
+    pub(crate) display_name: String,
+    /// What was restored into a new presence.
+    pub(crate) restored: Option<PeerState>,
+    pub(crate) has_restored_groups: bool,
+    endings: Vec<depart::Departed>,
+    reattached_rows: Vec<(claudemesh_store::DeliverySeq, super::InFlight)>,
+}
+
+fn arrival(arriving: &Arriving) -> Arrival<'_> {
+    Arrival {
+        handshake: arriving.handshake,
+        member_id: &arriving.member_id,
+        session_key: arriving.session_key,
+        session_id: &arriving.client.session_id,
+        host_fingerprint: arriving.client.host_fingerprint.as_deref(),
+    }
+}
+
+fn placement(state: &MeshState, arriving: &Arriving) -> Placement {
+    let mine = state.of_member(&arriving.member_id).map(|entry| (&entry.presence, entry.lease));
+    place(&arrival(arriving), mine)
+}
+
+/// A live daemon of the same member on another machine.
+fn rivals(state: &MeshState, arriving: &Arriving) -> Vec<PresenceId> {
+    let is_daemon = arriving.handshake == Handshake::Member
+        && arriving.role == PeerRole::ControlPlane
+        && arriving.session_key.is_none();
+    let Some(host) = arriving.client.host_fingerprint.as_ref().filter(|_| is_daemon) else {
+        return Vec::new();
+    };
+    state
+        .of_member(&arriving.member_id)
+        .filter(|entry| entry.connection.is_some() && entry.presence.is_device())
+        .filter(|entry| {
+            entry.presence.client.host_fingerprint.as_ref().is_some_and(|other| other != host)
+        })
+        .map(|entry| entry.presence.id.clone())
+        .collect()
+}
+
+/// Finds the place and counts it.
+///
+/// # Errors
+/// [`Unsettled::Capacity`], [`Unsettled::AlreadyConnected`].
+pub(crate) fn reserve(
+    broker: &Broker,
+    mesh: &Arc<Mesh>,
+    arriving: &Arriving,
+) -> Result<Reservation, Unsettled> {
+    let mut state = mesh.lock();
+    if state.info.settings.clone_policy == ClonePolicy::PreferOldest
+        && !rivals(&state, arriving).is_empty()
+    {
+        return Err(Unsettled::AlreadyConnected);
+    }
+    let (target, is_counted) = match placement(&state, arriving) {
+        Placement::Reattach(id) => (id, false),
+        Placement::New { replaces } => {
+            let mesh_limit = state.info.settings.max_peers.map_or(usize::MAX, |max| max as usize);
+            let limit = broker.limits().max_connections_per_mesh.min(mesh_limit);
+            if state.presence_count() + state.joining >= limit + replaces.len() {
+                return Err(Unsettled::Capacity);
+            }
+            state.joining += 1;
+            (PresenceId::random(claudemesh_crypto::random::fill), true)
+        }
+    };
+    drop(state);
+    Ok(Reservation { mesh: Arc::clone(mesh), target, is_counted })
+}
+
+fn new_presence(arriving: &Arriving, id: PresenceId, now: Timestamp) -> (Presence, bool) {
+    let saved = arriving.saved.as_ref();
+    let hello_groups = match arriving.handshake {
+        Handshake::Session => arriving.groups.clone(),
+        Handshake::Member => arriving.groups.clone().filter(|groups| !groups.is_empty()),
+    };
+    let has_restored_groups = hello_groups.is_none() && saved.is_some();
+    let mut groups = hello_groups
+        .or_else(|| saved.map(|saved| saved.groups.clone()))
+        .unwrap_or_else(|| arriving.default_groups.clone());
+    groups.truncate(GROUPS_PER_PRESENCE);
+    let is_member = arriving.handshake == Handshake::Member;
+    let mut profile = saved
+        .filter(|_| is_member)
+        .map(|saved| stored::profile_of(saved.profile.clone()))
+        .unwrap_or_default();
+    if arriving.role_label.is_some() {
+        profile = Profile { role: arriving.role_label.clone(), ..profile };
+    }
+    let presence = Presence {
+        id,
+        member_id: arriving.member_id.clone(),
+        member_key: arriving.member_key,
+        session_key: arriving.session_key,
+        handshake: arriving.handshake,
+        role: arriving.role,
+        display_name: arriving.display_name.clone().unwrap_or_else(|| arriving.member_name.clone()),
+        client: arriving.client.clone(),
+        status: StatusRecord::initial(now),
+        summary: saved.and_then(|saved| saved.last_summary.clone()),
+        groups,
+        is_visible: saved.filter(|_| is_member).is_none_or(|saved| saved.is_visible),
+        profile,
+        stats: None,
+        session_caps: arriving.session_caps,
+        attestation: arriving.attestation.clone(),
+        connected_at: now,
+    };
+    (presence, has_restored_groups)
+}
+
+/// The presence a reattachment continues, with what the new hello says afresh.
+fn continued(presence: &Presence, arriving: &Arriving) -> Presence {
+    Presence {
+        client: arriving.client.clone(),
+        display_name: arriving
+            .display_name
+            .clone()
+            .unwrap_or_else(|| presence.display_name.clone()),
+        session_caps: arriving.session_caps,
+        attestation: arriving.attestation.clone().or_else(|| presence.attestation.clone()),
+        role: arriving.role,
+        ..presence.clone()
+    }
+}
+
+/// Writes the row, takes the place and queues `hello_ack` as the first frame of the socket.
+///
+/// # Errors
+/// [`Unsettled::Replayed`], [`Unsettled::Store`]; nobody was moved aside then.
+pub(crate) async fn settle(
+    broker: &Broker,
+    reservation: Reservation,
+    arriving: Arriving,
+    connection: &Arc<Connection>,
+    greet: impl FnOnce(&Settled, &MeshState),
+) -> Result<Settled, Unsettled> {
+    let mesh = Arc::clone(&reservation.mesh);
+    let now = broker.now();
+    let fresh = new_presence(&arriving, reservation.target.clone(), now);
+    let row = {
+        let state = mesh.lock();
+        let old = state.presence(&reservation.target).map(|entry| &entry.presence);
+        let presence = old.map_or_else(|| fresh.0.clone(), |old| continued(old, &arriving));
+        stored::row_of(&presence, &mesh.id, broker.node_id(), now)
+    };
+    let hello = HelloSeen {
+        pubkey: arriving.hello_key,
+        timestamp: arriving.hello_timestamp,
+        signature_hash: arriving.signature_hash,
+        expires_at: now.plus(HELLO_REPLAY_WINDOW),
+    };
+    let session_key = arriving.session_key.map(|session_pubkey| SessionKeySeen {
+        mesh_id: mesh.id.clone(),
+        session_pubkey,
+        member_id: arriving.member_id.clone(),
+        attestation: arriving.attestation.as_ref().and_then(stored::attestation_text),
+        last_seen_at: now,
+    });
+    match broker.store().open_presence(row, hello, session_key).await {
+        Ok(OpenPresence::Opened) => {}
+        Ok(OpenPresence::Replayed) => return Err(Unsettled::Replayed),
+        Err(error) => return Err(Unsettled::Store(error)),
+    }
+    let settled = {
+        let mut state = mesh.lock();
+        let settled = take_place(broker, &mesh, &mut state, &arriving, connection, fresh);
+        greet(&settled, &state);
+        if reservation.is_counted {
+            state.joining = state.joining.saturating_sub(1);
+        }
+        settled
+    };
+    let mut reservation = reservation;
+    reservation.is_counted = false;
+    Ok(settled)
+}
+
+/// Under the lock: moves aside whoever stands for the same session and inserts or continues the presence.
+fn take_place(
+    broker: &Broker,
+    mesh: &Arc<Mesh>,
+    state: &mut MeshState,
+    arriving: &Arriving,
+    connection: &Arc<Connection>,
+    (fresh, has_restored_groups): (Presence, bool),
+) -> Settled {
+    let now = broker.now();
+    let presence_id = fresh.id.clone();
+    let mut endings = Vec::new();
+    for rival in rivals(state, arriving) {
+        if state.info.settings.clone_policy == ClonePolicy::PreferNewest {
+            let ending = Ending::Closed(Close::REPLACED_BY_NEWER);
+            endings.extend(depart::remove(broker, mesh, state, &rival, ending));
+        }
+    }
+    // Whoever else stands for this session: a racing socket may have come first.
+    let same_session: Vec<PresenceId> = match placement(state, arriving) {
+        Placement::Reattach(id) if id != presence_id => vec![id],
+        Placement::Reattach(_) => Vec::new(),
+        Placement::New { replaces } => {
+            replaces.into_iter().filter(|id| *id != presence_id).collect()
+        }
+    };
+    for id in same_session {
+        let ending = Ending::Replaced { by_key: arriving.session_key };
+        endings.extend(depart::remove(broker, mesh, state, &id, ending));
+    }
+    if state.presence(&presence_id).is_some() {
+        let reattached_rows = state.take_unacked(&presence_id);
+        for (_, row) in &reattached_rows {
+            state.queue(row.key).releasing(row.priority);
+        }
+        let display_name = reattach(state, &presence_id, arriving, connection);
+        return Settled {
+            presence_id,
+            display_name,
+            restored: None,
+            has_restored_groups: false,
+            endings,
+            reattached_rows,
+        };
+    }
+    let restored = arriving.saved.clone();
+    let display_name = fresh.display_name.clone();
+    announce_arrival(mesh, state, &fresh, restored.as_ref(), now);
+    state.note_seen(&fresh.member_id, now);
+    state.insert(Entry {
+        presence: fresh,
+        lease: Lease::Online,
+        connection: Some(Arc::clone(connection)),
+        unacked: VecDeque::new(),
+        known_senders: HashSet::new(),
+        is_pulling: false,
+        pulled_at: None,
+        earlier_stats: restored.as_ref().map(|saved| saved.stats).unwrap_or_default(),
+    });
+    Settled {
+        presence_id,
+        display_name,
+        restored,
+        has_restored_groups,
+        endings,
+        reattached_rows: Vec::new(),
+    }
+}
+
+fn reattach(
+    state: &mut MeshState,
+    id: &PresenceId,
+    arriving: &Arriving,
+    connection: &Arc<Connection>,
+) -> String {
+    let Some(entry) = state.presence_mut(id) else { return String::new() };
+    entry.presence = continued(&entry.presence, arriving);
+    entry.lease = Lease::Online;
+    if let Some(older) = entry.connection.replace(Arc::clone(connection)) {
+        older.close(Close::SESSION_REPLACED);
+    }
+    entry.presence.display_name.clone()
+}
+
+fn announce_arrival(
+    mesh: &Mesh,
+    state: &MeshState,
+    fresh: &Presence,
+    restored: Option<&PeerState>,
+    now: Timestamp,
+) {
+    if fresh.is_transient() || !fresh.is_visible {
+        return;
+    }
+    let groups = json!(fresh.groups);
+    let (event, more) = match restored {
+        None => ("peer_joined", json!({ "groups": groups })),
+        Some(saved) => (
+            "peer_returned",
+            json!({
+                "groups": groups,
+                "lastSeenAt": saved.last_seen_at.to_iso(),
+                "summary": saved.last_summary,
+            }),
+        ),
+    };
+    let tells_siblings = fresh.handshake == Handshake::Session;
+    let push = peer_event(&mesh.id, event, &Subject::of(fresh), more, now);
+    state.announce(push, |other| tells_siblings || other.member_id != fresh.member_id);
+}
+
+impl Settled {
+    /// Does what must follow outside of the lock: rows of replaced presences, held messages.
+    pub(crate) async fn follow_up(mut self, broker: &Broker, mesh: &Arc<Mesh>) -> PresenceId {
+        for ending in self.endings.drain(..) {
+            ending.settle(broker, mesh).await;
+        }
+        let rows = std::mem::take(&mut self.reattached_rows);
+        broker.delivery().release(mesh, rows).await;
+        let shared = mesh.lock().rows_for_new_device(&self.presence_id);
+        broker.delivery().give_back(mesh, shared).await;
+        crate::delivery::wake_presence(broker, mesh, &self.presence_id);
+        self.presence_id
+    }
+}

@@ -1,0 +1,414 @@
+//! What the broker keeps in memory about one mesh: roster, presences, queues and pushes that wait for their ack.
+//!
+//! Everything here is synchronous and happens under the mesh's lock, which is never held over an await.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use axum::extract::ws::Utf8Bytes;
+use claudemesh_core::gate::{self, Priorities};
+use claudemesh_core::loop_guard::LoopGuard;
+use claudemesh_core::presence::{Lease, Presence};
+use claudemesh_core::queue::KeyQueue;
+use claudemesh_core::rate::TokenBucket;
+use claudemesh_protocol::limits::UNACKED_MAX;
+use claudemesh_protocol::permission::Standing;
+use claudemesh_protocol::status::MemberRole;
+use claudemesh_protocol::wire::{Push, ServerFrame};
+use claudemesh_protocol::{MemberId, MeshId, PresenceId, Priority, PublicKey, Timestamp};
+use claudemesh_store::{DeliverySeq, RosterEntry};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::connection::Connection;
+
+/// One mesh in memory.
+pub(crate) struct Mesh {
+    pub(crate) id: MeshId,
+    state: Mutex<MeshState>,
+    pub(super) is_stale: std::sync::atomic::AtomicBool,
+}
+
+impl Mesh {
+    pub(super) fn new(id: MeshId, state: MeshState) -> Self {
+        Self { id, state: Mutex::new(state), is_stale: false.into() }
+    }
+
+    /// The state; hold it shortly.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, MeshState> {
+        self.state.lock()
+    }
+}
+
+/// A pushed row whose ack is awaited.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) key: PublicKey,
+    pub(crate) member_id: MemberId,
+    pub(crate) priority: Priority,
+    pub(crate) until: Timestamp,
+    /// Presences it was pushed to: one, or every device of a member.
+    pub(crate) pushed_to: Vec<PresenceId>,
+}
+
+/// A row in the window of one connection.
+#[derive(Debug)]
+pub(crate) struct Unacked {
+    pub(crate) seq: DeliverySeq,
+    pub(crate) message_id: Arc<str>,
+    pub(crate) client_message_id: Option<Arc<str>>,
+}
+
+/// One presence with its socket, if it has one.
+pub(crate) struct Entry {
+    pub(crate) presence: Presence,
+    pub(crate) lease: Lease,
+    pub(crate) connection: Option<Arc<Connection>>,
+    /// Pushed rows it has not acknowledged, oldest first.
+    pub(crate) unacked: VecDeque<Unacked>,
+    /// Session keys whose attestation this connection was given.
+    pub(crate) known_senders: HashSet<PublicKey>,
+    /// A `pull_messages` opened the gate until everything held was handed over.
+    pub(crate) is_pulling: bool,
+    /// Last `pull_messages`.
+    pub(crate) pulled_at: Option<Timestamp>,
+    /// Stats of earlier connections, to which those of this one are added at its end.
+    pub(crate) earlier_stats: claudemesh_protocol::wire::Stats,
+}
+
+impl Entry {
+    /// What may be pushed to it now: nothing without a socket or without room.
+    pub(crate) fn open(&self) -> Priorities {
+        let is_writable =
+            self.connection.as_ref().is_some_and(|connection| !connection.is_closing());
+        if !is_writable || self.unacked.len() >= UNACKED_MAX {
+            return Priorities::NONE;
+        }
+        if self.is_pulling {
+            return Priorities::ALL;
+        }
+        gate::open_for(self.presence.status.status, self.presence.gatekeeper())
+    }
+
+    /// Rows that may still be pushed before acks must come.
+    pub(crate) fn room(&self) -> usize {
+        UNACKED_MAX.saturating_sub(self.unacked.len())
+    }
+}
+
+/// The state of one mesh.
+pub(crate) struct MeshState {
+    pub(crate) info: claudemesh_store::Mesh,
+    roster: HashMap<MemberId, RosterEntry>,
+    by_member_key: HashMap<PublicKey, MemberId>,
+    presences: HashMap<PresenceId, Entry>,
+    by_session_key: HashMap<PublicKey, PresenceId>,
+    by_member: HashMap<MemberId, Vec<PresenceId>>,
+    /// Hellos between their capacity check and their place.
+    pub(crate) joining: usize,
+    pub(crate) queues: HashMap<PublicKey, KeyQueue>,
+    pub(crate) in_flight: HashMap<DeliverySeq, InFlight>,
+    open_rows: HashMap<MemberId, u64>,
+    open_total: u64,
+    pub(crate) budgets: HashMap<MemberId, TokenBucket>,
+    pub(crate) loops: LoopGuard,
+}
+
+impl MeshState {
+    pub(super) fn new(info: claudemesh_store::Mesh, roster: Vec<RosterEntry>) -> Self {
+        let mut state = Self {
+            info,
+            roster: HashMap::new(),
+            by_member_key: HashMap::new(),
+            presences: HashMap::new(),
+            by_session_key: HashMap::new(),
+            by_member: HashMap::new(),
+            joining: 0,
+            queues: HashMap::new(),
+            in_flight: HashMap::new(),
+            open_rows: HashMap::new(),
+            open_total: 0,
+            budgets: HashMap::new(),
+            loops: LoopGuard::default(),
+        };
+        state.set_roster(roster);
+        state
+    }
+
+    // Roster.
+
+    pub(super) fn set_roster(&mut self, roster: Vec<RosterEntry>) {
+        self.by_member_key = roster
+            .iter()
+            .filter_map(|entry| Some((entry.member.pubkey?, entry.member.id.clone())))
+            .collect();
+        self.roster = roster.into_iter().map(|entry| (entry.member.id.clone(), entry)).collect();
+    }
+
+    /// Members that may receive: bound and not revoked.
+    pub(crate) fn roster(&self) -> impl Iterator<Item = &RosterEntry> {
+        self.roster.values()
+    }
+
+    pub(crate) fn member(&self, id: &MemberId) -> Option<&RosterEntry> {
+        self.roster.get(id)
+    }
+
+    pub(crate) fn member_by_key(&self, key: PublicKey) -> Option<&RosterEntry> {
+        self.roster.get(self.by_member_key.get(&key)?)
+    }
+
+    /// Remembers what the member's own connection left behind, for matching it while it is away.
+    pub(crate) fn set_last_groups(
+        &mut self,
+        id: &MemberId,
+        groups: Vec<claudemesh_protocol::Group>,
+    ) {
+        if let Some(entry) = self.roster.get_mut(id) {
+            entry.last_groups = Some(groups);
+        }
+    }
+
+    pub(crate) fn note_seen(&mut self, id: &MemberId, at: Timestamp) {
+        if let Some(entry) = self.roster.get_mut(id) {
+            entry.member.last_seen_at = Some(at);
+        }
+    }
+
+    pub(crate) fn standing(&self, entry: &RosterEntry) -> Standing {
+        if entry.member.user_id.as_ref() == Some(&self.info.owner_user_id) {
+            Standing::Owner
+        } else if entry.member.role == MemberRole::Admin {
+            Standing::Admin
+        } else {
+            Standing::Member
+        }
+    }
+
+    // Presences.
+
+    pub(crate) fn presences(&self) -> impl Iterator<Item = &Entry> {
+        self.presences.values()
+    }
+
+    pub(crate) fn presences_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.presences.values_mut()
+    }
+
+    pub(crate) fn presence_count(&self) -> usize {
+        self.presences.len()
+    }
+
+    /// Members with a presence that counts.
+    pub(crate) fn active_members(&self) -> usize {
+        self.by_member
+            .values()
+            .filter(|ids| {
+                ids.iter()
+                    .filter_map(|id| self.presences.get(id))
+                    .any(|entry| !entry.presence.is_transient())
+            })
+            .count()
+    }
+
+    pub(crate) fn presence(&self, id: &PresenceId) -> Option<&Entry> {
+        self.presences.get(id)
+    }
+
+    pub(crate) fn presence_mut(&mut self, id: &PresenceId) -> Option<&mut Entry> {
+        self.presences.get_mut(id)
+    }
+
+    /// The presence, while `connection` is its socket.
+    pub(crate) fn own(&mut self, id: &PresenceId, connection: &Connection) -> Option<&mut Entry> {
+        self.presences.get_mut(id).filter(|entry| {
+            entry.connection.as_ref().is_some_and(|mine| mine.id() == connection.id())
+        })
+    }
+
+    pub(crate) fn session(&self, key: PublicKey) -> Option<&Entry> {
+        self.presences.get(self.by_session_key.get(&key)?)
+    }
+
+    pub(crate) fn of_member(&self, id: &MemberId) -> impl Iterator<Item = &Entry> {
+        self.by_member
+            .get(id)
+            .into_iter()
+            .flatten()
+            .filter_map(|presence| self.presences.get(presence))
+    }
+
+    pub(crate) fn insert(&mut self, entry: Entry) {
+        let presence = &entry.presence;
+        if let Some(key) = presence.session_key {
+            self.by_session_key.insert(key, presence.id.clone());
+        }
+        self.by_member.entry(presence.member_id.clone()).or_default().push(presence.id.clone());
+        self.presences.insert(presence.id.clone(), entry);
+    }
+
+    pub(crate) fn remove(&mut self, id: &PresenceId) -> Option<Entry> {
+        let entry = self.presences.remove(id)?;
+        if let Some(key) = entry.presence.session_key
+            && self.by_session_key.get(&key) == Some(id)
+        {
+            self.by_session_key.remove(&key);
+        }
+        if let Some(ids) = self.by_member.get_mut(&entry.presence.member_id) {
+            ids.retain(|other| other != id);
+            if ids.is_empty() {
+                self.by_member.remove(&entry.presence.member_id);
+            }
+        }
+        Some(entry)
+    }
+
+    /// Connected presences that rows of this key are pushed to: the session itself; for a member key every device of the
+    /// member, and without a device its other connections (broker spec §3.3).
+    pub(crate) fn receivers(&self, key: PublicKey) -> Vec<&Entry> {
+        let is_connected = |entry: &&Entry| entry.connection.is_some();
+        if let Some(entry) = self.session(key) {
+            return Some(entry).into_iter().filter(is_connected).collect();
+        }
+        let Some(member) = self.by_member_key.get(&key) else { return Vec::new() };
+        let devices: Vec<&Entry> = self
+            .of_member(member)
+            .filter(is_connected)
+            .filter(|entry| entry.presence.is_device())
+            .collect();
+        if !devices.is_empty() {
+            return devices;
+        }
+        self.of_member(member)
+            .filter(is_connected)
+            .filter(|entry| entry.presence.is_stand_in())
+            .collect()
+    }
+
+    /// What may be pushed for this key now.
+    pub(crate) fn open(&self, key: PublicKey) -> Priorities {
+        self.receivers(key).iter().fold(Priorities::NONE, |open, entry| open.or(entry.open()))
+    }
+
+    /// Keys whose rows this presence receives: its own, and its member's where it is in line for it.
+    pub(crate) fn keys_of(&self, id: &PresenceId) -> Vec<PublicKey> {
+        let Some(entry) = self.presences.get(id) else { return Vec::new() };
+        let presence = &entry.presence;
+        let mut keys = vec![presence.recipient_key()];
+        if presence.session_key.is_some() && presence.is_stand_in() {
+            keys.push(presence.member_key);
+        }
+        keys
+    }
+
+    pub(crate) fn queue(&mut self, key: PublicKey) -> &mut KeyQueue {
+        self.queues.entry(key).or_default()
+    }
+
+    /// Forgets queues about which nothing is left to know, and those of sessions that have ended: their rows have moved.
+    pub(crate) fn forget_idle_queues(&mut self) {
+        let (members, sessions) = (&self.by_member_key, &self.by_session_key);
+        self.queues.retain(|key, queue| {
+            !queue.is_idle() && (members.contains_key(key) || sessions.contains_key(key))
+        });
+    }
+
+    /// Forgets the queue of a key about which nothing is left to know.
+    pub(crate) fn tidy_queue(&mut self, key: PublicKey) {
+        if self.queues.get(&key).is_some_and(KeyQueue::is_idle) {
+            self.queues.remove(&key);
+        }
+    }
+
+    // Open rows, for the backlog limits.
+
+    pub(crate) fn open_rows(&self, member: &MemberId) -> u64 {
+        self.open_rows.get(member).copied().unwrap_or(0)
+    }
+
+    pub(crate) const fn open_total(&self) -> u64 {
+        self.open_total
+    }
+
+    pub(crate) fn add_open(&mut self, member: &MemberId, rows: u64) {
+        if rows > 0 {
+            *self.open_rows.entry(member.clone()).or_insert(0) += rows;
+            self.open_total += rows;
+        }
+    }
+
+    pub(crate) fn sub_open(&mut self, member: &MemberId, rows: u64) {
+        self.open_total = self.open_total.saturating_sub(rows);
+        if let Some(open) = self.open_rows.get_mut(member) {
+            *open = open.saturating_sub(rows);
+            if *open == 0 {
+                self.open_rows.remove(member);
+            }
+        }
+    }
+
+    // Pushes that wait for their ack.
+
+    /// Forgets a pushed row, because it is delivered or goes back.
+    pub(crate) fn take_in_flight(&mut self, seq: DeliverySeq) -> Option<InFlight> {
+        let in_flight = self.in_flight.remove(&seq)?;
+        for presence in &in_flight.pushed_to {
+            if let Some(entry) = self.presences.get_mut(presence) {
+                entry.unacked.retain(|unacked| unacked.seq != seq);
+            }
+        }
+        Some(in_flight)
+    }
+
+    /// Takes back what only this presence was given: its socket is gone. Those rows must be released.
+    pub(crate) fn take_unacked(&mut self, id: &PresenceId) -> Vec<(DeliverySeq, InFlight)> {
+        let Some(entry) = self.presences.get_mut(id) else { return Vec::new() };
+        entry.known_senders = HashSet::new();
+        entry.is_pulling = false;
+        let unacked = std::mem::take(&mut entry.unacked);
+        let mut orphaned = Vec::new();
+        for row in unacked {
+            let Some(in_flight) = self.in_flight.get_mut(&row.seq) else { continue };
+            in_flight.pushed_to.retain(|other| other != id);
+            if in_flight.pushed_to.is_empty()
+                && let Some(in_flight) = self.in_flight.remove(&row.seq)
+            {
+                orphaned.push((row.seq, in_flight));
+            }
+        }
+        orphaned
+    }
+
+    /// Rows of the member's queue that other devices were pushed and this one was not: it has just come. They stay with
+    /// those that have them and are released in the store, so that a drain brings them here too.
+    pub(crate) fn rows_for_new_device(&mut self, id: &PresenceId) -> Vec<(DeliverySeq, PublicKey)> {
+        let Some(entry) = self.presences.get(id).filter(|entry| entry.presence.is_device()) else {
+            return Vec::new();
+        };
+        let key = entry.presence.member_key;
+        let rows: Vec<(DeliverySeq, Priority)> = self
+            .in_flight
+            .iter()
+            .filter(|(_, row)| row.key == key && !row.pushed_to.contains(id))
+            .map(|(seq, row)| (*seq, row.priority))
+            .collect();
+        for (_, priority) in &rows {
+            self.queue(key).releasing(*priority);
+        }
+        rows.into_iter().map(|(seq, _)| (seq, key)).collect()
+    }
+
+    // Events.
+
+    /// Tells a system event to every connected presence that `wants` it.
+    pub(crate) fn announce(&self, push: Push, wants: impl Fn(&Presence) -> bool) {
+        let Ok(text) = ServerFrame::from(push).encode() else { return };
+        let text = Utf8Bytes::from(text);
+        for entry in self.presences.values() {
+            if let Some(connection) = &entry.connection
+                && wants(&entry.presence)
+            {
+                connection.say_text(text.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Live state: the meshes in memory, each behind a lock of its own, and how presences come, go and return.
+
+mod arrive;
+mod connection;
+mod depart;
+mod event;
+mod mesh;
+mod stored;
+mod sweep;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use claudemesh_core::queue::KeyQueue;
+use claudemesh_protocol::limits::BrokerLimits;
+use claudemesh_protocol::{MeshId, PeerRole, PublicKey};
+use claudemesh_store::{DeliveryOutcome, DeliveryWrite, PreviousRun, Reroute, StoreError};
+use parking_lot::RwLock;
+
+use crate::state::Broker;
+
+pub(crate) use arrive::{Arriving, Settled, Unsettled, reserve, settle};
+pub(crate) use connection::{Close, Connection};
+pub(crate) use depart::{drain, evict_member, leave, lose_socket};
+pub(crate) use event::{Subject, peer_event};
+pub(crate) use mesh::{Entry, InFlight, Mesh, MeshState, Unacked};
+pub(crate) use stored::state_of;
+pub(crate) use sweep::{
+    decay_statuses, end_leases, forget_quiet, heartbeat, next_lease_end, save_states,
+};
+
+impl Broker {
+    /// The mesh or its members were changed in the store by something else than this broker's routes; the next use reads
+    /// them again.
+    pub fn roster_changed(&self, mesh: &MeshId) {
+        self.live().roster_changed(mesh);
+    }
+}
+
+/// The least time a presence of the previous run keeps after a start (broker spec §6.2 step 6).
+const RESTART_GRACE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// The meshes in memory.
+pub(crate) struct Live {
+    meshes: RwLock<HashMap<MeshId, Arc<Mesh>>>,
+}
+
+impl Live {
+    pub(crate) fn new(_limits: &BrokerLimits) -> Self {
+        Self { meshes: RwLock::default() }
+    }
+
+    /// The mesh, if it is in memory.
+    pub(crate) fn loaded(&self, id: &MeshId) -> Option<Arc<Mesh>> {
+        self.meshes.read().get(id).cloned()
+    }
+
+    /// Every mesh in memory.
+    pub(crate) fn all(&self) -> Vec<Arc<Mesh>> {
+        self.meshes.read().values().cloned().collect()
+    }
+
+    /// The mesh or its members changed in the store; the next use reads them again.
+    pub(crate) fn roster_changed(&self, id: &MeshId) {
+        if let Some(mesh) = self.loaded(id) {
+            mesh.is_stale.store(true, Ordering::Release);
+        }
+    }
+
+    /// Members of the mesh with a live or leased presence.
+    pub(crate) fn active_peers(&self, id: &MeshId) -> u64 {
+        self.loaded(id).map_or(0, |mesh| mesh.lock().active_members() as u64)
+    }
+
+    /// Forgets a mesh that nobody uses and about which nothing needs to be remembered.
+    pub(crate) fn drop_mesh_if(&self, id: &MeshId, is_unused: impl FnOnce(&MeshState) -> bool) {
+        let mut meshes = self.meshes.write();
+        let is_unused = meshes.get(id).is_some_and(|mesh| {
+            // Nobody else may hold it, or two copies of one mesh could live side by side.
+            Arc::strong_count(mesh) == 1 && is_unused(&mesh.lock())
+        });
+        if is_unused {
+            meshes.remove(id);
+        }
+    }
+}
+
+/// The mesh, read from the store on first use and after changes. `None`: unknown or archived.
+pub(crate) async fn open_mesh(
+    broker: &Broker,
+    id: &MeshId,
+) -> Result<Option<Arc<Mesh>>, StoreError> {
+    if let Some(mesh) = broker.live().loaded(id) {
+        refresh(broker, &mesh).await?;
+        let is_archived = mesh.lock().info.archived_at.is_some();
+        return Ok((!is_archived).then_some(mesh));
+    }
+    let Some(mesh) = load(broker, id).await? else { return Ok(None) };
+    reroute_orphans(broker, &mesh).await?;
+    Ok(Some(keep(broker, mesh)))
+}
+
+/// Reads a mesh; rows that wait from before are counted.
+async fn load(broker: &Broker, id: &MeshId) -> Result<Option<Arc<Mesh>>, StoreError> {
+    let store = broker.store();
+    let Some(info) = store.mesh(id).await? else { return Ok(None) };
+    if info.archived_at.is_some() {
+        return Ok(None);
+    }
+    let mut state = MeshState::new(info, store.roster(id).await?);
+    for row in store.backlog(id).await? {
+        state.queues.insert(row.recipient_key, KeyQueue::with_held(row.held + row.claimed));
+        state.add_open(&row.recipient_member_id, row.held + row.claimed);
+    }
+    Ok(Some(Arc::new(Mesh::new(id.clone(), state))))
+}
+
+/// Makes a loaded mesh the one everybody uses, unless somebody was faster.
+fn keep(broker: &Broker, mesh: Arc<Mesh>) -> Arc<Mesh> {
+    Arc::clone(broker.live().meshes.write().entry(mesh.id.clone()).or_insert(mesh))
+}
+
+/// Reads the mesh row and the roster again when they changed.
+pub(crate) async fn refresh(broker: &Broker, mesh: &Mesh) -> Result<(), StoreError> {
+    if !mesh.is_stale.swap(false, Ordering::AcqRel) {
+        return Ok(());
+    }
+    let read = async {
+        let info = broker.store().mesh(&mesh.id).await?;
+        Ok::<_, StoreError>((info, broker.store().roster(&mesh.id).await?))
+    };
+    match read.await {
+        Ok((info, roster)) => {
+            let mut state = mesh.lock();
+            if let Some(info) = info {
+                state.info = info;
+            }
+            state.set_roster(roster);
+            Ok(())
+        }
+        Err(error) => {
+            mesh.is_stale.store(true, Ordering::Release);
+            Err(error)
+        }
+    }
+}
+
+/// Makes the next [`refresh`] read again; for a key that somebody else may have added to the store.
+pub(crate) fn mark_stale(mesh: &Mesh) {
+    mesh.is_stale.store(true, Ordering::Release);
+}
+
+/// Takes over what the previous run left (broker spec §6.2 step 6): its presences are leased, its claims go back to
+/// held, and rows of sessions that did not survive move to their members' queues.
+pub(crate) async fn recover(broker: &Broker) -> Result<(), StoreError> {
+    let lease = std::time::Duration::from_millis(broker.limits().lease_ttl_ms);
+    let rows = broker
+        .store()
+        .lease_previous_run(PreviousRun::EveryNode, broker.now(), lease, RESTART_GRACE.min(lease))
+        .await?;
+    for row in rows {
+        let mesh = match broker.live().loaded(&row.mesh_id) {
+            Some(mesh) => mesh,
+            None => match load(broker, &row.mesh_id).await? {
+                Some(mesh) => keep(broker, mesh),
+                None => continue,
+            },
+        };
+        let session_key = row.session_pubkey.filter(|_| row.role == PeerRole::Session);
+        let saved =
+            broker.store().peer_state(&row.mesh_id, &row.member_id, session_key.as_ref()).await?;
+        let mut state = mesh.lock();
+        let member_key = state.member(&row.member_id).and_then(|entry| entry.member.pubkey);
+        if let Some(member_key) = member_key {
+            state.insert(stored::leased_entry(row, member_key, saved));
+        }
+    }
+    for mesh in broker.live().all() {
+        reroute_orphans(broker, &mesh).await?;
+    }
+    Ok(())
+}
+
+/// Rows for session keys that nobody can return to any more go to their members' queues. Nobody else uses the mesh yet.
+async fn reroute_orphans(broker: &Broker, mesh: &Mesh) -> Result<(), StoreError> {
+    let reroutes: Vec<DeliveryWrite> = {
+        let backlog = broker.store().backlog(&mesh.id).await?;
+        let state = mesh.lock();
+        backlog
+            .into_iter()
+            .filter(|row| member_key_of(&state, row.recipient_key).is_none())
+            .filter_map(|row| {
+                Some(DeliveryWrite::Reroute(Reroute {
+                    mesh_id: mesh.id.clone(),
+                    session_key: row.recipient_key,
+                    member_key: state.member(&row.recipient_member_id)?.member.pubkey?,
+                    member_id: row.recipient_member_id,
+                }))
+            })
+            .collect()
+    };
+    if reroutes.is_empty() {
+        return Ok(());
+    }
+    let outcomes = broker.store().commit(reroutes.clone()).await?;
+    let mut state = mesh.lock();
+    for (reroute, outcome) in reroutes.into_iter().zip(outcomes) {
+        if let (DeliveryWrite::Reroute(reroute), DeliveryOutcome::Rerouted(moved)) =
+            (reroute, outcome)
+        {
+            state.queues.remove(&reroute.session_key);
+            state.sub_open(&reroute.member_id, moved.merged);
+            state.queue(reroute.member_key).arrived_unknown(moved.moved);
+        }
+    }
+    Ok(())
+}
+
+/// The member key behind a key that is a member's or a session's.
+pub(crate) fn member_key_of(state: &MeshState, key: PublicKey) -> Option<PublicKey> {
+    if state.member_by_key(key).is_some() {
+        return Some(key);
+    }
+    state.session(key).map(|entry| entry.presence.member_key)
+}

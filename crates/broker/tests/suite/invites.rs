@@ -1,0 +1,200 @@
+//! Making, previewing, listing and revoking invites.
+
+use std::time::Duration;
+
+use claudemesh_protocol::status::MemberRole;
+use claudemesh_protocol::{MemberId, MeshId};
+use claudemesh_store::{PermissionOverrides, UserRole};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::world::{Answer, Joiner, World};
+
+#[tokio::test]
+async fn terms_are_checked_at_their_edges() {
+    let world = World::start().await;
+    let host = world.with_invite(json!({})).await;
+    let create = |terms: serde_json::Value| {
+        let (world, token) = (&world, &host.token);
+        async move { world.post_as(token, "/cli/mesh/alpha/invite", &terms).await }
+    };
+    create(json!({ "max_uses": 1 })).await.ok();
+    create(json!({ "max_uses": 1000, "expires_in": 365 * 86_400 })).await.ok();
+    for (field, value) in [
+        ("max_uses", json!(0)),
+        ("max_uses", json!(1001)),
+        ("max_uses", json!("many")),
+        ("expires_in", json!(59)),
+        ("expires_in", json!(365 * 86_400 + 1)),
+        ("expires_in", json!(-5)),
+        ("role", json!("owner")),
+        ("preset", json!("x")),
+    ] {
+        let refused = create(json!({ field: value })).await.refused(400, "malformed");
+        assert_eq!(refused["field"], field);
+    }
+    let refused = create(json!({ "preset": { "displayName": "x".repeat(65) } }))
+        .await
+        .refused(400, "malformed");
+    assert_eq!(refused["field"], "preset.displayName");
+}
+
+#[tokio::test]
+async fn an_invite_is_a_link_that_ends_after_a_week() {
+    let world = World::start().await;
+    let token = world.sign_up().await;
+    world.create_mesh(&token, "Alpha").await;
+    let answer = world.post_as(&token, "/cli/mesh/alpha/invite", &json!({})).await.ok();
+    let code = answer["code"].as_str().unwrap();
+    assert_eq!(code.len(), 8);
+    assert_eq!(answer["url"], format!("{}/i/{code}", world.broker().http_url()));
+    assert_eq!(answer["emailed"], false);
+    world.claim(code, &Joiner::new()).await.ok();
+    let other = world.invite(&token, "alpha", json!({})).await;
+    world.clock.advance(Duration::from_secs(7 * 86_400 + 1));
+    world.claim(&other, &Joiner::new()).await.refused(410, "expired");
+}
+
+/// INV-7.
+#[tokio::test]
+async fn a_member_who_may_invite_may_not_invite_admins() {
+    let world = World::start().await;
+    let host = world.with_invite(json!({})).await;
+    let broker = world.broker().broker();
+    let mesh = MeshId::new(host.mesh["id"].as_str().unwrap());
+    let (user, token) = second_account(&world).await;
+    let member = claudemesh_store::NewMember {
+        id: MemberId::new("m".repeat(32)),
+        mesh_id: mesh.clone(),
+        user_id: Some(user),
+        identity: claudemesh_store::NewIdentity::Key(
+            claudemesh_crypto::KeyPair::generate().public(),
+        ),
+        display_name: "carol".to_owned(),
+        role: MemberRole::Member,
+        role_tag: None,
+        default_groups: Vec::new(),
+        message_mode: claudemesh_protocol::status::MessageMode::Push,
+        joined_at: broker.now(),
+    };
+    broker.store().add_members(vec![member]).await.unwrap();
+    let path = "/cli/mesh/alpha/invite";
+    let refused = world.post_as(&token, path, &json!({})).await.refused(403, "forbidden");
+    assert_eq!(refused["permission"], "canInvite");
+    let owner = MemberId::new(host.mesh["member_id"].as_str().unwrap());
+    let may: PermissionOverrides =
+        [(claudemesh_protocol::permission::Permission::Invite, true)].into();
+    broker
+        .store()
+        .set_permissions(&mesh, &MemberId::new("m".repeat(32)), may, &owner, broker.now())
+        .await
+        .unwrap();
+    let own = world.post_as(&token, path, &json!({})).await.ok();
+    world.post_as(&token, path, &json!({ "role": "admin" })).await.refused(403, "forbidden");
+    world.post_as(&host.token, path, &json!({ "role": "admin" })).await.ok();
+    let revoke = |code: String| {
+        let request = world.request(Method::DELETE, &format!("/cli/mesh/alpha/invites/{code}"));
+        Answer::of(request.bearer_auth(&token))
+    };
+    revoke(host.code.clone()).await.refused(403, "forbidden");
+    revoke(own["code"].as_str().unwrap().to_owned()).await.ok();
+}
+
+async fn second_account(world: &World) -> (claudemesh_protocol::UserId, String) {
+    let broker = world.broker().broker();
+    let token = claudemesh_crypto::tokens::cli_session(&mut claudemesh_crypto::random::fill);
+    let user = claudemesh_store::NewUser {
+        id: claudemesh_protocol::UserId::new("u".repeat(32)),
+        name: "Carol".to_owned(),
+        email: None,
+        role: UserRole::User,
+        created_at: broker.now(),
+    };
+    let id = user.id.clone();
+    broker.store().create_user(user).await.unwrap();
+    let hash = claudemesh_crypto::hash::sha256(token.expose().as_bytes());
+    let session = claudemesh_store::NewCliSession {
+        id: "s".repeat(32),
+        user_id: id.clone(),
+        kind: claudemesh_store::CliSessionKind::Session,
+        token_hash: claudemesh_store::TokenHash(hash),
+        token_prefix: "cm_session_".to_owned(),
+        hostname: None,
+        platform: None,
+        arch: None,
+        client_version: None,
+        expires_at: Some(broker.now().plus(Duration::from_hours(1))),
+        created_at: broker.now(),
+    };
+    broker.store().create_cli_session(session).await.unwrap();
+    (id, token.expose().to_owned())
+}
+
+#[tokio::test]
+async fn somebody_elses_mesh_answers_like_none() {
+    let world = World::start().await;
+    let host = world.with_invite(json!({})).await;
+    let (_, stranger) = second_account(&world).await;
+    for slug in ["alpha", "nothing-here", "NO SLUG"] {
+        let path = format!("/cli/mesh/{}/invite", slug.replace(' ', "%20"));
+        let refused = world.post_as(&stranger, &path, &json!({})).await.refused(404, "not_found");
+        assert_eq!(refused["message"], "mesh not found");
+    }
+    world.get_as(&stranger, "/cli/mesh/alpha/invites").await.refused(404, "not_found");
+    let request = world.request(Method::DELETE, &format!("/cli/mesh/alpha/invites/{}", host.code));
+    Answer::of(request.bearer_auth(&stranger)).await.refused(404, "not_found");
+    assert_eq!(
+        world.get_as(&stranger, "/cli/meshes").await.ok()["meshes"].as_array().unwrap().len(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_preview_says_what_awaits_and_uses_nothing_up() {
+    let world = World::start().await;
+    let host = world.with_invite(json!({ "role": "admin" })).await;
+    let path = format!("/api/public/invites/{}", host.code);
+    let answer = world.get(&path).await;
+    assert_eq!(answer.headers["access-control-allow-origin"], "*");
+    let preview = answer.ok();
+    assert_eq!((&preview["mesh_slug"], &preview["inviter"]), (&"alpha".into(), &"Ana".into()));
+    assert_eq!((&preview["role"], &preview["member_count"]), (&"admin".into(), &1.into()));
+    assert_eq!(preview["valid"], true);
+    assert!(preview.get("root_key").is_none() && preview.get("token").is_none());
+    assert_eq!(world.use_count(&host.token, &host.code).await, 0);
+    world.claim(&host.code, &Joiner::new()).await.ok();
+    let used = world.get(&path).await.ok();
+    assert_eq!((&used["valid"], &used["reason"]), (&false.into(), &"exhausted".into()));
+    world.get("/api/public/invites/ZZZZZZZZ").await.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_revoked_invite_is_closed_at_once() {
+    let world = World::start().await;
+    let host = world.with_invite(json!({ "max_uses": 5 })).await;
+    let path = format!("/cli/mesh/alpha/invites/{}", host.code);
+    let revoke = || Answer::of(world.request(Method::DELETE, &path).bearer_auth(&host.token));
+    let first = revoke().await.ok();
+    assert_eq!(revoke().await.ok(), first);
+    world.claim(&host.code, &Joiner::new()).await.refused(410, "revoked");
+    let listed = world.get_as(&host.token, "/cli/mesh/alpha/invites").await.ok();
+    assert_eq!(listed["invites"][0]["valid"], false);
+    let missing =
+        world.request(Method::DELETE, "/cli/mesh/alpha/invites/ZZZZZZZZ").bearer_auth(&host.token);
+    Answer::of(missing).await.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn the_invite_page_is_the_same_for_every_code_and_runs_nothing() {
+    let world = World::start().await;
+    let host = world.with_invite(json!({})).await;
+    let known = world.get(&format!("/i/{}", host.code)).await;
+    let unknown = world.get("/i/ZZZZZZZZ").await;
+    assert_eq!(known.body, unknown.body);
+    let page = known.body.as_str().unwrap();
+    assert!(
+        page.contains("claudemesh join") && !page.contains(&host.code) && !page.contains("<script")
+    );
+    let policy = known.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"));
+}

@@ -1,0 +1,98 @@
+//! What every verb has at hand: flags, environment, output, paths, the time.
+
+use std::time::Duration;
+
+use claudemesh_ipc::Paths;
+use claudemesh_protocol::Timestamp;
+use claudemesh_protocol::error::ErrorCode;
+use claudemesh_protocol::invite::PlainHttp;
+
+use crate::environment::Environment;
+use crate::failure::{Failure, Outcome};
+use crate::grammar::args::{Cli, Global};
+use crate::grammar::output_flags;
+use crate::output::{Output, OutputFlags};
+
+/// The surroundings of one verb.
+pub(crate) struct Context {
+    /// Global flags.
+    pub(crate) global: Global,
+    /// Environment, read once.
+    pub(crate) environment: Environment,
+    /// Where results and everything else are written.
+    pub(crate) out: Output,
+    /// Local files.
+    pub(crate) paths: Paths,
+    /// The verb as it was typed.
+    pub(crate) spoken: String,
+}
+
+impl Context {
+    /// Puts it together. A refusal comes with the output it is to be printed on.
+    pub(crate) fn new(
+        global: Global,
+        cli: &Cli,
+        environment: Environment,
+        spoken: &str,
+    ) -> Result<Self, Box<(Output, Failure)>> {
+        let flags = match output_flags(cli) {
+            Ok(flags) => flags,
+            Err(failure) => {
+                let flags = OutputFlags {
+                    json: global.wants_json().then_some(crate::output::JsonForm::Pretty),
+                    ..OutputFlags::default()
+                };
+                return Err(Box::new((Output::new(flags, &environment), failure)));
+            }
+        };
+        let out = Output::new(flags, &environment);
+        let paths = match Paths::from_env() {
+            Ok(paths) => paths,
+            Err(error) => {
+                return Err(Box::new((out, Failure::new(ErrorCode::Io, error.to_string()))));
+            }
+        };
+        if let Some(missing) = paths.missing_config_dir()
+            && environment.stderr_is_terminal
+        {
+            out.notice(&format!(
+                "CLAUDEMESH_CONFIG_DIR names {}, which is gone: using {} (unset CLAUDEMESH_CONFIG_DIR CLAUDEMESH_IPC_TOKEN_FILE)",
+                missing.display(),
+                paths.root().display()
+            ));
+        }
+        Ok(Self { global, environment, out, paths, spoken: spoken.to_owned() })
+    }
+
+    /// Now.
+    pub(crate) fn now() -> Timestamp {
+        Timestamp::from_millis(chrono::Utc::now().timestamp_millis())
+    }
+
+    /// Whether `http://` and `ws://` may leave this machine.
+    pub(crate) fn plain_http(&self) -> PlainHttp {
+        if self.environment.allow_insecure { PlainHttp::Allowed } else { PlainHttp::LoopbackOnly }
+    }
+
+    /// The budget of the operation: `--timeout`, else the verb's own.
+    pub(crate) fn budget(&self, usual: Duration) -> Duration {
+        self.global.timeout.unwrap_or(usual)
+    }
+
+    /// Asks for consent; `-y` gives it.
+    ///
+    /// # Errors
+    /// Exit 7 without a terminal and without `-y`; exit 1 when the person says no.
+    pub(crate) fn consent(
+        &self,
+        question: &str,
+        default: crate::output::prompt::Default,
+    ) -> Outcome<()> {
+        if self.global.yes || self.out.confirm(question, default)? {
+            return Ok(());
+        }
+        let mut failure = Failure::of_word("cancelled", "cancelled");
+        failure.exit = claudemesh_protocol::error::ExitCode::Cancelled as u8;
+        Err(failure)
+    }
+}

@@ -1,0 +1,288 @@
+//! The declared grammar: every command with its flags, as the parser, the help pages and the completions see it
+//! (CLI spec §1.2–§1.4, §3).
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use claudemesh_protocol::limits;
+
+use super::values::{duration, listed, positive_limit};
+
+mod mesh;
+mod talk;
+
+pub(crate) use mesh::{CreateArgs, InviteRole, JoinArgs, LeaveArgs, MeshVerb, ShareArgs};
+pub(crate) use talk::{
+    GroupJoinArgs, GroupLeaveArgs, GroupVerb, InboxArgs, InboxFlushArgs, InboxVerb, MemberListArgs,
+    MemberVerb, MessageVerb, PeerListArgs, PeerVerb, PriorityWord, SendArgs,
+};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "claudemesh",
+    about = "Lets agents and people on different machines talk, end-to-end encrypted",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    args_override_self = true,
+    max_term_width = 80
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags every verb takes (§1.4).
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag of the command line")]
+pub(crate) struct Global {
+    /// Mesh to work on
+    #[arg(long, global = true, value_name = "SLUG")]
+    pub(crate) mesh: Option<String>,
+    /// Print JSON; with =a,b only these fields
+    #[arg(long, global = true, value_name = "FIELDS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) json: Option<String>,
+    /// Print these fields as JSON
+    #[arg(long, global = true, value_name = "FIELDS")]
+    pub(crate) fields: Option<String>,
+    /// Wrap JSON lists in an object
+    #[arg(long, global = true)]
+    pub(crate) json_envelope: bool,
+    /// Form of the output
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) output_format: Option<OutputFormat>,
+    /// Refuse to print another version of the JSON contract
+    #[arg(long, global = true, value_name = "VERSION", hide_short_help = true)]
+    pub(crate) schema_version: Option<String>,
+    /// Print results and errors only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Print more: full ids and keys
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// Print causes of errors
+    #[arg(long, global = true, hide_short_help = true)]
+    pub(crate) debug: bool,
+    /// Answer yes to confirmations
+    #[arg(short, long, global = true)]
+    pub(crate) yes: bool,
+    /// Never ask anything
+    #[arg(long, global = true, hide_short_help = true)]
+    pub(crate) non_interactive: bool,
+    /// Fail when the daemon cannot be reached
+    #[arg(long, global = true, hide_short_help = true)]
+    pub(crate) strict: bool,
+    /// Never use or start the daemon
+    #[arg(long, global = true, hide_short_help = true)]
+    pub(crate) no_daemon: bool,
+    /// Budget of the operation, such as 10s
+    #[arg(long, global = true, value_name = "DURATION", value_parser = operation_timeout, hide_short_help = true)]
+    pub(crate) timeout: Option<Duration>,
+    /// No colours
+    #[arg(long, global = true, hide_short_help = true)]
+    pub(crate) no_color: bool,
+    /// No spinners
+    #[arg(long, global = true, hide_short_help = true)]
+    pub(crate) no_progress: bool,
+}
+
+fn operation_timeout(text: &str) -> Result<Duration, String> {
+    let value = duration(text)?;
+    let range = limits::CLI_TIMEOUT_MIN..=limits::CLI_TIMEOUT_MAX;
+    if range.contains(&value) { Ok(value) } else { Err("1s to 10m".to_owned()) }
+}
+
+/// Values of `--output-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people
+    Text,
+    /// One document
+    Json,
+    /// One compact object per line
+    StreamJson,
+}
+
+/// The canonical first words.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Command {
+    /// Start broker, daemon and a first mesh on this machine
+    #[command(
+        after_help = "Examples:\n  claudemesh up\n  claudemesh up --listen 0.0.0.0 --insecure-http\n\nRun it any time: what is done already is left alone.\nExit codes: 2 not signed in on this server, 6 mesh name taken, 7 refused, 10 files"
+    )]
+    Up(UpArgs),
+    /// Stop daemon and broker; data and memberships stay
+    #[command(after_help = "Examples:\n  claudemesh down\n  claudemesh down --broker-only")]
+    Down(DownArgs),
+    /// Create, join, share, list and leave meshes
+    #[command(subcommand)]
+    Mesh(MeshVerb),
+    /// See who is there
+    #[command(subcommand)]
+    Peer(PeerVerb),
+    /// See who belongs to a mesh
+    #[command(subcommand)]
+    Member(MemberVerb),
+    /// Send and read messages
+    #[command(subcommand)]
+    Message(MessageVerb),
+    /// Join and leave groups
+    #[command(subcommand)]
+    Group(GroupVerb),
+    /// Run the background process
+    #[command(subcommand)]
+    Daemon(DaemonVerb),
+    /// Show this session, account and memberships
+    #[command(
+        after_help = "Examples:\n  claudemesh whoami\n  claudemesh whoami --json\n\nExit codes: 2 neither account nor mesh nor session"
+    )]
+    Whoami,
+    /// Print a completion script
+    #[command(
+        after_help = "Examples:\n  claudemesh completions bash > ~/.local/share/bash-completion/completions/claudemesh\n  claudemesh completions fish > ~/.config/fish/completions/claudemesh.fish"
+    )]
+    Completions(CompletionsArgs),
+    /// Serve an MCP client on stdio (started by the client)
+    #[command(after_help = "Example:\n  claude mcp add claudemesh -- claudemesh mcp")]
+    Mcp(McpArgs),
+    /// Run a broker; also the program claudemesh-broker
+    #[command(disable_help_flag = true)]
+    Broker(BrokerArgs),
+}
+
+/// `claudemesh up`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpArgs {
+    /// Accept other machines on this address; remembered
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub(crate) listen: Option<String>,
+    /// Allow a network address without TLS
+    #[arg(long)]
+    pub(crate) insecure_http: bool,
+    /// Run broker and daemon as children until Ctrl-C
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    /// Your name in the mesh (default: name of the OS user)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+/// `claudemesh down`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DownArgs {
+    /// Keep the daemon
+    #[arg(long)]
+    pub(crate) broker_only: bool,
+}
+
+/// Verbs on the daemon.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum DaemonVerb {
+    /// Start it
+    #[command(
+        after_help = "Examples:\n  claudemesh daemon up\n  claudemesh daemon up --foreground\n\nAlias: daemon start\nExit codes: 7 host fingerprint, 10 database; with --foreground those of the daemon itself"
+    )]
+    Up(DaemonUpArgs),
+    /// Stop it
+    #[command(after_help = "Example:\n  claudemesh daemon down\n\nAlias: daemon stop")]
+    Down,
+    /// Stop and start it
+    #[command(after_help = "Example:\n  claudemesh daemon restart")]
+    Restart,
+    /// Show whether it runs and what it is connected to
+    #[command(
+        after_help = "Example:\n  claudemesh daemon status --json\n\nAlias: daemon ps\nExit codes: 1 not running"
+    )]
+    Status,
+    /// Print its log
+    #[command(
+        after_help = "Examples:\n  claudemesh daemon logs --lines 20\n  claudemesh daemon logs -f --level warn\n\nExit codes: 5 no log"
+    )]
+    Logs(DaemonLogsArgs),
+}
+
+/// `daemon up`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DaemonUpArgs {
+    /// Stay in this terminal
+    #[arg(long)]
+    pub(crate) foreground: bool,
+}
+
+/// `daemon logs`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DaemonLogsArgs {
+    /// Go on as lines are added
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Lines from the end
+    #[arg(long, value_name = "N", value_parser = positive_limit, default_value = "100", allow_negative_numbers = true)]
+    pub(crate) lines: u32,
+    /// Only this level and above
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) level: Option<LogLevel>,
+}
+
+/// Values of `daemon logs --level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// `completions`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Shell
+    #[arg(value_name = "shell")]
+    pub(crate) shell: Shell,
+}
+
+/// Shells with a completion script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+    Powershell,
+}
+
+/// `claudemesh mcp`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct McpArgs {
+    /// Tools to offer; this version has none
+    #[arg(long, value_name = "LIST")]
+    pub(crate) tools: Option<String>,
+    /// Register the session and push nothing
+    #[arg(long)]
+    pub(crate) no_channel: bool,
+}
+
+/// `broker …`: the words go to the broker's own grammar.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BrokerArgs {
+    /// Verb of the broker and its flags
+    #[arg(value_name = "verb", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) words: Vec<String>,
+}
+
+impl Global {
+    /// The requested fields, from either flag.
+    pub(crate) fn requested_fields(&self) -> Vec<String> {
+        self.fields.as_deref().into_iter().chain(self.json.as_deref()).flat_map(listed).collect()
+    }
+
+    /// True when stdout must carry JSON.
+    pub(crate) fn wants_json(&self) -> bool {
+        self.json.is_some()
+            || self.fields.is_some()
+            || matches!(self.output_format, Some(OutputFormat::Json | OutputFormat::StreamJson))
+    }
+}

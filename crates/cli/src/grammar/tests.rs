@@ -1,0 +1,301 @@
+//! Table tests of the grammar: aliases, places of flags, booleans, refusals.
+
+use clap::CommandFactory as _;
+
+use super::args::{Cli, Command, InboxVerb, MeshVerb, MessageVerb, PriorityWord};
+use super::classify::{Invocation, Words, classify};
+use super::{Parsed, parse};
+use crate::failure::Failure;
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+fn command_words(line: &str) -> Words {
+    match classify(&words(line)) {
+        Ok(Invocation::Command(words)) => words,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn parsed(line: &str) -> Cli {
+    match parse(&command_words(line), false) {
+        Ok(Parsed::Run(cli)) => *cli,
+        Ok(Parsed::Help(_)) => panic!("{line}: help"),
+        Err(failure) => panic!("{line}: {failure:?}"),
+    }
+}
+
+fn refused(line: &str) -> Failure {
+    match classify(&words(line)) {
+        Err(failure) => failure,
+        Ok(Invocation::Command(words)) => match parse(&words, false) {
+            Err(failure) => failure,
+            Ok(_) => panic!("{line}: accepted"),
+        },
+        Ok(other) => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_declared_grammar_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_verb_of_the_word_table_is_declared() {
+    let mut root = Cli::command();
+    root.build();
+    for verb in super::words::VERBS.iter().filter(|verb| verb.canonical != "help") {
+        let mut command = &root;
+        for word in verb.canonical.split(' ') {
+            command = command.find_subcommand(word).unwrap_or_else(|| panic!("{}", verb.canonical));
+        }
+        assert!(command.get_about().is_some(), "{}", verb.canonical);
+    }
+}
+
+#[test]
+fn value_flags_before_the_command_are_those_of_the_grammar() {
+    let root = Cli::command();
+    let declared: Vec<String> = root
+        .get_arguments()
+        .filter(|arg| arg.get_action().takes_values() && !arg.is_require_equals_set())
+        .filter_map(clap::Arg::get_long)
+        .map(|long| format!("--{long}"))
+        .collect();
+    assert_eq!(declared, super::classify::VALUE_FLAGS);
+}
+
+#[test]
+fn aliases_read_as_their_canonical_form() {
+    for (alias, canonical) in [
+        ("send Mou hi", "message send Mou hi"),
+        ("inbox --unread", "message inbox --unread"),
+        ("inbox flush --all", "message inbox flush --all"),
+        ("inbox rm x", "message inbox delete x"),
+        ("msg-status abcdefgh", "message status abcdefgh"),
+        ("new dev", "mesh create dev"),
+        ("workspace new dev", "mesh create dev"),
+        ("add ABCD2345", "mesh join ABCD2345"),
+        ("ls", "mesh list"),
+        ("leave dev", "mesh leave dev"),
+        ("invite --uses 2", "mesh share --uses 2"),
+        ("peers", "peer list"),
+        ("peer", "peer list"),
+        ("members", "member list"),
+        ("daemon start", "daemon up"),
+        ("daemon stop", "daemon down"),
+        ("daemon ps", "daemon status"),
+        ("--mesh dev send Mou hi", "message send --mesh dev Mou hi"),
+        ("--json ls", "mesh list --json"),
+    ] {
+        assert_eq!(command_words(alias).args, words(canonical), "{alias}");
+        parsed(alias);
+    }
+}
+
+#[test]
+fn flags_stand_anywhere() {
+    let cli = parsed("--mesh dev send --priority now Mou hello there -q");
+    let Command::Message(MessageVerb::Send(send)) = &cli.command else { panic!() };
+    assert_eq!((send.to.as_str(), send.text.join(" ").as_str()), ("Mou", "hello there"));
+    assert_eq!((send.priority, cli.global.quiet), (PriorityWord::Now, true));
+    assert_eq!(cli.global.mesh.as_deref(), Some("dev"));
+}
+
+#[test]
+fn a_flag_that_takes_no_value_never_swallows_a_word() {
+    let cli = parsed("send --self abcdef hi");
+    let Command::Message(MessageVerb::Send(send)) = &cli.command else { panic!() };
+    assert_eq!((send.to_self, send.to.as_str()), (true, "abcdef"));
+}
+
+#[test]
+fn booleans_take_a_written_value() {
+    for (line, expected) in
+        [("peers --all=true", true), ("peers --all=false", false), ("peers --all=no", false)]
+    {
+        let Command::Peer(super::args::PeerVerb::List(list)) = parsed(line).command else {
+            panic!()
+        };
+        assert_eq!(list.all, expected, "{line}");
+    }
+}
+
+#[test]
+fn the_last_value_wins_for_values_given_twice() {
+    // A flag with one value given twice is read as its last one.
+    let cli = parsed("list --mesh a --mesh b");
+    assert_eq!(cli.global.mesh.as_deref(), Some("b"));
+}
+
+#[test]
+fn field_lists_in_both_forms_are_the_same() {
+    for line in [
+        "peer list --json=name,status",
+        "peer list --json name,status",
+        "peers --fields name,status",
+    ] {
+        assert_eq!(parsed(line).global.requested_fields(), ["name", "status"], "{line}");
+    }
+    let cli = parsed("send --json Mou hi");
+    assert!(cli.global.wants_json() && cli.global.requested_fields().is_empty());
+}
+
+#[test]
+fn stdin_dash_and_negative_numbers_are_words() {
+    let Command::Message(MessageVerb::Send(send)) = parsed("send Mou -").command else { panic!() };
+    assert_eq!(send.text, ["-"]);
+    let Command::Message(MessageVerb::Send(send)) = parsed("send Mou -5 degrees").command else {
+        panic!()
+    };
+    assert_eq!(send.text, ["-5", "degrees"]);
+    let failure = refused("inbox --limit -5");
+    assert_eq!((failure.exit, failure.message.as_str()), (3, "inbox: --limit \"-5\""));
+}
+
+#[test]
+fn optional_waits() {
+    let wait = |line: &str| match parsed(line).command {
+        Command::Message(MessageVerb::Inbox(inbox)) => inbox.wait,
+        _ => panic!(),
+    };
+    assert_eq!(wait("inbox"), None);
+    assert_eq!(wait("inbox --wait").map(|wait| wait.as_secs()), Some(30));
+    assert_eq!(wait("inbox --wait=5s").map(|wait| wait.as_secs()), Some(5));
+}
+
+#[test]
+fn inbox_has_verbs_of_its_own() {
+    let Command::Message(MessageVerb::Inbox(inbox)) = parsed("inbox flush --mesh dev").command
+    else {
+        panic!()
+    };
+    assert!(matches!(inbox.verb, Some(InboxVerb::Flush(_))));
+}
+
+#[test]
+fn versions_and_help_are_found_anywhere() {
+    assert_eq!(classify(&words("send Mou -V")).unwrap(), Invocation::Version);
+    assert_eq!(classify(&words("--version")).unwrap(), Invocation::Version);
+    assert_eq!(classify(&words("--help")).unwrap(), Invocation::Help(None));
+    assert_eq!(classify(&words("help")).unwrap(), Invocation::Help(None));
+    assert_eq!(classify(&words("help all")).unwrap(), Invocation::Help(Some("all".into())));
+    assert!(
+        matches!(parse(&command_words("help send"), false), Ok(Parsed::Help(text)) if text.contains("--reply-to"))
+    );
+    assert!(matches!(parse(&command_words("mesh --help"), false), Ok(Parsed::Help(_))));
+    assert!(matches!(parse(&command_words("daemon"), false), Ok(Parsed::Help(_))));
+}
+
+#[test]
+fn a_bare_invite_link_joins_and_a_bare_code_does_not() {
+    let words = command_words("https://mesh.example.org/i/ABCD2345 -y");
+    assert_eq!(
+        (words.canonical, words.args.join(" ").as_str()),
+        ("mesh join", "mesh join https://mesh.example.org/i/ABCD2345 -y")
+    );
+    assert_eq!(refused("ABCD2345").code, "unknown_command");
+}
+
+#[test]
+fn nothing_but_flags_is_a_bare_call() {
+    assert_eq!(classify(&[]).unwrap(), Invocation::Bare(vec![]));
+    assert_eq!(classify(&words("--json")).unwrap(), Invocation::Bare(words("--json")));
+}
+
+#[test]
+fn the_error_catalogue() {
+    for (line, message, detail) in [
+        ("sned Mou hi", "unknown command \"sned\"", "did you mean: send"),
+        (
+            "send Mou hi --form-stdin",
+            "send: unknown flag --form-stdin",
+            "did you mean: --from-stdin",
+        ),
+        ("send Mou hi --priority", "send: flag --priority needs a value", ""),
+        (
+            "send Mou hi --priority urgent",
+            "send: --priority \"urgent\"",
+            "expected: now, next, low",
+        ),
+        ("send", "send: missing <to>", "usage: claudemesh send <to> <text…>"),
+        ("leave", "leave: missing <slug>", "usage: claudemesh leave <slug>"),
+        ("list extra", "list: unexpected argument \"extra\"", "usage: claudemesh list"),
+        ("list -- extra", "unexpected arguments after --", "usage: claudemesh list"),
+        ("mesh", "mesh: missing <verb>", "expected: create, join, list, leave, share"),
+        (
+            "daemon bogus",
+            "daemon: unknown verb \"bogus\"",
+            "expected: up, start, down, stop, restart, status, ps, logs",
+        ),
+        ("mesh lst", "mesh: unknown verb \"lst\"", "did you mean: mesh list"),
+        (
+            "completions",
+            "completions: missing <shell>",
+            "usage: claudemesh completions <bash|zsh|fish|powershell>",
+        ),
+        (
+            "completions tcsh",
+            "completions: <shell> \"tcsh\"",
+            "expected: bash, zsh, fish, powershell",
+        ),
+        ("share --uses 0", "share: --uses \"0\"", ""),
+        (
+            "share --expires soon",
+            "share: --expires \"soon\"",
+            "expected: a duration such as 30s, 10m, 2h or 7d",
+        ),
+        ("inbox --limit 1001", "inbox: --limit \"1001\"", "expected: 1 to 1000"),
+    ] {
+        let failure = refused(line);
+        assert_eq!((failure.exit, failure.message.as_str()), (3, message), "{line}");
+        assert!(
+            detail.is_empty() || failure.details.iter().any(|line| line == detail),
+            "{line}: {:?}",
+            failure.details
+        );
+    }
+}
+
+#[test]
+fn every_example_in_help_text_parses() {
+    fn walk(command: &clap::Command, examples: &mut Vec<String>) {
+        if let Some(text) = command.get_after_help() {
+            let text = text.to_string();
+            examples.extend(
+                text.lines()
+                    .filter_map(|line| line.trim().strip_prefix("claudemesh ").map(str::to_owned)),
+            );
+        }
+        for sub in command.get_subcommands() {
+            walk(sub, examples);
+        }
+    }
+    let mut root = Cli::command();
+    root.build();
+    let mut examples = Vec::new();
+    walk(&root, &mut examples);
+    assert!(examples.len() > 20);
+    for example in examples {
+        let line = example
+            .split(" > ")
+            .next()
+            .unwrap()
+            .replace("\"Platform Team\"", "Platform")
+            .replace('"', "");
+        let line = line.replace("the build is green", "green");
+        parsed(&line);
+    }
+}
+
+#[test]
+fn create_with_all_its_flags() {
+    let Command::Mesh(MeshVerb::Create(create)) =
+        parsed("create dev --slug d2 --description x").command
+    else {
+        panic!()
+    };
+    assert_eq!((create.name.as_str(), create.slug.as_deref()), ("dev", Some("d2")));
+}

@@ -1,0 +1,165 @@
+//! From the process's arguments to its exit code.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use claudemesh_protocol::error::ErrorCode;
+
+use crate::context::Context;
+use crate::environment::Environment;
+use crate::failure::{Failure, Outcome};
+use crate::grammar::args::{Cli, Command, DaemonVerb};
+use crate::grammar::classify::{Invocation, Words, classify};
+use crate::grammar::{self, Parsed};
+use crate::output::Output;
+use crate::{detach, help, verbs};
+
+/// Program name under which this binary is the broker alone.
+const BROKER_PROGRAM: &str = "claudemesh-broker";
+
+/// Runs one invocation; the exit code of the process.
+pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut arguments = arguments;
+    let program = arguments.next().unwrap_or_default();
+    let environment = Environment::read();
+    let args = match texts(arguments) {
+        Ok(args) => args,
+        Err(failure) => return refused(&[], &environment, &failure),
+    };
+    let args = match detach::enter(args) {
+        Ok(args) => args,
+        Err(failure) => return refused(&[], &environment, &failure),
+    };
+    let args = for_program(&program, args);
+    match classify(&args) {
+        Ok(Invocation::Version) => print(&version_line()),
+        Ok(Invocation::Help(page)) => {
+            let out = Output::new(grammar::scanned_flags(&args), &environment);
+            print(&help::page(page.as_deref(), out.stdout_style()))
+        }
+        Ok(Invocation::Bare(flags)) => bare(&flags, environment),
+        Ok(Invocation::Command(words)) => command(&words, environment),
+        Err(failure) => refused(&args, &environment, &failure),
+    }
+}
+
+/// `claudemesh 0.1.0`
+fn version_line() -> String {
+    format!("claudemesh {}\n", env!("CARGO_PKG_VERSION"))
+}
+
+fn texts(arguments: impl Iterator<Item = OsString>) -> Outcome<Vec<String>> {
+    arguments
+        .map(|argument| {
+            argument.into_string().map_err(|_| Failure::invalid("arguments must be UTF-8"))
+        })
+        .collect()
+}
+
+/// `claudemesh-broker X` is `claudemesh broker X`.
+fn for_program(program: &OsString, args: Vec<String>) -> Vec<String> {
+    let name = Path::new(program).file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    if name == BROKER_PROGRAM {
+        return std::iter::once("broker".to_owned()).chain(args).collect();
+    }
+    args
+}
+
+fn print(text: &str) -> ExitCode {
+    // Nobody reading the help any more is no failure.
+    Output::stream(text);
+    ExitCode::SUCCESS
+}
+
+fn refused(args: &[String], environment: &Environment, failure: &Failure) -> ExitCode {
+    ExitCode::from(Output::new(grammar::scanned_flags(args), environment).failure(failure))
+}
+
+/// No command: flags only, or nothing at all.
+fn bare(flags: &[String], environment: Environment) -> ExitCode {
+    let words = Words {
+        spoken: "claudemesh".to_owned(),
+        canonical: "mesh list",
+        usage: "",
+        args: ["mesh", "list"]
+            .iter()
+            .map(|word| (*word).to_owned())
+            .chain(flags.iter().cloned())
+            .collect(),
+    };
+    let parsed = grammar::parse(&words, false);
+    let cli = match parsed {
+        Ok(Parsed::Run(cli)) => cli,
+        Ok(Parsed::Help(text)) => return print(&text),
+        Err(failure) => return refused(flags, &environment, &failure),
+    };
+    let context = match Context::new(cli.global.clone(), &cli, environment, "claudemesh") {
+        Ok(context) => context,
+        Err(refusal) => return ExitCode::from(refusal.0.failure(&refusal.1)),
+    };
+    let fields = verbs::welcome::FIELDS;
+    finish(&context, fields, verbs::welcome::run(&context))
+}
+
+fn command(words: &Words, environment: Environment) -> ExitCode {
+    if words.canonical == "broker" {
+        return verbs::broker::run(words, &environment);
+    }
+    let scanned = grammar::scanned_flags(&words.args);
+    let out = Output::new(scanned, &environment);
+    let cli = match grammar::parse(words, out.stdout_style().colour) {
+        Ok(Parsed::Run(cli)) => cli,
+        Ok(Parsed::Help(text)) => return print(&text),
+        Err(failure) => return ExitCode::from(out.failure(&failure)),
+    };
+    let context = match Context::new(cli.global.clone(), &cli, environment, &words.spoken) {
+        Ok(context) => context,
+        Err(refusal) => return ExitCode::from(refusal.0.failure(&refusal.1)),
+    };
+    execute(*cli, context)
+}
+
+fn execute(cli: Cli, context: Context) -> ExitCode {
+    match cli.command {
+        Command::Mcp(args) => verbs::mcp::run(context, &args),
+        Command::Daemon(DaemonVerb::Up(up)) if up.foreground => verbs::daemon::foreground(&context),
+        Command::Daemon(DaemonVerb::Logs(logs)) => {
+            ExitCode::from(match verbs::logs::run(&context, &logs) {
+                Ok(exit) => exit,
+                Err(failure) => context.out.failure(&failure),
+            })
+        }
+        command => {
+            let context = &context;
+            let fields = verbs::fields(&command);
+            if let Err(failure) = context.out.check_fields(fields) {
+                return ExitCode::from(context.out.failure(&failure));
+            }
+            let result = current_thread().and_then(|runtime| {
+                let result = runtime.block_on(verbs::run(command, context));
+                // Nothing of a one-shot verb may hold up its exit.
+                runtime.shutdown_background();
+                result
+            });
+            finish(context, fields, result)
+        }
+    }
+}
+
+fn current_thread() -> Outcome<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::new(ErrorCode::Internal, "cannot start the runtime").caused_by(&error)
+    })
+}
+
+fn finish(
+    context: &Context,
+    fields: crate::output::Fields,
+    result: Outcome<crate::output::Report>,
+) -> ExitCode {
+    ExitCode::from(match result {
+        Ok(report) => context.out.report(&report, fields),
+        Err(failure) => context.out.failure(&failure),
+    })
+}

@@ -1,0 +1,373 @@
+//! `mesh join`: from an invite in any form to a membership of this machine (CLI spec §5.3).
+
+use claudemesh_crypto::KeyPair;
+use claudemesh_daemon::home::config::{Config, MeshEntry};
+use claudemesh_protocol::error::{ErrorCode, ExitCode};
+use claudemesh_protocol::invite::{InviteLink, InviteLinkError};
+use claudemesh_protocol::status::MemberRole;
+use claudemesh_protocol::{MemberId, MeshId, PublicKey, limits, text};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::grammar::args::JoinArgs;
+use crate::grammar::values;
+use crate::local::{authority, is_at};
+use crate::output::{Document, Fields, Report, Screen};
+
+mod code;
+mod token;
+
+/// Keys of the result; the last ones only with `--dry-run`.
+pub(crate) const FIELDS: Fields = Fields {
+    names: &[
+        "slug",
+        "meshId",
+        "memberId",
+        "pubkey",
+        "brokerUrl",
+        "role",
+        "alreadyMember",
+        "dryRun",
+        "inviter",
+        "expiresAt",
+        "memberCount",
+        "ownerPubkey",
+        "valid",
+        "reason",
+    ],
+    id: "meshId",
+};
+
+/// Runs the verb.
+///
+/// # Errors
+/// Exit 2 for a bad signature, 3 for no invite, 5 for one that is unknown, expired, revoked or used up, 6 for a name
+/// that is taken here, 7 without consent or when banned.
+pub(crate) async fn run(context: &Context, args: &JoinArgs) -> Outcome<Report> {
+    let config = context.config()?;
+    let groups =
+        args.groups.as_deref().map(|text| values::groups(&context.spoken, text)).transpose()?;
+    let name = display_name(context, &config, args.name.as_deref())?;
+    if let Some(alias) = &args.slug {
+        alias.parse::<claudemesh_protocol::slug::Slug>().map_err(|error| {
+            Failure::invalid(format!("{}: --slug \"{alias}\"", context.spoken))
+                .detail(error.to_string())
+        })?;
+    }
+    if let Some(mesh) = config.mesh(args.invite.trim()) {
+        return Ok(already_in(mesh));
+    }
+    let link = InviteLink::parse(&args.invite, context.plain_http())
+        .map_err(|error| no_invite(context, error))?;
+    let join = Join {
+        context,
+        config: &config,
+        name,
+        role: args.role.as_deref(),
+        groups: groups.as_deref().unwrap_or_default(),
+        alias: args.slug.as_deref(),
+        is_dry_run: args.dry_run,
+    };
+    let report = match link {
+        InviteLink::Code { code, base } => join.code(&code, base.as_deref()).await?,
+        InviteLink::Token { token, base: _ } => join.token(&token).await?,
+    };
+    if let (Some(groups), Document::Object(map)) = (groups, &report.document)
+        && let Some(slug) = map.get("slug").and_then(serde_json::Value::as_str)
+        && !args.dry_run
+    {
+        for group in groups {
+            join_group(context, slug, &group).await;
+        }
+    }
+    Ok(report)
+}
+
+async fn join_group(context: &Context, slug: &str, group: &claudemesh_protocol::Group) {
+    let result = match context.daemon_client().await {
+        Ok(client) => client
+            .group_join(Some(slug), group.name.as_str(), group.role.as_deref())
+            .await
+            .map_err(crate::link::failure),
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = result {
+        context.out.warning(&format!("not in @{}: {}", group.name, failure.message));
+    }
+}
+
+/// One join in progress.
+struct Join<'a> {
+    context: &'a Context,
+    config: &'a Config,
+    /// The joiner's name.
+    name: String,
+    /// The joiner's role label.
+    role: Option<&'a str>,
+    /// The joiner's groups.
+    groups: &'a [claudemesh_protocol::Group],
+    /// Name of the mesh on this machine.
+    alias: Option<&'a str>,
+    is_dry_run: bool,
+}
+
+/// A membership the server has confirmed.
+struct Joined {
+    mesh_id: MeshId,
+    member_id: MemberId,
+    /// Slug at the server.
+    slug: String,
+    keys: KeyPair,
+    broker_url: String,
+    role: MemberRole,
+    owner: PublicKey,
+    root_key: Zeroizing<String>,
+    invite_version: u64,
+    was_member: bool,
+}
+
+impl Join<'_> {
+    /// Writes the membership; the server that was joined first becomes the default.
+    fn write(&self, joined: &Joined, server: &str) -> Outcome<String> {
+        let slug = self.alias.unwrap_or(&joined.slug).to_owned();
+        let entry = MeshEntry {
+            mesh_id: joined.mesh_id.clone(),
+            member_id: joined.member_id.clone(),
+            slug: slug.clone(),
+            name: joined.slug.clone(),
+            keys: joined.keys.clone(),
+            broker_url: joined.broker_url.clone(),
+            joined_at: Context::now().to_iso(),
+            root_key: Some(joined.root_key.clone()),
+            invite_version: Some(joined.invite_version),
+            owner_pubkey: Some(joined.owner),
+            role: Some(joined.role),
+        };
+        self.context.update_config(|config| {
+            if config.display_name().is_none() {
+                config.set_display_name(&self.name);
+            }
+            if self.role.is_some() {
+                config.set_role(self.role);
+            }
+            if !self.groups.is_empty() {
+                config.set_groups(self.groups);
+            }
+            super::create::remember_server(config, server);
+            let known = config
+                .meshes()
+                .find(|mesh| mesh.mesh_id == entry.mesh_id)
+                .map(|mesh| mesh.slug.clone());
+            if let Some(known) = known {
+                // The server answered for the new key: the old one of this machine is no member any more.
+                config.change_mesh(&known, |mesh| {
+                    *mesh = MeshEntry { slug: mesh.slug.clone(), name: mesh.name.clone(), ..entry };
+                });
+                return Ok(known);
+            }
+            if config.mesh(&slug).is_some() {
+                return Err(slug_taken(&slug));
+            }
+            config.add_mesh(entry).map_err(crate::local::config_failure)?;
+            Ok(slug)
+        })
+    }
+
+    /// A mesh that is joined already, by what an invite says before it is used.
+    fn known_mesh(&self, slug: &str, broker_url: &str, owner: PublicKey) -> Option<&MeshEntry> {
+        self.config.meshes().find(|mesh| {
+            mesh.name == slug
+                && is_at(mesh, broker_url)
+                && mesh.owner_pubkey.is_none_or(|known| known == owner)
+        })
+    }
+
+    /// A name that is taken here stops a join before it uses the invite.
+    fn check_slug(&self, slug: &str) -> Outcome<()> {
+        let slug = self.alias.unwrap_or(slug);
+        if self.config.mesh(slug).is_some() { Err(slug_taken(slug)) } else { Ok(()) }
+    }
+
+    /// Asks before a broker other than the default one is used.
+    fn consent(&self, link_host: Option<&str>, broker_url: &str, owner: PublicKey) -> Outcome<()> {
+        let broker_host = authority(broker_url);
+        let default = self.config.default_setting("apiUrl").map(authority);
+        let default =
+            default.or_else(|| link_host.map(authority)).unwrap_or_else(|| broker_host.clone());
+        let is_foreign =
+            broker_host != default || link_host.is_some_and(|host| authority(host) != default);
+        if !is_foreign || self.is_dry_run || self.context.global.yes {
+            return Ok(());
+        }
+        let mut screen = Screen::new();
+        screen.attention("this invite leads to another server");
+        screen.pairs(&[
+            ("broker", broker_host.clone()),
+            ("owner key", format!("{}…  {}", owner.short(16), digits(owner))),
+        ]);
+        self.context.out.aside(&screen);
+        let question = format!("Join through {broker_host}?");
+        self.context
+            .consent(&question, crate::output::prompt::Default::No)
+            .map_err(|failure| failure.with("broker", broker_host.clone()))
+    }
+
+    /// The result, after the daemon was told.
+    async fn report(&self, joined: &Joined, slug: &str, note: Option<&str>) -> Report {
+        self.context.attached(slug).await;
+        let mut screen = Screen::new();
+        screen.done(format!("joined {slug}"));
+        screen.pairs(&[
+            ("member", joined.member_id.as_str().chars().take(8).collect()),
+            ("pubkey", format!("{}…", joined.keys.public().short(16))),
+            ("broker", joined.broker_url.clone()),
+            ("role", joined.role.as_str().to_owned()),
+        ]);
+        if let Some(note) = note {
+            screen.note(note);
+        }
+        screen.hint("see who is there: claudemesh peers");
+        let document = json!({
+            "slug": slug,
+            "meshId": joined.mesh_id,
+            "memberId": joined.member_id,
+            "pubkey": joined.keys.public(),
+            "brokerUrl": joined.broker_url,
+            "role": joined.role,
+            "alreadyMember": joined.was_member,
+        });
+        Report::new(Document::object(document), screen)
+    }
+}
+
+/// Exit 0: nothing to do.
+fn already_in(mesh: &MeshEntry) -> Report {
+    let mut screen = Screen::new();
+    screen.done(format!("already in {}", mesh.slug));
+    screen.hint("see who is there: claudemesh peers");
+    let document = json!({
+        "slug": mesh.slug,
+        "meshId": mesh.mesh_id,
+        "memberId": mesh.member_id,
+        "pubkey": mesh.keys.public(),
+        "brokerUrl": mesh.broker_url,
+        "role": mesh.role,
+        "alreadyMember": true,
+    });
+    Report::new(Document::object(document), screen)
+}
+
+/// `--name`, else the stored name, else the OS user.
+pub(crate) fn display_name(
+    context: &Context,
+    config: &Config,
+    asked: Option<&str>,
+) -> Outcome<String> {
+    if let Some(asked) = asked {
+        return text::display_name(asked, limits::MEMBER_NAME_MAX_CHARS).map_err(|error| {
+            Failure::invalid(format!("{}: --name", context.spoken)).detail(error.to_string())
+        });
+    }
+    let stored = config.display_name().map(str::to_owned);
+    let user = || super::up::person(&context.environment);
+    let name = stored.unwrap_or_else(user);
+    Ok(text::display_name(&name, limits::MEMBER_NAME_MAX_CHARS)
+        .unwrap_or_else(|_| "member".to_owned()))
+}
+
+fn no_invite(context: &Context, error: InviteLinkError) -> Failure {
+    match error {
+        InviteLinkError::Insecure => Failure::invalid(format!("{}: {error}", context.spoken))
+            .detail(
+                "who talks to whom and sign-in tokens would be visible; messages stay encrypted",
+            )
+            .action("set CLAUDEMESH_ALLOW_INSECURE=1 to allow it"),
+        _ => Failure::of_word("invalid_invite", format!("{}: not an invite", context.spoken))
+            .detail("expected: https://<server>/i/XXXXXXXX"),
+    }
+}
+
+fn slug_taken(slug: &str) -> Failure {
+    Failure::new(ErrorCode::SlugTaken, format!("another mesh is called \"{slug}\" on this machine"))
+        .action("claudemesh join <invite> --slug <alias>")
+        .with("slug", slug)
+}
+
+/// A refusal of the server about the invite itself; `masked` names the invite without giving it away.
+fn refused(failure: Failure, masked: &str) -> Failure {
+    let sentence = match failure.code.as_str() {
+        "expired" | "invite_expired" => "has expired",
+        "revoked" | "invite_revoked" => "was revoked",
+        "exhausted" | "invite_exhausted" => "has been used up",
+        "mesh_archived" => "leads to a mesh that was closed",
+        "not_found" | "invite_not_found" | "mesh_not_found" => "is unknown to the server",
+        "banned" => {
+            return Failure { message: "you are banned from this mesh".to_owned(), ..failure };
+        }
+        "bad_signature" | "invite_bad_signature" => {
+            return Failure {
+                message: "the server refused the proof of your key".to_owned(),
+                ..failure
+            };
+        }
+        _ => return failure,
+    };
+    Failure {
+        message: format!("the invite {masked} {sentence}"),
+        exit: ExitCode::NotFound as u8,
+        ..failure
+    }
+    .action("ask for a new invite")
+}
+
+/// A signature of the answer does not hold.
+fn forged(what: &str) -> Failure {
+    Failure::new(ErrorCode::BadSignature, format!("the invite is not genuine: {what}"))
+        .detail("nothing was changed on this machine")
+        .action("ask the owner for a new invite")
+}
+
+/// Six groups of five digits of a key, to compare aloud.
+fn digits(key: PublicKey) -> String {
+    let digest = claudemesh_crypto::hash::sha256(key.as_bytes());
+    let groups: Vec<String> = digest
+        .chunks_exact(5)
+        .take(6)
+        .map(|bytes| {
+            let number = bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+            format!("{:05}", number % 100_000)
+        })
+        .collect();
+    groups.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_reasons_become_sentences_with_exit_5() {
+        for (code, words) in [
+            ("expired", "expired"),
+            ("revoked", "revoked"),
+            ("exhausted", "used up"),
+            ("not_found", "unknown"),
+            ("mesh_archived", "closed"),
+        ] {
+            let failure = refused(Failure::of_word(code, "x"), "/i/AB***");
+            assert_eq!(failure.exit, 5, "{code}");
+            assert!(failure.message.contains(words), "{}", failure.message);
+        }
+        assert_eq!(refused(Failure::of_word("banned", "x"), "y").exit, 7);
+        assert_eq!(refused(Failure::of_word("bad_signature", "x"), "y").exit, 2);
+        assert_eq!(refused(Failure::of_word("rate_limited", "x"), "y").exit, 4);
+    }
+
+    #[test]
+    fn a_key_reads_as_six_groups() {
+        let text = digits(PublicKey::from_bytes([7; 32]));
+        assert_eq!((text.len(), text.split(' ').count()), (35, 6));
+    }
+}

@@ -1,0 +1,104 @@
+//! The verbs: one module each. A verb does its work and gives back a [`Report`]; it prints nothing by itself.
+
+use crate::context::Context;
+use crate::failure::Outcome;
+use crate::grammar::args::{
+    Command, DaemonVerb, GroupVerb, InboxVerb, MemberVerb, MeshVerb, MessageVerb, PeerVerb,
+};
+use crate::output::{Fields, Report};
+
+pub(crate) mod broker;
+pub(crate) mod completions;
+pub(crate) mod create;
+pub(crate) mod daemon;
+pub(crate) mod down;
+pub(crate) mod group;
+pub(crate) mod inbox;
+pub(crate) mod join;
+pub(crate) mod leave;
+pub(crate) mod list;
+pub(crate) mod logs;
+pub(crate) mod mcp;
+pub(crate) mod member;
+pub(crate) mod peer;
+pub(crate) mod send;
+pub(crate) mod share;
+pub(crate) mod status;
+pub(crate) mod up;
+pub(crate) mod welcome;
+pub(crate) mod whoami;
+
+/// Keys of the JSON a command prints.
+pub(crate) fn fields(command: &Command) -> Fields {
+    match command {
+        Command::Up(_) => up::FIELDS,
+        Command::Down(_) => down::FIELDS,
+        Command::Mesh(MeshVerb::Create(_)) => create::FIELDS,
+        Command::Mesh(MeshVerb::Join(_)) => join::FIELDS,
+        Command::Mesh(MeshVerb::List) => list::FIELDS,
+        Command::Mesh(MeshVerb::Leave(_)) => leave::FIELDS,
+        Command::Mesh(MeshVerb::Share(_)) => share::FIELDS,
+        Command::Peer(PeerVerb::List(_)) => peer::FIELDS,
+        Command::Member(MemberVerb::List(_)) => member::FIELDS,
+        Command::Message(MessageVerb::Send(_)) => send::FIELDS,
+        Command::Message(MessageVerb::Inbox(inbox)) => match inbox.verb {
+            None => inbox::FIELDS,
+            Some(_) => inbox::REMOVED_FIELDS,
+        },
+        Command::Message(MessageVerb::Status(_)) => status::FIELDS,
+        Command::Group(_) => group::FIELDS,
+        Command::Daemon(DaemonVerb::Status) => daemon::STATUS_FIELDS,
+        Command::Daemon(_) => daemon::FIELDS,
+        Command::Whoami => whoami::FIELDS,
+        Command::Completions(_) | Command::Mcp(_) | Command::Broker(_) => NO_FIELDS,
+    }
+}
+
+/// For verbs whose output is no JSON.
+const NO_FIELDS: Fields = Fields { names: &[], id: "" };
+
+/// Runs a command.
+///
+/// # Errors
+/// The verb's own failures.
+pub(crate) async fn run(command: Command, context: &Context) -> Outcome<Report> {
+    match command {
+        Command::Up(args) => Box::pin(up::run(context, &args)).await,
+        Command::Down(args) => down::run(context, &args).await,
+        Command::Mesh(verb) => Box::pin(mesh(verb, context)).await,
+        Command::Peer(PeerVerb::List(args)) => peer::run(context, &args).await,
+        Command::Member(MemberVerb::List(args)) => member::run(context, &args).await,
+        Command::Message(verb) => Box::pin(message(verb, context)).await,
+        Command::Group(GroupVerb::Join(args)) => group::join(context, &args).await,
+        Command::Group(GroupVerb::Leave(args)) => group::leave(context, &args).await,
+        Command::Daemon(DaemonVerb::Up(_)) => daemon::up(context).await,
+        Command::Daemon(DaemonVerb::Down) => daemon::down(context).await,
+        Command::Daemon(DaemonVerb::Restart) => daemon::restart(context).await,
+        Command::Daemon(DaemonVerb::Status | DaemonVerb::Logs(_)) => daemon::status(context).await,
+        Command::Whoami => whoami::run(context).await,
+        Command::Completions(args) => Ok(completions::run(args.shell)),
+        Command::Mcp(_) | Command::Broker(_) => welcome::run(context),
+    }
+}
+
+async fn mesh(verb: MeshVerb, context: &Context) -> Outcome<Report> {
+    match verb {
+        MeshVerb::Create(args) => create::run(context, &args).await,
+        MeshVerb::Join(args) => join::run(context, &args).await,
+        MeshVerb::List => list::run(context).await,
+        MeshVerb::Leave(args) => leave::run(context, &args).await,
+        MeshVerb::Share(args) => share::run(context, &args).await,
+    }
+}
+
+async fn message(verb: MessageVerb, context: &Context) -> Outcome<Report> {
+    match verb {
+        MessageVerb::Send(args) => send::run(context, &args).await,
+        MessageVerb::Inbox(args) => match &args.verb {
+            None => inbox::run(context, &args).await,
+            Some(InboxVerb::Flush(flush)) => inbox::flush(context, flush).await,
+            Some(InboxVerb::Delete(delete)) => inbox::delete(context, &delete.id).await,
+        },
+        MessageVerb::Status(args) => status::run(context, &args.id).await,
+    }
+}

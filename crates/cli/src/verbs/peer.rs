@@ -1,0 +1,198 @@
+//! `peer list`: who is connected (CLI spec §3.4, §3.4.1, §3.4.2).
+
+use std::time::Duration;
+
+use claudemesh_ipc::api::{PeerEntry, PeersReply};
+use claudemesh_ipc::client::PeerFilter;
+use claudemesh_protocol::PeerStatus;
+use serde_json::{Map, Value, json};
+
+use crate::attach::settled;
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::grammar::args::PeerListArgs;
+use crate::link;
+use crate::output::{Document, Fields, Icon, Line, Report, Screen, Token};
+use crate::select::{Chosen, Several};
+
+/// Keys of one row: those of the wire, and what the daemon adds.
+pub(crate) const FIELDS: Fields = Fields {
+    names: &[
+        "displayName",
+        "pubkey",
+        "memberPubkey",
+        "sessionId",
+        "status",
+        "summary",
+        "peerRole",
+        "noSession",
+        "groups",
+        "profile",
+        "peerType",
+        "channel",
+        "model",
+        "cwd",
+        "hostname",
+        "connectedAt",
+        "stats",
+        "visible",
+        "allowed_caps",
+        "mesh",
+        "isSelf",
+        "isThisSession",
+        "presenceId",
+        "memberId",
+        "attestation",
+        "capabilities",
+        "statusSource",
+        "statusUpdatedAt",
+        "lease",
+    ],
+    id: "pubkey",
+};
+
+/// Time for one answer of the daemon (CLI spec §9).
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs the verb.
+///
+/// # Errors
+/// Exit 4 when no mesh could be read.
+pub(crate) async fn run(context: &Context, args: &PeerListArgs) -> Outcome<Report> {
+    let config = context.config()?;
+    let chosen = context.meshes(&config, Several::Aggregate).await?;
+    let client = context.daemon_client().await?.with_timeout(context.budget(TIMEOUT));
+    let filter = if args.all { PeerFilter::WithControlPlane } else { PeerFilter::Reachable };
+    let slugs = match &chosen {
+        Chosen::One(slug) => vec![slug.clone()],
+        Chosen::All(slugs) => slugs.clone(),
+    };
+    let work = settled(&client, async || {
+        let reply = client.peers(chosen.one(), filter).await.map_err(link::failure)?;
+        let has_failed = |slug: &String| reply.errors.iter().any(|error| error.mesh == *slug);
+        if slugs.iter().all(has_failed) { Err(all_failed(&reply)) } else { Ok(reply) }
+    });
+    let mut reply = context.out.during("reading peers", work).await?;
+    if args.online {
+        reply.peers.retain(|peer| peer.row.lease.as_deref() != Some("offline"));
+    }
+    for error in &reply.errors {
+        context.out.warning(&format!("{}: {}", error.mesh, error.error));
+    }
+    Ok(Report::new(document(&chosen, &reply)?, screen(&slugs, &reply, context)))
+}
+
+fn all_failed(reply: &PeersReply) -> Failure {
+    let mut failure = Failure::new(
+        claudemesh_protocol::error::ErrorCode::BrokerUnavailable,
+        "no mesh could be read",
+    );
+    for error in &reply.errors {
+        failure = failure.detail(format!("{}: {}", error.mesh, error.error));
+    }
+    failure.action("claudemesh daemon status")
+}
+
+fn document(chosen: &Chosen, reply: &PeersReply) -> Outcome<Document> {
+    let rows = |slug: &str| -> Outcome<Vec<Value>> {
+        let of_mesh = reply.peers.iter().filter(|peer| peer.mesh == slug);
+        of_mesh
+            .map(|peer| serde_json::to_value(peer).map_err(|error| Failure::internal(&error)))
+            .collect()
+    };
+    match chosen {
+        Chosen::One(slug) => {
+            let envelope = Map::from_iter([("mesh".to_owned(), Value::from(slug.as_str()))]);
+            Ok(Document::List { items: rows(slug)?, envelope })
+        }
+        Chosen::All(slugs) => {
+            let items: Outcome<Vec<Value>> = slugs
+                .iter()
+                .map(|slug| match reply.errors.iter().find(|error| error.mesh == *slug) {
+                    Some(error) => Ok(json!({ "mesh": slug, "error": error.error })),
+                    None => Ok(json!({ "mesh": slug, "peers": rows(slug)? })),
+                })
+                .collect();
+            Ok(Document::list(items?))
+        }
+    }
+}
+
+fn screen(slugs: &[String], reply: &PeersReply, context: &Context) -> Screen {
+    let mut screen = Screen::new();
+    for slug in slugs {
+        let mut peers: Vec<&PeerEntry> =
+            reply.peers.iter().filter(|peer| peer.mesh == *slug).collect();
+        peers.sort_by_key(|peer| order(peer));
+        screen.section(&format!("peers on {slug} ({})", peers.len()));
+        if peers.is_empty() {
+            screen.note("(no peers connected)");
+        }
+        for peer in peers {
+            row(&mut screen, peer, context.out.is_verbose());
+        }
+    }
+    screen
+}
+
+/// This session, own other sessions, others; within these those at work or idle, then who is not to be disturbed.
+fn order(peer: &PeerEntry) -> (u8, bool, String) {
+    let rank = match (peer.is_this_session, peer.is_self) {
+        (true, _) => 0,
+        (false, true) => 1,
+        (false, false) => 2,
+    };
+    (rank, peer.row.status == PeerStatus::Dnd, peer.row.display_name.to_lowercase())
+}
+
+fn row(screen: &mut Screen, peer: &PeerEntry, is_verbose: bool) {
+    let row = &peer.row;
+    let icon = match row.status {
+        PeerStatus::Working => Icon::Busy,
+        PeerStatus::Dnd => Icon::Failed,
+        PeerStatus::Idle => Icon::Online,
+    };
+    let mut line = Line::new().icon(icon).foreign(Token::Accent, &row.display_name);
+    let mark = match (peer.is_this_session, peer.no_session, peer.is_self) {
+        (true, _, _) => " (this session)",
+        (_, true, _) => " (no session)",
+        (_, _, true) => " (your other session)",
+        _ => "",
+    };
+    line = line.put(Token::Dim, mark);
+    let role = row.profile.as_ref().and_then(|profile| profile.role.as_deref());
+    let mut tags: Vec<String> = role.map(|role| format!("role:{role}")).into_iter().collect();
+    tags.extend(row.groups.iter().map(|group| match &group.role {
+        Some(role) => format!("@{}:{role}", group.name),
+        None => format!("@{}", group.name),
+    }));
+    if !tags.is_empty() {
+        line = line.foreign(Token::Plain, &format!(" [{}]", tags.join(", ")));
+    }
+    let kind: Vec<&str> = [&row.peer_type, &row.channel, &row.model]
+        .into_iter()
+        .filter_map(|text| text.as_deref())
+        .collect();
+    if !kind.is_empty() {
+        line = line.foreign(Token::Dim, &format!(" ({})", kind.join(", ")));
+    }
+    let key = if is_verbose { row.pubkey.to_hex() } else { format!("{}…", row.pubkey.short(16)) };
+    line = line.put(Token::Dim, format!(" · {key}"));
+    if !row.session_id.is_empty() && !peer.no_session {
+        let session: String = row.session_id.chars().take(8).collect();
+        line = line.foreign(Token::Dim, &format!(" · sid:{session}"));
+    }
+    if let Some(caps) = &row.allowed_caps {
+        line = line.foreign(Token::Warn, &format!(" [caps:{}]", caps.join(",")));
+    }
+    if let Some(summary) = row.summary.as_deref().filter(|summary| !summary.is_empty()) {
+        line = line.foreign(Token::Plain, &format!("  — {summary}"));
+    }
+    screen.line(line.cut());
+    if let Some(cwd) = row.cwd.as_deref().filter(|cwd| !cwd.is_empty()) {
+        screen.line(Line::new().indent(5).put(Token::Dim, "cwd: ").foreign(Token::Dim, cwd).cut());
+    }
+    if role.is_none() && row.groups.is_empty() && !peer.no_session {
+        screen.line(Line::new().indent(5).put(Token::Dim, "role: (none)  groups: (none)"));
+    }
+}

@@ -1,0 +1,301 @@
+//! `message send`: hands a text to the daemon and says honestly what became of it (CLI spec §3.6).
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use claudemesh_ipc::Client;
+use claudemesh_ipc::api::{EventsQuery, SendReply, SendRequest};
+use claudemesh_protocol::error::{ErrorCode, ExitCode};
+use claudemesh_protocol::{Priority, limits};
+
+use crate::attach::settled;
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::grammar::args::{PriorityWord, SendArgs};
+use crate::link;
+use crate::output::{Fields, Report};
+
+mod target;
+mod watch;
+mod wording;
+
+use target::Target;
+use watch::Watch;
+
+/// Keys of the result.
+pub(crate) const FIELDS: Fields = Fields {
+    names: &[
+        "ok",
+        "client_message_id",
+        "broker_message_id",
+        "history_id",
+        "target",
+        "mesh",
+        "status",
+        "outcome",
+        "recipient_online",
+        "rerouted_to",
+        "held",
+        "unreadable_by",
+        "left_out",
+        "skipped_no_key",
+        "duplicate",
+        "results",
+        "via",
+    ],
+    id: "client_message_id",
+};
+
+/// Time for the daemon to accept (CLI spec §9).
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// A roster younger than this is given again instead of being fetched (daemon spec §7.5).
+const ROSTER_MEMORY: Duration = Duration::from_millis(500);
+
+/// Runs the verb.
+///
+/// # Errors
+/// Exit 3 for bad input, 4 without daemon, 5 for an unknown peer, 6 for an id used otherwise, 7 when forbidden.
+pub(crate) async fn run(context: &Context, args: &SendArgs) -> Outcome<Report> {
+    let text = text(context, args)?;
+    if let Some(id) = &args.reply_to {
+        crate::verbs::status::check_id(&format!("{}: --reply-to", context.spoken), id)?;
+    }
+    let config = context.config()?;
+    let mesh = match context.meshes(&config, crate::select::Several::Aggregate).await? {
+        crate::select::Chosen::One(slug) => Some(slug),
+        crate::select::Chosen::All(_) => None,
+    };
+    let target = Target::read(context, &config, &args.to, mesh)?;
+    let client = context.daemon_client().await?;
+    if args.require_online {
+        target.require_online(&client).await?;
+    }
+    let request = SendRequest {
+        to: target.to.clone(),
+        message: text,
+        priority: Some(priority(args.priority)),
+        reply_to_id: args.reply_to.clone(),
+        client_message_id: args.client_id.clone(),
+        mesh: target.mesh.clone(),
+        to_self: args.to_self,
+        ..SendRequest::default()
+    };
+    send(context, args, &client, &target, request).await
+}
+
+async fn send(
+    context: &Context,
+    args: &SendArgs,
+    client: &Client,
+    target: &Target,
+    request: SendRequest,
+) -> Outcome<Report> {
+    // Opened before the send, so that the broker's word about it cannot be missed.
+    let kinds = Some("message_sent,receipt,outbox_dead".to_owned());
+    let query = EventsQuery { kinds, ..EventsQuery::default() };
+    let events =
+        client.clone().with_timeout(limits::CLI_SEND_WORDING_WAIT).events(&query, None).await.ok();
+    let client = client.clone().with_timeout(context.budget(TIMEOUT));
+    let work = settled(&client, async || accepted(&client, &request, target).await);
+    let reply =
+        context.out.during("sending", work).await.map_err(|failure| refused(target, failure))?;
+    if reply.results.is_some() {
+        return Ok(wording::fan_out(&reply));
+    }
+    if args.to_self {
+        context.out.warning("--self had no effect: the target is somebody else");
+    }
+    if reply.duplicate {
+        return Ok(wording::duplicate(&reply));
+    }
+    let mut watch = Watch::new(events, &reply);
+    let sent =
+        watch.sent(limits::CLI_SEND_WORDING_WAIT).await.map_err(|dead| refused(target, dead))?;
+    let delivered = match args.wait {
+        None => None,
+        Some(wait) => {
+            let waiting = watch.delivered(&client, wait);
+            Some(context.out.during("waiting for the recipient", waiting).await?)
+        }
+    };
+    let sent = sent.or_else(|| watch.last_word());
+    let is_open = match sent {
+        Some(_) => true,
+        None => is_mesh_open(&client, &reply).await,
+    };
+    let name = target.name(context, &client, &reply).await;
+    let said = wording::Said {
+        reply: &reply,
+        kind: target.kind,
+        name: &name,
+        sent: sent.as_ref(),
+        is_open,
+        delivered,
+        waited: args.wait.unwrap_or_default(),
+    };
+    Ok(said.report())
+}
+
+/// Hands the message over. The daemon knows names from its roster, which may be older than somebody who joined just
+/// now: before a name is called unknown the roster is fetched anew. A refused send leaves no trace, so the repeat is safe.
+async fn accepted(client: &Client, request: &SendRequest, target: &Target) -> Outcome<SendReply> {
+    let mut result = client.send(request).await.map_err(link::failure);
+    for pause in [Duration::ZERO, ROSTER_MEMORY] {
+        let is_unknown = result.as_ref().is_err_and(|failure| failure.code == "target_not_found");
+        if !is_unknown || !target.is_by_name() {
+            break;
+        }
+        tokio::time::sleep(pause).await;
+        if client.members(request.mesh.as_deref()).await.is_err() {
+            break;
+        }
+        result = client.send(request).await.map_err(link::failure);
+    }
+    result
+}
+
+/// True when the mesh has its connection; a send then only waits for its turn.
+async fn is_mesh_open(client: &Client, reply: &SendReply) -> bool {
+    let open = claudemesh_ipc::api::MeshStatus::Open;
+    client.health().await.is_ok_and(|health| health.brokers.get(&reply.mesh) == Some(&open))
+}
+
+const fn priority(word: PriorityWord) -> Priority {
+    match word {
+        PriorityWord::Now => Priority::Now,
+        PriorityWord::Next => Priority::Next,
+        PriorityWord::Low => Priority::Low,
+    }
+}
+
+/// The words, or what stdin holds.
+fn text(context: &Context, args: &SendArgs) -> Outcome<String> {
+    let missing = || {
+        Failure::new(ErrorCode::MissingField, format!("{}: missing <text>", context.spoken))
+            .exit(ExitCode::InvalidArgs)
+            .detail(format!("usage: claudemesh {} <to> <text…>", context.spoken))
+            .with("field", "text")
+    };
+    let is_dash = args.text.len() == 1 && args.text.first().is_some_and(|word| word == "-");
+    if args.from_stdin && !args.text.is_empty() && !is_dash {
+        return Err(Failure::invalid(format!("{}: --from-stdin and a text", context.spoken))
+            .detail("expected: one of the two"));
+    }
+    let text =
+        if args.from_stdin || is_dash { from_stdin(&context.spoken)? } else { args.text.join(" ") };
+    if text.trim().is_empty() { Err(missing()) } else { Ok(text) }
+}
+
+fn from_stdin(verb: &str) -> Outcome<String> {
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(limits::CLI_STDIN_MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::io("cannot read stdin", &error))?;
+    if bytes.len() as u64 > limits::CLI_STDIN_MAX_BYTES {
+        let max = limits::CLI_STDIN_MAX_BYTES;
+        return Err(Failure::new(
+            ErrorCode::TooLarge,
+            format!("{verb}: stdin holds more than {max} bytes"),
+        ));
+    }
+    let mut text = String::from_utf8(bytes)
+        .map_err(|_| Failure::invalid(format!("{verb}: stdin is not UTF-8")))?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+/// The daemon's refusal, in the words of the catalogue.
+fn refused(target: &Target, failure: Failure) -> Failure {
+    let to = claudemesh_protocol::text::sanitized_line(&target.to, 60);
+    match failure.code.as_str() {
+        "self_target" => Failure {
+            message: format!("\"{to}\" is you"),
+            details: vec!["expected: somebody else".to_owned()],
+            action: Some("pass --self to reach your own other sessions".to_owned()),
+            exit: ExitCode::InvalidArgs as u8,
+            ..failure
+        },
+        "target_not_found" => {
+            let place =
+                target.mesh.as_deref().map(|mesh| format!(" on {mesh}")).unwrap_or_default();
+            let online = names(&failure);
+            let mut failure = Failure {
+                message: format!("no peer \"{to}\"{place}"),
+                details: Vec::new(),
+                action: Some("claudemesh members".to_owned()),
+                ..failure
+            };
+            if !online.is_empty() {
+                failure.details.push(format!("known: {}", online.join(", ")));
+            }
+            failure
+        }
+        "ambiguous_target" => ambiguous(&to, failure),
+        "payload_too_large" => {
+            let max = failure.background.extra.get("max_bytes").and_then(serde_json::Value::as_u64);
+            match max {
+                Some(max) => Failure {
+                    message: format!("message too large (at most {max} bytes)"),
+                    ..failure
+                },
+                None => failure,
+            }
+        }
+        "idempotency_conflict" => Failure {
+            details: failure
+                .background
+                .extra
+                .get("row_status")
+                .and_then(serde_json::Value::as_str)
+                .map(|status| format!("the message first sent under it is {status}"))
+                .into_iter()
+                .collect(),
+            message: "this --client-id was used for another message".to_owned(),
+            action: Some("use a new --client-id".to_owned()),
+            ..failure
+        },
+        "loop_stopped" => failure.action("claudemesh message status <id>"),
+        "daemon_unreachable" => failure,
+        _ if failure.action.is_none() && failure.exit == ExitCode::Network as u8 => {
+            failure.action("claudemesh daemon status")
+        }
+        _ => failure,
+    }
+}
+
+/// The names a `target_not_found` lists.
+fn names(failure: &Failure) -> Vec<String> {
+    let listed = ["names", "known", "candidates"]
+        .into_iter()
+        .find_map(|key| failure.background.extra.get(key).and_then(serde_json::Value::as_array));
+    listed
+        .into_iter()
+        .flatten()
+        .filter_map(|name| {
+            name.as_str().or_else(|| name.get("name").and_then(serde_json::Value::as_str))
+        })
+        .map(|name| claudemesh_protocol::text::sanitized_line(name, 40))
+        .take(10)
+        .collect()
+}
+
+fn ambiguous(to: &str, failure: Failure) -> Failure {
+    let rows = failure.background.extra.get("candidates").and_then(serde_json::Value::as_array);
+    let meshes: std::collections::BTreeSet<&str> = rows
+        .into_iter()
+        .flatten()
+        .filter_map(|row| row.get("mesh").and_then(serde_json::Value::as_str))
+        .collect();
+    let count = rows.map_or(0, Vec::len);
+    let action =
+        if meshes.len() > 1 { "pass --mesh, or write name@mesh" } else { "use a longer prefix" };
+    let message = format!("\"{to}\" matches {count} peers");
+    Failure { message, action: Some(action.to_owned()), ..failure }
+}

@@ -1,0 +1,133 @@
+//! The daemon through its verbs, and the auto-spawn (CLI spec §1.15, §3.18).
+
+use std::fmt::Write as _;
+use std::os::unix::net::UnixListener;
+
+use crate::home::{Home, kill, two_people, until};
+use crate::words::snapshot;
+
+fn pid(home: &Home) -> Option<u64> {
+    home.json(&["daemon", "status"]).1["pid"].as_u64()
+}
+
+/// CLI spec §3.18.
+#[test]
+fn up_twice_down_twice_status_in_between() {
+    let home = Home::new();
+    let (code, status) = home.json(&["daemon", "status"]);
+    assert_eq!((code, &status["running"]), (1, &false.into()));
+    assert_eq!(status["schema_version"], "1.0");
+    let first = home.json_ok(&["daemon", "up"]);
+    let second = home.json_ok(&["daemon", "up"]);
+    assert_eq!(
+        (&first["already_running"], &second["already_running"]),
+        (&false.into(), &true.into())
+    );
+    assert_eq!(first["pid"], second["pid"]);
+    let status = home.json_ok(&["daemon", "status"]);
+    assert_eq!((&status["running"], &status["pid"]), (&true.into(), &first["pid"]));
+    let restarted = home.json_ok(&["daemon", "restart"]);
+    assert_ne!(restarted["pid"], first["pid"]);
+    assert_eq!(home.json_ok(&["daemon", "down"])["stopped"], true);
+    let again = home.json_ok(&["daemon", "down"]);
+    assert_eq!((&again["stopped"], again["reason"].as_str()), (&false.into(), Some("not_running")));
+    assert_eq!(home.json(&["daemon", "status"]).0, 1);
+}
+
+#[test]
+fn words_for_people() {
+    let home = Home::new();
+    let mut text = String::new();
+    for line in
+        ["daemon status", "daemon up", "daemon up", "daemon status", "daemon down", "daemon down"]
+    {
+        let ran = home.run(&line.split(' ').collect::<Vec<_>>());
+        write!(text, "$ claudemesh {line}\n{}{}exit {}\n\n", ran.stdout, ran.stderr, ran.code)
+            .unwrap();
+    }
+    snapshot("daemon", &text);
+}
+
+/// CLI spec §1.15: stale socket.
+#[test]
+fn a_stale_socket_is_no_obstacle_and_one_notice_is_printed() {
+    let (_ana, bob) = two_people();
+    bob.ok(&["daemon", "up"]);
+    bob.ok(&["daemon", "down"]);
+    let socket = bob.file("daemon/daemon.sock");
+    let _ = std::fs::remove_file(&socket);
+    drop(UnixListener::bind(&socket).unwrap());
+    let ran = bob.run(&["peers"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.stderr.matches("daemon restarted automatically").count(), 1, "{ran:?}");
+    assert_eq!(bob.run(&["peers"]).stderr, "");
+}
+
+/// CLI spec §1.15: twenty at once.
+#[test]
+fn twenty_verbs_at_once_start_one_daemon() {
+    let (_ana, bob) = two_people();
+    bob.ok(&["daemon", "down"]);
+    let children: Vec<_> = (0..20)
+        .map(|_| {
+            let mut command = bob.command(&["peers", "-q"]);
+            command
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let log = std::fs::read_to_string(bob.file("daemon/daemon.log")).unwrap_or_default();
+    assert!(pid(&bob).is_some());
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn killed_daemons_come_back_by_themselves() {
+    let (_ana, bob) = two_people();
+    bob.ok(&["peers"]);
+    let before = pid(&bob).unwrap();
+    kill(u32::try_from(before).unwrap());
+    until("the next verb has a new daemon", || bob.run(&["peers"]).code == 0);
+    assert_ne!(pid(&bob).unwrap(), before);
+}
+
+/// CLI spec §1.15: strict with an unstartable daemon; §1.11.
+#[test]
+fn an_unstartable_daemon_is_one_error_with_exit_4() {
+    let (_ana, bob) = two_people();
+    bob.ok(&["daemon", "up"]);
+    bob.ok(&["daemon", "down"]);
+    let dir = bob.file("daemon");
+    std::fs::write(dir.join("config.toml"), "this is no settings file").unwrap();
+    let ran = bob.run(&["peers", "--strict"]);
+    assert!(ran.code == 4 || ran.code == 3, "{ran:?}");
+    assert_eq!(ran.stderr.matches('✘').count(), 1, "{ran:?}");
+    let again = bob.run(&["peers"]);
+    assert!(again.stderr.contains("failed to start a moment ago"), "{again:?}");
+}
+
+#[test]
+fn without_the_daemon_verbs_say_what_they_need() {
+    let (_ana, bob) = two_people();
+    let ran = bob.run(&["peers", "--no-daemon"]);
+    assert_eq!(ran.code, 4);
+    assert!(
+        ran.stderr.contains("needs the daemon") && ran.stderr.contains("claudemesh daemon up"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn logs_are_printed_and_missing_ones_said() {
+    let home = Home::new();
+    assert_eq!(home.run(&["daemon", "logs"]).code, 5);
+    home.ok(&["daemon", "up"]);
+    let log = home.ok(&["daemon", "logs", "--lines", "3"]);
+    assert!(log.lines().count() <= 3);
+}

@@ -1,0 +1,206 @@
+//! One person's machine: a temporary HOME, the binary, and nothing of the surrounding environment.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longest wait for a condition.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A HOME of its own; broker and daemon started in it are stopped when it goes.
+pub struct Home {
+    dir: TempDir,
+    extra: Vec<(String, String)>,
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), extra: Vec::new() }
+    }
+
+    /// With an environment variable of its own.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.extra.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path().join(".claudemesh").join(name)
+    }
+
+    pub fn broker_dir(&self) -> PathBuf {
+        self.path().join(".local/share/claudemesh-broker")
+    }
+
+    /// The binary with these words and only the environment of this HOME.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_claudemesh"));
+        command
+            .args(words)
+            .env_clear()
+            .env("HOME", self.path())
+            .env("USER", "ana")
+            .env("LANG", "C.UTF-8");
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.envs(self.extra.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        command.current_dir(self.path()).stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, words: &[&str]) -> Ran {
+        Ran::from(self.command(words).output().unwrap())
+    }
+
+    /// A run that must succeed; its stdout.
+    pub fn ok(&self, words: &[&str]) -> String {
+        let ran = self.run(words);
+        assert_eq!(ran.code, 0, "{words:?}: {ran:?}");
+        ran.stdout
+    }
+
+    /// A run with `--json`; exit code and document.
+    pub fn json(&self, words: &[&str]) -> (i32, Value) {
+        let mut words = words.to_vec();
+        words.push("--json");
+        let ran = self.run(&words);
+        let document = serde_json::from_str(&ran.stdout)
+            .unwrap_or_else(|error| panic!("{words:?}: {error}: {ran:?}"));
+        (ran.code, document)
+    }
+
+    /// A successful run with `--json`; its document.
+    pub fn json_ok(&self, words: &[&str]) -> Value {
+        let (code, document) = self.json(words);
+        assert_eq!(code, 0, "{words:?}: {document}");
+        document
+    }
+
+    /// Feeds `input` to a run.
+    pub fn feed(&self, words: &[&str], input: &[u8]) -> Ran {
+        use std::io::Write as _;
+
+        let mut command = self.command(words);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        Ran::from(child.wait_with_output().unwrap())
+    }
+
+    /// `up` on any free port.
+    pub fn up(&self) -> Value {
+        self.json_ok(&["up", "--listen", "127.0.0.1:0"])
+    }
+
+    /// A link to a mesh of this HOME, for one joiner or more.
+    pub fn invite(&self, uses: u32) -> String {
+        let share = self.json_ok(&["share", "--uses", &uses.to_string()]);
+        share["url"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the roster has this many members.
+    pub fn has_members(&self, count: usize) {
+        until("the roster has that many members", || {
+            self.json_ok(&["members"]).as_array().unwrap().len() == count
+        });
+    }
+
+    /// The key of a member, once the roster has it.
+    pub fn member_key(&self, name: &str) -> String {
+        let mut key = None;
+        until("the roster has the member", || {
+            let members = self.json_ok(&["members"]);
+            let row = members.as_array().unwrap().iter().find(|row| row["displayName"] == name);
+            key = row.map(|row| row["pubkey"].as_str().unwrap().to_owned());
+            key.is_some()
+        });
+        key.unwrap()
+    }
+
+    /// The inbox without marking anything.
+    pub fn bodies(&self) -> Vec<String> {
+        let inbox = self.json_ok(&["inbox", "--peek"]);
+        inbox
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|item| item["body"].as_str().map(str::to_owned))
+            .collect()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for lock in [self.file("daemon/daemon.lock"), self.broker_dir().join("broker.lock")] {
+            kill_holder(&lock);
+        }
+    }
+}
+
+/// Kills the process whose id stands in a lock that is held: only ever one that a test of this HOME has started.
+fn kill_holder(lock: &Path) {
+    let Ok(file) = std::fs::File::open(lock) else { return };
+    if file.try_lock().is_ok() {
+        return;
+    }
+    let text = std::fs::read_to_string(lock).unwrap_or_default();
+    let pid: Option<u32> =
+        text.trim().parse().ok().or_else(|| {
+            serde_json::from_str::<Value>(&text).ok()?["pid"].as_u64()?.try_into().ok()
+        });
+    if let Some(pid) = pid {
+        kill(pid);
+    }
+}
+
+/// SIGKILL.
+pub fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// Waits until `condition` holds.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Two people with a mesh `home` between them: the first made it, the second joined by link.
+pub fn two_people() -> (Home, Home) {
+    let ana = Home::new();
+    ana.up();
+    let bob = Home::new();
+    bob.ok(&["join", &ana.invite(1), "--name", "Bob"]);
+    (ana, bob)
+}

@@ -1,0 +1,22 @@
+//! The real binary in a cleaned environment: outputs, exit codes, files, and whole runs with broker and daemon.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests fail by panicking"
+)]
+
+mod daemon;
+mod files;
+mod grammar;
+mod home;
+mod invites;
+mod join;
+mod machine;
+mod messages;
+mod sessions;
+mod up;
+mod words;

@@ -1,0 +1,327 @@
+//! The life of a connection: attempt after attempt, until its owner ends it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudemesh_protocol::wire::{ErrorFrame, HelloAck, ServerFrame, ServerInbound};
+use claudemesh_protocol::{Timestamp, limits};
+use futures_util::{SinkExt as _, StreamExt as _};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_tungstenite::client_async_tls_with_config;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_util::sync::CancellationToken;
+
+use super::socket::{self, Context, End, Live, WebSocket};
+use super::{Close, ConnectionEvent, ConnectionOptions, Shared, Status, wall_clock_millis};
+use crate::dial::{DialError, Endpoint, install_tls_provider};
+use crate::hello::HelloContext;
+use crate::reaction::{Backoff, DisabledReason, NextStep, Reaction, reaction};
+
+/// Bytes of one socket's read buffer; a daemon has few sockets, but each is idle most of the time.
+const READ_BUFFER_BYTES: usize = 8 * 1024;
+/// Bytes gathered before they are written without waiting for the flush.
+const WRITE_BUFFER_BYTES: usize = 16 * 1024;
+/// How long the socket of a failed handshake may take to say goodbye.
+const ABANDON_WAIT: Duration = Duration::from_millis(500);
+
+struct Attempt<'a> {
+    options: &'a ConnectionOptions,
+    shared: &'a Shared,
+    events_tx: &'a mpsc::Sender<ConnectionEvent>,
+    stop: &'a CancellationToken,
+    /// The broker's clock minus ours, in milliseconds; 0 until the broker complained.
+    clock_offset: i64,
+    last_error: Mutex<Option<ErrorFrame>>,
+}
+
+/// How an attempt went.
+struct Outcome {
+    close: Close,
+    open_for: Option<Duration>,
+    reaction: Option<Reaction>,
+}
+
+/// Runs until `stop` is cancelled or the owner drops its end of the events.
+pub(super) async fn run(
+    options: ConnectionOptions,
+    shared: Arc<Shared>,
+    events_tx: mpsc::Sender<ConnectionEvent>,
+    stop: CancellationToken,
+) {
+    let mut backoff = options.timing.backoff.clone();
+    let mut clock_offset = 0;
+    while !stop.is_cancelled() && !events_tx.is_closed() {
+        let mut attempt = Attempt {
+            options: &options,
+            shared: &shared,
+            events_tx: &events_tx,
+            stop: &stop,
+            clock_offset,
+            last_error: Mutex::new(None),
+        };
+        let outcome = tokio::select! {
+            outcome = attempt.run() => outcome,
+            // The dial is abandoned; an open socket sees `stop` itself and says goodbye first.
+            () = stopped_before_open(&stop, &shared) => break,
+        };
+        clock_offset = attempt.clock_offset;
+        if stop.is_cancelled() {
+            break;
+        }
+        note_success(&mut backoff, &outcome, options.timing.stable_after);
+        let next = backoff.next(
+            outcome.reaction.unwrap_or_else(|| {
+                reaction(outcome.close.code, &outcome.close.reason, options.role)
+            }),
+            &mut rand::rng(),
+        );
+        let (status, retry_in) = match next {
+            NextStep::Wait(wait) => (Status::Reconnecting, Some(wait)),
+            NextStep::WaitDisabled(reason, wait) => (Status::Disabled(reason), Some(wait)),
+            NextStep::Park(reason) => (Status::Disabled(reason), None),
+        };
+        tell_closed(&shared, (&events_tx, &stop), outcome, status, retry_in).await;
+        tokio::select! {
+            () = wait(retry_in) => {}
+            () = shared.retry_now.notified() => {}
+            () = stop.cancelled() => {}
+            () = events_tx.closed() => {}
+        }
+    }
+    shared.set_state(|state| {
+        state.status = Status::Closed;
+        state.hello_ack = None;
+    });
+}
+
+async fn wait(retry_in: Option<Duration>) {
+    match retry_in {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when the owner has stopped a connection whose handshake is not accepted yet.
+async fn stopped_before_open(stop: &CancellationToken, shared: &Shared) {
+    stop.cancelled().await;
+    if shared.live.lock().is_some() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn note_success(backoff: &mut Backoff, outcome: &Outcome, stable_after: Duration) {
+    if let Some(open_for) = outcome.open_for {
+        backoff.hello_accepted();
+        if open_for >= stable_after {
+            backoff.reset();
+        }
+    }
+}
+
+async fn tell_closed(
+    shared: &Shared,
+    (events_tx, stop): (&mpsc::Sender<ConnectionEvent>, &CancellationToken),
+    outcome: Outcome,
+    status: Status,
+    retry_in: Option<Duration>,
+) {
+    let close = outcome.close;
+    let wait_ms = retry_in.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    tracing::info!(
+        mesh = %shared.mesh, role = shared.role.as_str(), code = close.code, reason = %close.reason,
+        status = status.as_str(), wait_ms, "ws_closed"
+    );
+    shared.set_state(|state| {
+        state.status = status;
+        state.last_close = Some(close.clone());
+        state.hello_ack = None;
+        state.lag = None;
+    });
+    let was_open = outcome.open_for.is_some();
+    tell(events_tx, stop, ConnectionEvent::Closed { close, was_open, status, retry_in }).await;
+}
+
+/// Hands an event to the owner; false when there is none any more, or it wants the end.
+async fn tell(
+    events_tx: &mpsc::Sender<ConnectionEvent>,
+    stop: &CancellationToken,
+    event: ConnectionEvent,
+) -> bool {
+    tokio::select! {
+        sent = events_tx.send(event) => sent.is_ok(),
+        () = stop.cancelled() => false,
+    }
+}
+
+impl Attempt<'_> {
+    async fn run(&mut self) -> Outcome {
+        self.shared.count(|counters| counters.dials += 1);
+        tracing::debug!(mesh = %self.shared.mesh, role = self.shared.role.as_str(), "ws_open_attempt");
+        let mut socket = match self.connect().await {
+            Ok(socket) => socket,
+            Err(outcome) => return outcome,
+        };
+        let ack = match self.handshake(&mut socket).await {
+            Ok(ack) => ack,
+            Err(close) => {
+                abandon(socket).await;
+                return self.outcome(close, None);
+            }
+        };
+        self.serve(socket, ack).await
+    }
+
+    async fn connect(&self) -> Result<WebSocket, Outcome> {
+        let failed = |close: Close| Outcome { close, open_for: None, reaction: None };
+        let dialled = tokio::time::timeout(self.options.timing.connect, self.dial()).await;
+        match dialled {
+            Err(_) => Err(failed(Close::transport("connect timed out"))),
+            Ok(Ok(socket)) => Ok(socket),
+            Ok(Err(error)) => Err(failed(Close::transport(error))),
+        }
+    }
+
+    async fn dial(&self) -> Result<WebSocket, String> {
+        let url = self.options.url.as_str();
+        let text = |error: DialError| error.to_string();
+        let endpoint = Endpoint::of_url(url, self.options.plain).map_err(text)?;
+        install_tls_provider();
+        let stream = self.options.dialer.dial(&endpoint).await.map_err(text)?;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
+            .max_write_buffer_size(limits::OUTBOUND_MAX_BYTES + limits::MAX_FRAME_BYTES)
+            .max_message_size(Some(limits::MAX_FRAME_BYTES))
+            .max_frame_size(Some(limits::MAX_FRAME_BYTES));
+        let upgraded = client_async_tls_with_config(url, stream, Some(config), None).await;
+        upgraded.map(|(socket, _response)| socket).map_err(|error| error.to_string())
+    }
+
+    /// Sends the hello and waits for its ack; any close is how the attempt ended.
+    async fn handshake(&mut self, socket: &mut WebSocket) -> Result<HelloAck, Close> {
+        let now = Timestamp::from_millis(wall_clock_millis().saturating_add(self.clock_offset));
+        let building = self.options.hello.hello(HelloContext { now });
+        let hello = match tokio::time::timeout(self.options.timing.build_hello, building).await {
+            Err(_) => return Err(Close::transport("build_hello timed out")),
+            Ok(Err(error)) => return Err(Close::transport(error.to_string())),
+            Ok(Ok(hello)) => hello,
+        };
+        let text = hello.encode(None).map_err(|_| Close::transport("hello has no JSON form"))?;
+        let exchange = async {
+            socket
+                .send(Message::text(text))
+                .await
+                .map_err(|error| socket::close_of_error(&error))?;
+            self.await_ack(socket).await
+        };
+        if let Ok(answer) = tokio::time::timeout(self.options.timing.hello_ack, exchange).await {
+            answer
+        } else {
+            tracing::warn!(mesh = %self.shared.mesh, role = self.shared.role.as_str(), "hello_ack_timeout");
+            Err(Close::transport("hello_ack_timeout"))
+        }
+    }
+
+    async fn await_ack(&self, socket: &mut WebSocket) -> Result<HelloAck, Close> {
+        while let Some(message) = socket.next().await {
+            let text = match message.map_err(|error| socket::close_of_error(&error))? {
+                Message::Text(text) => text.as_str().to_owned(),
+                Message::Binary(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                Message::Close(frame) => return Err(socket::close_of_frame(frame)),
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
+            };
+            match ServerFrame::decode(&text) {
+                Ok(ServerInbound::Frame { frame: ServerFrame::HelloAck(ack), .. }) => {
+                    return Ok(*ack);
+                }
+                Ok(ServerInbound::Frame { frame: ServerFrame::Error(error), .. }) => {
+                    *self.last_error.lock() = Some(*error);
+                }
+                Ok(_) => {}
+                Err(_) => self.shared.count(|counters| counters.invalid_inbound += 1),
+            }
+        }
+        Err(Close::transport("connection lost"))
+    }
+
+    async fn serve(&mut self, socket: WebSocket, ack: HelloAck) -> Outcome {
+        let opened_at = Instant::now();
+        let max_frame_bytes = ack
+            .limits
+            .as_ref()
+            .map_or(limits::LEGACY_FRAME_MAX_BYTES, |limits| limits.max_frame_bytes);
+        let (live, outbound) = Live::new(max_frame_bytes);
+        let ack = Arc::new(ack);
+        *self.shared.refusal.lock() = None;
+        *self.shared.live.lock() = Some(live.clone());
+        self.shared.count(|counters| counters.opens += 1);
+        self.shared.set_state(|state| {
+            state.status = Status::Open;
+            state.hello_ack = Some(Arc::clone(&ack));
+        });
+        tracing::info!(mesh = %self.shared.mesh, role = self.shared.role.as_str(), "ws_hello_acked");
+        let end = if tell(self.events_tx, self.stop, ConnectionEvent::Opened(ack)).await {
+            let context = Context {
+                shared: self.shared,
+                timing: &self.options.timing,
+                stop: self.stop,
+                last_error: &self.last_error,
+            };
+            socket::run(socket, &live, outbound, self.events_tx, context).await
+        } else {
+            End::Stopped
+        };
+        *self.shared.live.lock() = None;
+        live.pending.fail_all();
+        let refusal = self.shared.refusal.lock().take();
+        let open_for = Some(opened_at.elapsed());
+        match (end, refusal) {
+            (End::Terminated, Some(refusal)) => {
+                Outcome { close: refusal.close, open_for, reaction: Some(refusal.reaction) }
+            }
+            (End::Terminated, None) => self.outcome(Close::transport("outbound_blocked"), open_for),
+            (End::Stopped, _) => {
+                self.outcome(Close { code: 1000, reason: String::new() }, open_for)
+            }
+            (End::Closed(close), _) => self.outcome(close, open_for),
+        }
+    }
+
+    /// Completes a close with what the broker said before it, and learns the broker's clock.
+    fn outcome(&mut self, mut close: Close, open_for: Option<Duration>) -> Outcome {
+        let Some(error) = self.last_error.lock().take() else {
+            return Outcome { close, open_for, reaction: None };
+        };
+        if let Some(server_time) = error.server_time {
+            self.clock_offset = server_time.saturating_sub(wall_clock_millis());
+            tracing::warn!(mesh = %self.shared.mesh, offset_ms = self.clock_offset, "clock_skew");
+        }
+        let mut reaction = None;
+        if open_for.is_none() {
+            if matches!(error.code.as_str(), "unknown_message_type" | "no_hello")
+                && self.options.role == crate::reaction::Role::Session
+            {
+                reaction = Some(Reaction::Park(DisabledReason::SessionsUnsupported));
+            } else if matches!(close.code, 1005 | 1006) {
+                // The close frame was lost; the error in front of it said the same.
+                close = Close { code: 1008, reason: error.code.clone() };
+            }
+        }
+        if error.code == "revoked" && close.code != 4002 {
+            close = Close { code: 4002, reason: error.code };
+        }
+        Outcome { close, open_for, reaction }
+    }
+}
+
+/// Closes a socket whose handshake failed.
+async fn abandon(mut socket: WebSocket) {
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    // The socket is dropped next, so a failed goodbye changes nothing.
+    let _impolite = tokio::time::timeout(ABANDON_WAIT, socket.close(Some(frame))).await;
+}

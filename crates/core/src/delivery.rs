@@ -1,0 +1,115 @@
+//! States of one delivery row and how long a push may wait for its ack (broker spec §1.3, §3.4).
+
+use std::time::Duration;
+
+use claudemesh_protocol::limits::CLAIM_LEASE_MAX;
+
+/// Where one delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryState {
+    /// Waiting for its recipient.
+    Held,
+    /// Pushed, or about to be; the ack is awaited until the claim ends.
+    Claimed,
+    /// The recipient has it. Final.
+    Delivered,
+    /// Given up for a reason other than age. Final.
+    Dropped,
+    /// Past its time. Final.
+    Expired,
+}
+
+impl DeliveryState {
+    /// Every state.
+    pub const ALL: &'static [Self] =
+        &[Self::Held, Self::Claimed, Self::Delivered, Self::Dropped, Self::Expired];
+
+    /// The word in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Claimed => "claimed",
+            Self::Delivered => "delivered",
+            Self::Dropped => "dropped",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// True when nothing can happen to the row any more.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Delivered | Self::Dropped | Self::Expired)
+    }
+
+    /// The state after `event`; `None` when the event does not apply and the row stays as it is.
+    pub const fn after(self, event: DeliveryEvent) -> Option<Self> {
+        match (self, event) {
+            (Self::Held, DeliveryEvent::Claim) => Some(Self::Claimed),
+            (Self::Claimed, DeliveryEvent::Release) => Some(Self::Held),
+            (Self::Held | Self::Claimed, DeliveryEvent::Ack) => Some(Self::Delivered),
+            (Self::Held | Self::Claimed, DeliveryEvent::Drop) => Some(Self::Dropped),
+            (Self::Held | Self::Claimed, DeliveryEvent::Expire) => Some(Self::Expired),
+            _ => None,
+        }
+    }
+}
+
+/// What happens to a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryEvent {
+    /// A drain or a direct push takes it.
+    Claim,
+    /// Its claim ended without an ack, or its socket went away.
+    Release,
+    /// The recipient stored it. Counts for a held row too: the ack of an earlier push may come late.
+    Ack,
+    /// Sender banned, duplicate after a reroute.
+    Drop,
+    /// Its time is over.
+    Expire,
+}
+
+/// How long the push of this 1-based `attempt` waits for its ack: `first`, doubling, at most 600 s.
+pub fn claim_lease(first: Duration, attempt: u32) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(31);
+    first.saturating_mul(1 << doublings).min(CLAIM_LEASE_MAX.max(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use claudemesh_protocol::limits::CLAIM_LEASE;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EVENTS: &[DeliveryEvent] = &[
+        DeliveryEvent::Claim,
+        DeliveryEvent::Release,
+        DeliveryEvent::Ack,
+        DeliveryEvent::Drop,
+        DeliveryEvent::Expire,
+    ];
+
+    #[test]
+    fn leases_double_up_to_the_limit() {
+        let seconds: Vec<u64> =
+            (0..9).map(|attempt| claim_lease(CLAIM_LEASE, attempt).as_secs()).collect();
+        assert_eq!(seconds, [30, 30, 60, 120, 240, 480, 600, 600, 600]);
+        assert_eq!(claim_lease(CLAIM_LEASE, u32::MAX).as_secs(), 600);
+    }
+
+    proptest! {
+        #[test]
+        fn rows_move_along_allowed_edges_only(events in prop::collection::vec(0_usize..5, 0..50)) {
+            let mut state = DeliveryState::Held;
+            let mut delivered = 0;
+            for event in events {
+                let Some(next) = state.after(EVENTS[event]) else { continue };
+                prop_assert!(!state.is_final());
+                prop_assert_ne!(state, next);
+                delivered += u32::from(next == DeliveryState::Delivered);
+                state = next;
+            }
+            prop_assert!(delivered <= 1);
+        }
+    }
+}

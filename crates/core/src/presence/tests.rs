@@ -1,0 +1,137 @@
+//! Reattachment, replacement and roles.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+const LEASED: Lease = Lease::Until(NOW);
+
+fn key(byte: u8) -> PublicKey {
+    PublicKey::from_bytes([byte; 32])
+}
+
+pub(crate) fn presence(id: &str, member: &str, session_key: Option<PublicKey>) -> Presence {
+    Presence {
+        id: PresenceId::new(id),
+        member_id: MemberId::new(member),
+        member_key: key(200),
+        session_key,
+        handshake: if session_key.is_some() { Handshake::Session } else { Handshake::Member },
+        role: if session_key.is_some() { PeerRole::Session } else { PeerRole::ControlPlane },
+        display_name: String::new(),
+        client: ClientInfo { session_id: "s".to_owned(), ..ClientInfo::default() },
+        status: StatusRecord::initial(NOW),
+        summary: None,
+        groups: Vec::new(),
+        is_visible: true,
+        profile: Profile::default(),
+        stats: None,
+        session_caps: None,
+        attestation: None,
+        connected_at: NOW,
+    }
+}
+
+fn arrival<'a>(
+    handshake: Handshake,
+    member_id: &'a MemberId,
+    session_key: Option<PublicKey>,
+    session_id: &'a str,
+) -> Arrival<'a> {
+    Arrival { handshake, member_id, session_key, session_id, host_fingerprint: None }
+}
+
+/// LEASE-2, LEASE-3.
+#[test]
+fn a_session_returns_by_its_key_and_nobody_else_does() {
+    let old = presence("p", "alice", Some(key(1)));
+    let (alice, mallory) = (MemberId::new("alice"), MemberId::new("mallory"));
+    for lease in [Lease::Online, LEASED] {
+        let back = arrival(Handshake::Session, &alice, Some(key(1)), "s");
+        let place_one = |arrival| place(&arrival, [(&old, lease)].into_iter());
+        assert_eq!(place_one(back), Placement::Reattach(PresenceId::new("p")));
+        let thief = arrival(Handshake::Session, &mallory, Some(key(1)), "s");
+        assert_eq!(place_one(thief), Placement::New { replaces: vec![] });
+    }
+}
+
+#[test]
+fn a_member_hello_returns_to_a_lease_only() {
+    let old = presence("p", "alice", None);
+    let alice = MemberId::new("alice");
+    let back = arrival(Handshake::Member, &alice, None, "s");
+    let replaced = Placement::New { replaces: vec![PresenceId::new("p")] };
+    assert_eq!(
+        place(&back, [(&old, LEASED)].into_iter()),
+        Placement::Reattach(PresenceId::new("p"))
+    );
+    assert_eq!(place(&back, [(&old, Lease::Online)].into_iter()), replaced);
+    let other = arrival(Handshake::Member, &alice, None, "t");
+    assert_eq!(place(&other, [(&old, LEASED)].into_iter()), Placement::New { replaces: vec![] });
+}
+
+#[test]
+fn two_machines_with_the_same_session_id_stay_apart() {
+    let mut old = presence("p", "alice", None);
+    old.client.host_fingerprint = Some("one".to_owned());
+    let alice = MemberId::new("alice");
+    let mut newer = arrival(Handshake::Member, &alice, None, "s");
+    newer.host_fingerprint = Some("two");
+    for lease in [Lease::Online, LEASED] {
+        assert_eq!(place(&newer, [(&old, lease)].into_iter()), Placement::New { replaces: vec![] });
+    }
+}
+
+#[test]
+fn roles_follow_the_handshake() {
+    assert_eq!(role_of(Handshake::Session, Some("service"), None), PeerRole::Session);
+    assert_eq!(role_of(Handshake::Member, None, Some("ai")), PeerRole::ControlPlane);
+    assert_eq!(role_of(Handshake::Member, None, Some("bridge")), PeerRole::Service);
+    assert_eq!(role_of(Handshake::Member, Some("service"), None), PeerRole::Service);
+    assert_eq!(role_of(Handshake::Member, Some("control-plane"), None), PeerRole::ControlPlane);
+}
+
+#[test]
+fn who_acknowledges_and_who_takes_member_rows() {
+    let mut peer = presence("p", "alice", None);
+    assert!(peer.is_device() && !peer.acknowledges());
+    peer.client.channel = Some("claudemesh-daemon".to_owned());
+    assert!(peer.acknowledges());
+    peer.client.capabilities = vec!["transient".to_owned()];
+    assert!(!peer.is_device() && !peer.is_stand_in());
+    let session = presence("p", "alice", Some(key(1)));
+    assert!(!session.is_device() && session.is_stand_in());
+    let mut one_shot = session;
+    one_shot.role = PeerRole::ControlPlane;
+    assert!(!one_shot.is_device() && !one_shot.is_stand_in());
+}
+
+proptest! {
+    /// LEASE-3.
+    #[test]
+    fn no_arrival_touches_another_members_presence(
+        others in prop::collection::vec((0_u8..4, 0_u8..3, any::<bool>()), 0..12),
+        session in prop::option::of(0_u8..3),
+    ) {
+        let presences: Vec<(Presence, Lease)> = others
+            .iter()
+            .enumerate()
+            .map(|(index, (member, session, is_leased))| {
+                let session_key = (*session > 0).then(|| key(*session));
+                let one = presence(&index.to_string(), &member.to_string(), session_key);
+                (one, if *is_leased { LEASED } else { Lease::Online })
+            })
+            .collect();
+        let me = MemberId::new("0");
+        let handshake = if session.is_some() { Handshake::Session } else { Handshake::Member };
+        let arriving = arrival(handshake, &me, session.map(key), "s");
+        let touched = match place(&arriving, presences.iter().map(|(one, lease)| (one, *lease))) {
+            Placement::Reattach(id) => vec![id],
+            Placement::New { replaces } => replaces,
+        };
+        for (one, _) in &presences {
+            prop_assert!(!touched.contains(&one.id) || one.member_id == me);
+        }
+    }
+}

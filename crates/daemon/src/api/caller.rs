@@ -1,0 +1,89 @@
+//! Who asks: the process on the other end of the socket, and the session it speaks for (daemon spec §9.2).
+
+use std::sync::Arc;
+
+use claudemesh_ipc::SessionToken;
+use claudemesh_ipc::api::{SESSION_HEADER, SESSION_SCHEME};
+use claudemesh_protocol::ErrorCode;
+use claudemesh_protocol::capability::Capability;
+use claudemesh_protocol::wire::Access;
+use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Failure;
+use crate::sessions::Session;
+
+/// The connection a request came on.
+#[derive(Clone)]
+pub(super) struct Peer {
+    /// Process on the other end, when the system tells.
+    pub(super) pid: Option<i32>,
+    /// Ends the connection.
+    pub(super) close: CancellationToken,
+}
+
+/// Who asks, as the handlers see it.
+#[derive(Clone)]
+pub(super) struct Caller {
+    /// The session, when its token is registered.
+    pub(super) session: Option<Arc<Session>>,
+    /// A token came that is not registered.
+    pub(super) is_token_unknown: bool,
+    /// The connection.
+    pub(super) peer: Peer,
+}
+
+impl Caller {
+    /// The session, on routes that need one.
+    pub(super) fn need_session(&self) -> Result<&Arc<Session>, Failure> {
+        self.session.as_ref().ok_or_else(|| {
+            Failure::new(ErrorCode::UnknownSession, "this needs the token of a registered session")
+        })
+    }
+
+    /// On routes where an unknown token must not count as none.
+    pub(super) fn refuse_unknown_token(&self) -> Result<(), Failure> {
+        if self.is_token_unknown {
+            return Err(Failure::new(ErrorCode::UnknownSession, "this session is not registered"));
+        }
+        Ok(())
+    }
+
+    /// A session with a list of capabilities may do what its list names, nothing else (daemon spec §9.2).
+    pub(super) fn need_capability(&self, capability: Capability) -> Result<(), Failure> {
+        let caps = self.session.as_ref().and_then(|session| session.caps);
+        if caps.is_none_or(|caps| caps.contains(capability)) {
+            return Ok(());
+        }
+        let message = format!("this session lacks the capability \"{capability}\"");
+        Err(Failure::new(ErrorCode::Forbidden, message).with("cap", capability.as_str()))
+    }
+
+    /// The capability a frame declares.
+    pub(super) fn need_access(&self, access: Access) -> Result<(), Failure> {
+        match access {
+            Access::Needs(capability) => self.need_capability(capability),
+            Access::Handshake | Access::Upkeep | Access::ByTarget => Ok(()),
+        }
+    }
+}
+
+/// The session token of a request, from either header; one that is no token is refused.
+pub(super) fn session_token(headers: &HeaderMap) -> Result<Option<SessionToken>, Failure> {
+    let text = match headers.get(SESSION_HEADER) {
+        Some(value) => value.to_str().ok(),
+        None => match headers.get(AUTHORIZATION).map(|value| value.to_str()) {
+            None => return Ok(None),
+            Some(value) => value
+                .ok()
+                .and_then(|value| value.split_once(' '))
+                .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(SESSION_SCHEME))
+                .map(|(_, token)| token.trim()),
+        },
+    };
+    let token = text.and_then(|text| SessionToken::parse(text).ok());
+    token.map(Some).ok_or_else(|| {
+        Failure::new(ErrorCode::UnknownSession, "the authorization header holds no session token")
+    })
+}

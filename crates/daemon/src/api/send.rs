@@ -1,0 +1,384 @@
+//! `POST /v1/send`: the accept algorithm (daemon spec §10.1, §10.4). A 2xx answer means that the row is on disk.
+
+mod request;
+mod target;
+
+use std::sync::Arc;
+
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Json, http::StatusCode};
+use claudemesh_crypto::fingerprint::{self, Fingerprint};
+use claudemesh_ipc::api::{FanoutEntry, RowStatus, SendReply};
+use claudemesh_protocol::canonical::DestinationKind;
+use claudemesh_protocol::{ErrorCode, PublicKey, TargetSpec, Timestamp};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::Api;
+use super::caller::Caller;
+use super::failure::Failure;
+use crate::mesh::{MeshHandle, Resolved, Sealed, Sender};
+use crate::outbox::{Accepted, ExistingRow, NewRow, SealedBody};
+use crate::pressure::Level;
+use request::Letter;
+use target::Destination;
+
+pub(super) async fn send(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let letter = Letter::read(request).await?;
+    caller.need_capability(letter.capability())?;
+    if api.daemon.measure_pressure().await == Level::Full {
+        return Err(Failure::new(ErrorCode::InsufficientStorage, "the outbox is full").hint(
+            "messages that wait for a broker fill it; `claudemesh daemon outbox list` shows them",
+        ));
+    }
+    let sent = api.accept(&caller, letter).await;
+    if let Err(failure) = &sent
+        && failure.code() == ErrorCode::InsufficientStorage.as_str()
+    {
+        api.daemon.pressure().write_was_refused();
+    }
+    let reply = sent?;
+    let status = if reply.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(reply)).into_response())
+}
+
+impl Api {
+    async fn accept(&self, caller: &Caller, letter: Letter) -> Result<SendReply, Failure> {
+        let reused = self.row_to_reuse(caller, &letter).await?;
+        let (mesh, resolved) = match &reused {
+            Some((mesh, row)) => {
+                let same = Resolved {
+                    target: row.target_spec.clone(),
+                    recipient_online: online(mesh, &row.target_spec),
+                    is_self_member: false,
+                    is_caller: false,
+                    is_known: true,
+                };
+                (mesh.clone(), same)
+            }
+            None => match self.destination(caller, &letter)? {
+                Destination::One(mesh, resolved) => (mesh, resolved),
+                Destination::Siblings(mesh, keys) => {
+                    return self.fan_out(caller, &letter, &mesh, &keys).await;
+                }
+            },
+        };
+        let stored = reused.as_ref().map(|(_, row)| row);
+        self.accept_one(caller, &letter, &mesh, &resolved, stored).await
+    }
+
+    /// Step 2: a repeated request means the target that the first one meant, whatever the name means by now.
+    async fn row_to_reuse(
+        &self,
+        caller: &Caller,
+        letter: &Letter,
+    ) -> Result<Option<(MeshHandle, ExistingRow)>, Failure> {
+        let outbox = &self.daemon.context().outbox;
+        let Some(row) = outbox.find(&letter.client_message_id).await? else { return Ok(None) };
+        let Some(mesh) = self.mesh(&row.mesh) else { return Ok(None) };
+        let named = self.named_mesh(letter.mesh.as_deref(), caller)?;
+        let is_same_mesh = named.is_none_or(|named| named.slug() == row.mesh);
+        let is_same_sender = row.sender_session_pubkey == session_key(caller, &mesh);
+        let is_same = is_same_mesh && is_same_sender && row.to_raw == letter.to;
+        Ok(is_same.then_some((mesh, row)))
+    }
+
+    async fn accept_one(
+        &self,
+        caller: &Caller,
+        letter: &Letter,
+        mesh: &MeshHandle,
+        resolved: &Resolved,
+        stored: Option<&ExistingRow>,
+    ) -> Result<SendReply, Failure> {
+        let reply_to = self.parent(mesh, letter.reply_to_id.as_deref(), stored).await?;
+        let fingerprint = letter_fingerprint(letter, &resolved.target, reply_to.as_deref())?;
+        let draft = Draft { caller, letter, mesh, resolved };
+        if let Some(row) = stored {
+            return draft.answer_existing(row, fingerprint);
+        }
+        let (row, is_meta_dropped) = draft.seal(self.max_age(mesh), reply_to, fingerprint)?;
+        match self.daemon.context().outbox.accept(row).await? {
+            Accepted::Inserted => {
+                self.daemon.pressure().write_went_through();
+                let mut reply = draft.reply(RowStatus::Pending);
+                reply.meta_dropped = is_meta_dropped;
+                Ok(reply)
+            }
+            Accepted::Existing(row) => draft.answer_existing(&row, fingerprint),
+        }
+    }
+
+    /// A message to oneself: one for each sibling session, `<id>`, `<id>:1`, `<id>:2`, … (daemon spec §10.2).
+    async fn fan_out(
+        &self,
+        caller: &Caller,
+        letter: &Letter,
+        mesh: &MeshHandle,
+        keys: &[PublicKey],
+    ) -> Result<SendReply, Failure> {
+        let mut results = Vec::with_capacity(keys.len());
+        let mut first = None;
+        let mut failure = None;
+        for (index, key) in keys.iter().enumerate() {
+            let mut copy = letter.clone();
+            if index > 0 {
+                copy.client_message_id = format!("{}:{index}", letter.client_message_id);
+            }
+            let target = TargetSpec::Key(*key);
+            let resolved = Resolved {
+                recipient_online: online(mesh, &target),
+                target,
+                is_self_member: false,
+                is_caller: false,
+                is_known: true,
+            };
+            let mut entry = FanoutEntry {
+                target: key.to_hex(),
+                ok: true,
+                client_message_id: Some(copy.client_message_id.clone()),
+                error: None,
+            };
+            match self.accept_one(caller, &copy, mesh, &resolved, None).await {
+                Ok(reply) => first = first.or(Some(reply)),
+                Err(refused) => {
+                    entry.ok = false;
+                    entry.error = Some(refused.code().to_owned());
+                    failure = Some(refused);
+                }
+            }
+            results.push(entry);
+        }
+        match (first, failure) {
+            (Some(mut reply), _) => {
+                reply.client_message_id.clone_from(&letter.client_message_id);
+                reply.target = mesh.member().public.to_hex();
+                reply.recipient_online = None;
+                reply.results = Some(results);
+                Ok(reply)
+            }
+            (None, Some(failure)) => Err(failure),
+            (None, None) => Err(Failure::new(
+                ErrorCode::TargetNotFound,
+                "no other session of yours is connected",
+            )),
+        }
+    }
+
+    /// The id a reply names, as it is stored: the broker's where it is known, else the client's.
+    async fn parent(
+        &self,
+        mesh: &MeshHandle,
+        id: Option<&str>,
+        stored: Option<&ExistingRow>,
+    ) -> Result<Option<String>, Failure> {
+        const PREFIX_MIN_CHARS: usize = 8;
+        let Some(id) = id else { return Ok(None) };
+        if id.chars().count() < PREFIX_MIN_CHARS {
+            let message = format!("\"reply_to_id\" needs at least {PREFIX_MIN_CHARS} characters");
+            return Err(Failure::field("reply_to_id", message));
+        }
+        let context = self.daemon.context();
+        let mut found = context.inbox.by_message_id(mesh.slug(), id).await?;
+        if found.is_empty() {
+            let rows = context.outbox.by_id(id).await?.into_iter();
+            let rows = rows.filter(|row| row.mesh == mesh.slug());
+            found = rows.map(|row| (row.broker_message_id, row.client_message_id)).collect();
+        }
+        let resolved = match found.as_slice() {
+            [] => (None, id.to_owned()),
+            [one] => one.clone(),
+            _ => {
+                let message = "several messages begin with that \"reply_to_id\"";
+                return Err(Failure::new(ErrorCode::AmbiguousPrefix, message));
+            }
+        };
+        // Since the first request, the parent may have got its broker id: the stored name of it still stands.
+        let known = stored.and_then(|row| row.reply_to_id.clone());
+        match (known, resolved) {
+            (Some(known), (broker, client))
+                if known == client || Some(&known) == broker.as_ref() =>
+            {
+                Ok(Some(known))
+            }
+            (_, (broker, client)) => Ok(Some(broker.unwrap_or(client))),
+        }
+    }
+
+    fn max_age(&self, mesh: &MeshHandle) -> std::time::Duration {
+        const HOUR: std::time::Duration = std::time::Duration::from_hours(1);
+        let settings = self.daemon.context().settings.get();
+        let hours = settings.outbox.max_age_hours_override;
+        let hours = hours.and_then(|hours| u32::try_from(hours).ok());
+        hours.map_or_else(|| mesh.health().max_age, |hours| HOUR.saturating_mul(hours))
+    }
+}
+
+/// Whether somebody with this key is there, from memory alone.
+fn online(mesh: &MeshHandle, target: &TargetSpec) -> Option<bool> {
+    match mesh.resolve(&target.to_string(), None) {
+        crate::mesh::Resolution::One(resolved) => resolved.recipient_online,
+        _ => None,
+    }
+}
+
+/// The session key a message of this caller is sent with in this mesh; `None`: the member's.
+fn session_key(caller: &Caller, mesh: &MeshHandle) -> Option<PublicKey> {
+    let session = caller.session.as_ref().filter(|session| session.mesh == mesh.slug())?;
+    session.key()
+}
+
+fn letter_fingerprint(
+    letter: &Letter,
+    target: &TargetSpec,
+    reply_to_id: Option<&str>,
+) -> Result<Fingerprint, Failure> {
+    let (destination_kind, destination_ref) = destination_of(target);
+    let meta = letter.meta.clone().map(Value::Object);
+    fingerprint::of_request(&fingerprint::Request {
+        destination_kind,
+        destination_ref: &destination_ref,
+        reply_to_id,
+        priority: letter.priority,
+        meta: meta.as_ref(),
+        body: &letter.message,
+    })
+    .map_err(|_| Failure::field("meta", "\"meta\" or \"reply_to_id\" has no canonical form"))
+}
+
+/// Kind and reference of a target for the fingerprint (daemon spec §10.3).
+fn destination_of(target: &TargetSpec) -> (DestinationKind, String) {
+    match target {
+        TargetSpec::Key(key) => (DestinationKind::Dm, key.to_hex()),
+        TargetSpec::Everyone => (DestinationKind::Topic, "*".to_owned()),
+        TargetSpec::Group(name) => (DestinationKind::Topic, name.as_str().to_owned()),
+        TargetSpec::Topic(id) => (DestinationKind::Topic, id.clone()),
+    }
+}
+
+/// One message to one resolved target.
+struct Draft<'a> {
+    caller: &'a Caller,
+    letter: &'a Letter,
+    mesh: &'a MeshHandle,
+    resolved: &'a Resolved,
+}
+
+impl Draft<'_> {
+    /// Step 3: encrypts; only for a row that will be inserted.
+    fn seal(
+        &self,
+        max_age: std::time::Duration,
+        reply_to_id: Option<String>,
+        fingerprint: Fingerprint,
+    ) -> Result<(NewRow, bool), Failure> {
+        let Self { caller, letter, mesh, resolved } = *self;
+        let session = caller.session.as_ref().filter(|session| session.mesh == mesh.slug());
+        let hops = session.map_or(0, |session| session.next_hops());
+        let sender = session
+            .and_then(|session| session.keys.clone())
+            .map_or(Sender::Member, Sender::Session);
+        let sealed = mesh
+            .seal(resolved, &letter.message, letter.meta.as_ref(), hops, &sender)
+            .map_err(|error| seal_failure(error.code, error.message).with_all(error.extra))?;
+        let Sealed {
+            nonce,
+            ciphertext,
+            body_version,
+            content_key,
+            key_epoch,
+            channel,
+            is_meta_dropped,
+        } = sealed;
+        let now = crate::clock::now();
+        let age = letter.expires_in.map_or(max_age, |asked| asked.min(max_age));
+        let row = NewRow {
+            client_message_id: letter.client_message_id.clone(),
+            fingerprint,
+            mesh: mesh.slug().to_owned(),
+            to_raw: letter.to.clone(),
+            destination_kind: destination_of(&resolved.target).0,
+            target_spec: resolved.target.clone(),
+            channel,
+            priority: letter.priority,
+            payload: Zeroizing::new(letter.message.as_bytes().to_vec()),
+            meta: letter.meta.as_ref().and_then(|meta| serde_json::to_string(meta).ok()),
+            reply_to_id,
+            mentions: letter.mentions.clone(),
+            body: SealedBody { nonce, ciphertext, body_version, content_key, key_epoch },
+            sender_session_pubkey: session_key(caller, mesh),
+            hops,
+            enqueued_at: now,
+            expires_at: Timestamp::plus(now, age),
+        };
+        Ok((row, is_meta_dropped))
+    }
+
+    /// The table of daemon spec §10.4, rows with an existing id.
+    fn answer_existing(
+        &self,
+        row: &ExistingRow,
+        fingerprint: Fingerprint,
+    ) -> Result<SendReply, Failure> {
+        let is_same = row.fingerprint == fingerprint;
+        match (row.status, is_same) {
+            (status @ (RowStatus::Pending | RowStatus::Inflight), true) => Ok(self.reply(status)),
+            (RowStatus::Done, true) => {
+                let mut reply = self.reply(RowStatus::Done);
+                reply.duplicate = true;
+                reply.broker_message_id.clone_from(&row.broker_message_id);
+                reply.history_id.clone_from(&row.history_id);
+                Ok(reply)
+            }
+            (status, is_same) => Err(conflict(row, status, is_same)),
+        }
+    }
+
+    fn reply(&self, status: RowStatus) -> SendReply {
+        SendReply {
+            client_message_id: self.letter.client_message_id.clone(),
+            status,
+            mesh: self.mesh.slug().to_owned(),
+            target: self.resolved.target.to_string(),
+            recipient_online: self.resolved.recipient_online,
+            duplicate: false,
+            broker_message_id: None,
+            history_id: None,
+            meta_dropped: false,
+            results: None,
+        }
+    }
+}
+
+fn seal_failure(code: ErrorCode, message: String) -> Failure {
+    let failure = Failure::new(code, message);
+    if code == ErrorCode::PayloadTooLarge { failure.hint("share it as a file") } else { failure }
+}
+
+fn conflict(row: &ExistingRow, status: RowStatus, is_same: bool) -> Failure {
+    let verdict = if is_same { "match" } else { "mismatch" };
+    let message = if is_same {
+        "this id was used for the same message, which will not be sent"
+    } else {
+        "this id was used for another message"
+    };
+    let failure = Failure::new(ErrorCode::IdempotencyConflict, message)
+        .with("row_status", status.as_str())
+        .with("detail", format!("outbox_{}_fingerprint_{verdict}", status.as_str()))
+        .with("daemon_fingerprint_prefix", row.fingerprint.prefix())
+        .with("broker_message_id", row.broker_message_id.clone());
+    match &row.last_error {
+        Some(reason) if status == RowStatus::Dead && is_same => {
+            failure.with("reason", reason.clone())
+        }
+        _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests;

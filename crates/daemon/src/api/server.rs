@@ -1,0 +1,109 @@
+//! Accepting connections on the Unix socket: whose they are is checked before a byte is read (daemon spec §9.1).
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use super::caller::Peer;
+use super::{Api, router};
+use crate::daemon::Daemon;
+
+/// Time for the head of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest head of a request, in bytes.
+const HEADER_MAX_BYTES: usize = 16 * 1024;
+/// Wait after a failed accept (descriptors used up), so that the loop does not run hot.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until the daemon stops taking requests; then connections finish what they have in flight.
+pub(crate) async fn serve(daemon: Daemon, listener: UnixListener) {
+    let stopping = daemon.stopping();
+    let tasks = daemon.context().tasks.clone();
+    let service = router(Arc::new(Api::new(daemon)));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopping.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if let Some(peer) = admitted(&stream) {
+                    tasks.spawn(connection(stream, peer, service.clone(), stopping.clone()));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "ipc_accept_failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Only our own user, or root, is answered.
+fn admitted(stream: &UnixStream) -> Option<Peer> {
+    let own = rustix::process::geteuid().as_raw();
+    match stream.peer_cred() {
+        Ok(cred) if cred.uid() == own || cred.uid() == 0 => {
+            Some(Peer { pid: cred.pid(), close: CancellationToken::new() })
+        }
+        Ok(cred) => {
+            tracing::warn!(uid = cred.uid(), "ipc_foreign_user_refused");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "ipc_peer_unknown");
+            None
+        }
+    }
+}
+
+async fn connection(
+    stream: UnixStream,
+    peer: Peer,
+    service: axum::Router,
+    stopping: CancellationToken,
+) {
+    let close = peer.close.clone();
+    let answer = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(answered(service, request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_MAX_BYTES);
+    let serving = http.serve_connection(TokioIo::new(stream), answer);
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = close.cancelled() => return,
+        () = stopping.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = serving => ended,
+                () = close.cancelled() => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "ipc_connection_ended");
+    }
+}
+
+async fn answered(
+    service: axum::Router,
+    request: hyper::Request<hyper::body::Incoming>,
+) -> axum::response::Response {
+    match service.oneshot(request.map(axum::body::Body::new)).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}

@@ -1,0 +1,262 @@
+//! `/v1/sessions…` (daemon spec §8).
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, Path, Request, State};
+use claudemesh_ipc::SessionToken;
+use claudemesh_ipc::api::session::{
+    DeregisterReply, GroupSpec, HookEvent, PresenceOffer, SessionReply, SessionsReply,
+};
+use claudemesh_ipc::api::{MessageMode, RegisterReply, SessionView, StatusReply, StatusReport};
+use claudemesh_protocol::capability::CapabilitySet;
+use claudemesh_protocol::limits::MEMBER_NAME_MAX_CHARS;
+use claudemesh_protocol::status::StatusSource;
+use claudemesh_protocol::wire::{ClientFrame, SetStatus};
+use claudemesh_protocol::{ErrorCode, Group, GroupName};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::caller::Caller;
+use super::failure::Failure;
+use super::{Api, input, mesh_choice};
+use crate::mesh::Via;
+use crate::sessions::{NewSession, Offer, RegisterError, Session, TokenHash};
+
+/// Longest session id that is no UUID.
+const SESSION_ID_MAX_CHARS: usize = 128;
+
+/// Body of a registration; types that can be wrong are read loosely and checked one by one.
+#[derive(Deserialize)]
+struct Body {
+    token: String,
+    session_id: String,
+    mesh: String,
+    display_name: String,
+    pid: i64,
+    cwd: Option<String>,
+    role: Option<String>,
+    #[serde(default)]
+    groups: Vec<GroupSpec>,
+    message_mode: Option<MessageMode>,
+    caps: Option<Vec<String>>,
+    #[serde(default)]
+    share_dirs: Vec<String>,
+    model: Option<String>,
+    kind: Option<String>,
+    #[serde(default)]
+    ambient: bool,
+    #[serde(default)]
+    use_stored_key: bool,
+    presence: Option<Value>,
+}
+
+pub(super) async fn register(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<Json<RegisterReply>, Failure> {
+    let body: Body = input::json(request, input::LARGE).await?;
+    let mut offer_error = None;
+    let offer = offer_of(&body, &mut offer_error)?;
+    let new = checked(body, offer)?;
+    let mesh = api.mesh(&new.mesh).ok_or_else(|| mesh_choice::not_attached(&new.mesh))?;
+    let registered = api.daemon.register(new, &mesh).await.map_err(|error| match error {
+        RegisterError::PidNotOurs(_) => Failure::new(ErrorCode::PidNotOurs, error.to_string()),
+        RegisterError::TooMany => Failure::new(ErrorCode::TooManySessions, error.to_string()),
+        RegisterError::KeyStore(source) => {
+            tracing::error!(error = %source, "session_key_store_failed");
+            Failure::new(ErrorCode::Io, "cannot use the stored key of this session")
+        }
+    })?;
+    let session = &registered.session;
+    Ok(Json(RegisterReply {
+        ok: true,
+        registered_at: session.registered_at.to_iso(),
+        presence_accepted: session.keys.is_some(),
+        presence_error: registered.presence_error.or(offer_error).map(str::to_owned),
+        session_pubkey: session.key(),
+        replaced: !registered.replaced.is_empty(),
+    }))
+}
+
+fn offer_of(body: &Body, error: &mut Option<&'static str>) -> Result<Offer, Failure> {
+    match (&body.presence, body.use_stored_key) {
+        (Some(_), true) => Err(Failure::field(
+            "presence",
+            "\"presence\" and \"use_stored_key\" exclude each other",
+        )),
+        (None, true) => Ok(Offer::Stored),
+        (None, false) => Ok(Offer::None),
+        (Some(presence), false) => {
+            // A malformed offer registers the session without a presence, as a wrong one does.
+            if let Ok(offer) = PresenceOffer::deserialize(presence) {
+                Ok(Offer::Given(Box::new(offer)))
+            } else {
+                *error = Some(ErrorCode::Malformed.as_str());
+                Ok(Offer::None)
+            }
+        }
+    }
+}
+
+fn checked(body: Body, offer: Offer) -> Result<NewSession, Failure> {
+    let token = SessionToken::parse(&body.token)
+        .map_err(|error| Failure::field("token", error.to_string()))?;
+    let is_id = (1..=SESSION_ID_MAX_CHARS).contains(&body.session_id.len())
+        && body
+            .session_id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+    if !is_id {
+        return Err(Failure::field(
+            "session_id",
+            "a session id is a UUID, or 1 to 128 of A-Z a-z 0-9 . _ -",
+        ));
+    }
+    let display_name = body.display_name.trim().to_owned();
+    let chars = display_name.chars().count();
+    if !(1..=MEMBER_NAME_MAX_CHARS).contains(&chars) || display_name.chars().any(char::is_control) {
+        return Err(Failure::field(
+            "display_name",
+            "a display name has 1 to 64 characters, none of them control characters",
+        ));
+    }
+    let pid = u32::try_from(body.pid)
+        .ok()
+        .filter(|pid| *pid > 0)
+        .ok_or_else(|| Failure::field("pid", "\"pid\" is a process id"))?;
+    let caps = body
+        .caps
+        .map(|words| CapabilitySet::parse(words.iter().map(String::as_str)))
+        .transpose()
+        .map_err(|_| Failure::field("caps", "\"caps\" names something that is no capability"))?;
+    let groups = body.groups.iter().map(group_of).collect::<Option<Vec<_>>>().ok_or_else(|| {
+        Failure::field("groups", "a group is \"@name\", \"@name:role\" or {name, role}")
+    })?;
+    Ok(NewSession {
+        token,
+        session_id: body.session_id,
+        mesh: body.mesh,
+        display_name,
+        pid,
+        cwd: body.cwd,
+        role: body.role,
+        groups,
+        message_mode: body.message_mode.unwrap_or_default(),
+        caps,
+        share_dirs: body.share_dirs,
+        model: body.model,
+        kind: body.kind,
+        ambient: body.ambient,
+        offer,
+    })
+}
+
+fn group_of(spec: &GroupSpec) -> Option<Group> {
+    let (name, role) = match spec {
+        GroupSpec::Text(text) => match text.split_once(':') {
+            Some((name, role)) => (name, Some(role.to_owned())),
+            None => (text.as_str(), None),
+        },
+        GroupSpec::Parts { name, role } => (name.as_str(), role.clone()),
+    };
+    let name = GroupName::parse_lenient(name).ok()?;
+    serde_json::from_value(json!({ "name": name, "role": role })).ok()
+}
+
+pub(super) async fn me(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<SessionReply>, Failure> {
+    let session = caller.need_session()?;
+    Ok(Json(SessionReply { session: api.view(session) }))
+}
+
+pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<SessionsReply> {
+    let all = api.daemon.context().sessions.all();
+    Json(SessionsReply { sessions: all.iter().map(|session| api.view(session)).collect() })
+}
+
+pub(super) async fn deregister(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<DeregisterReply>, Failure> {
+    let session = caller.need_session()?;
+    api.daemon.end_session(session.token_hash, "deregistered");
+    Ok(Json(DeregisterReply { ok: true, token_prefix: session.token_prefix.clone() }))
+}
+
+/// `DELETE /v1/sessions/<token>`, for who has the token and no header.
+pub(super) async fn deregister_token(
+    State(api): State<Arc<Api>>,
+    Path(token): Path<String>,
+) -> Result<Json<DeregisterReply>, Failure> {
+    let unknown = || Failure::new(ErrorCode::NotFound, "no session of that token");
+    let token = SessionToken::parse(&token).map_err(|_| unknown())?;
+    let ended =
+        api.daemon.end_session(TokenHash::of(&token), "deregistered").ok_or_else(unknown)?;
+    Ok(Json(DeregisterReply { ok: true, token_prefix: ended.token_prefix.clone() }))
+}
+
+/// `POST /v1/heartbeat`: the gate has noted that the session was heard of.
+pub(super) async fn heartbeat(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<Value>, Failure> {
+    #[derive(Deserialize)]
+    struct Heartbeat {
+        status: Option<claudemesh_protocol::PeerStatus>,
+    }
+    let body: Heartbeat = input::json(request, input::SMALL).await?;
+    if let (Some(status), Some(session)) = (body.status, &caller.session) {
+        api.report_status(session, status);
+    }
+    Ok(Json(json!({ "ok": true })))
+}
+
+pub(super) async fn status(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<StatusReply>, Failure> {
+    let report: StatusReport = input::json(request, input::MEDIUM).await?;
+    let matched = match &caller.session {
+        Some(session) => vec![Arc::clone(session)],
+        None => api.daemon.context().sessions.matching(
+            report.session_id.as_deref(),
+            &report.pids,
+            report.cwd.as_deref(),
+        ),
+    };
+    for session in &matched {
+        if report.event == Some(HookEvent::End) {
+            api.daemon.end_session(session.token_hash, "ended");
+        } else if let Some(status) = report.status {
+            api.report_status(session, status);
+        }
+    }
+    let matched = u32::try_from(matched.len()).unwrap_or(u32::MAX);
+    Ok(Json(StatusReply { ok: true, matched, messages: Vec::new(), warnings: Vec::new() }))
+}
+
+impl Api {
+    fn view(&self, session: &Session) -> SessionView {
+        let mesh = self.mesh(&session.mesh);
+        let status =
+            session.key().zip(mesh.as_ref()).and_then(|(key, mesh)| mesh.session_status(&key));
+        session.view(mesh.map(|mesh| mesh.member().public), status)
+    }
+
+    /// Passes a hook's status on without letting the hook wait for the broker.
+    fn report_status(&self, session: &Session, status: claudemesh_protocol::PeerStatus) {
+        let (Some(mesh), Some(key)) = (self.mesh(&session.mesh), session.key()) else { return };
+        let source = Some(StatusSource::Hook);
+        let frame = ClientFrame::SetStatus(Box::new(SetStatus { status, source }));
+        self.daemon.context().tasks.spawn(async move {
+            if let Err(error) = mesh.request(Via::Session(key), frame).await {
+                tracing::debug!(%error, "hook_status_not_sent");
+            }
+        });
+    }
+}

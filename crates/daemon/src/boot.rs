@@ -1,0 +1,353 @@
+//! Start and end of the daemon, in the order of daemon spec §1.2 and §1.3, with the exit codes of §1.4.
+
+mod socket;
+mod stop;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudemesh_client::{Backoff, Timing};
+use claudemesh_crypto::random;
+use claudemesh_ipc::{Client, Paths, env};
+use claudemesh_protocol::invite::PlainHttp;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::context::{Context, SharedSettings};
+use crate::daemon::{Daemon, LAYOUT_VERSION, VERSION};
+use crate::events::EventBus;
+use crate::home::config::{Config, ConfigError};
+use crate::home::file::{self, FileLock, Symlinks};
+use crate::inbox::{Inbox, InboxSettings};
+use crate::log::{self, LevelHandle};
+use crate::mesh::{LegacyBrokers, MeshContext, MeshSettings, Meshes};
+use crate::outbox::Outbox;
+use crate::sessions::{Processes, SessionLimits, Sessions, SessionsSettings, SystemProcesses};
+use crate::settings::{Settings, SettingsError};
+use crate::storage::UnusableDatabase;
+use crate::{api, upkeep, watch};
+
+/// How often the lock is tried: a client that only asks whether it is taken holds it for a moment.
+const LOCK_TRIES: u32 = 10;
+const LOCK_STEP: Duration = Duration::from_millis(20);
+
+/// How to start.
+#[derive(Clone)]
+pub struct Options {
+    /// Where the files lie.
+    pub paths: Paths,
+    /// Whether `ws://` to another machine is allowed.
+    pub plain: PlainHttp,
+    /// How processes are looked at.
+    pub processes: Arc<dyn Processes>,
+    log_level: LevelHandle,
+}
+
+impl Options {
+    /// The daemon of these paths, with what the environment says.
+    pub fn from_env(paths: Paths) -> Self {
+        let plain = if env::is_on(env::ALLOW_INSECURE) {
+            PlainHttp::Allowed
+        } else {
+            PlainHttp::LoopbackOnly
+        };
+        Self {
+            paths,
+            plain,
+            processes: Arc::new(SystemProcesses::new()),
+            log_level: LevelHandle::default(),
+        }
+    }
+}
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// Another one holds the lock.
+    #[error("daemon already running (pid {pid})")]
+    AlreadyRunning {
+        /// What the pid file says.
+        pid: String,
+    },
+    /// The daemon directory belongs to somebody else, or others may write to it.
+    #[error("{} {reason}", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A file of the daemon cannot be used.
+    #[error("cannot use {}: {source}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// `config.toml`.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// `config.json`.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The outbox, or an inbox of a newer program.
+    #[error(transparent)]
+    Database(#[from] UnusableDatabase),
+    /// The socket.
+    #[error("cannot listen on {}: {source}", .path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl BootError {
+    /// The exit code of daemon spec §1.4.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::AlreadyRunning { .. } | Self::File { .. } => 1,
+            Self::Directory { .. } | Self::Settings(_) | Self::Config(_) => 3,
+            Self::Database(_) => 5,
+            Self::Listen { .. } => 7,
+        }
+    }
+}
+
+/// A daemon that serves. Dropping it without [`Running::shutdown`] leaves its tasks to the runtime.
+pub struct Running {
+    daemon: Daemon,
+    socket: PathBuf,
+    lock: Arc<FileLock>,
+}
+
+impl Running {
+    /// Its handle.
+    pub const fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// A client of it, without a session.
+    pub fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
+
+    /// Returns when somebody asked it to stop.
+    pub async fn stop_asked(&self) {
+        self.daemon.stopping().cancelled().await;
+    }
+
+    /// Stops it in order; takes at most 8 s, and then the rest is given up.
+    pub async fn shutdown(self) {
+        stop::shutdown(&self.daemon, &self.socket).await;
+        drop(self.lock);
+    }
+}
+
+/// Runs the daemon until a signal or a request ends it, and answers its exit code. Starts the log of the process.
+pub async fn run(options: Options) -> ExitCode {
+    ExitCode::from(run_for_code(options).await)
+}
+
+/// As [`run`], with the code as a number.
+pub async fn run_for_code(mut options: Options) -> u8 {
+    claudemesh_sqlite::arm_crash_points();
+    let prepared = prepare_dirs(&options.paths).and_then(|()| {
+        let path = options.paths.log_file();
+        log::init(&path).map_err(|source| BootError::File { path, source })
+    });
+    match prepared {
+        Ok(level) => options.log_level = level,
+        Err(error) => return refused(&error),
+    }
+    match Box::pin(start(options)).await {
+        Ok(running) => stop::run_until_signal(running).await,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "daemon_not_started");
+            refused(&error)
+        }
+    }
+}
+
+fn refused(error: &BootError) -> u8 {
+    use std::io::Write as _;
+    // A broken pipe is no reason to end otherwise than said.
+    let _ = writeln!(io::stderr().lock(), "{error}");
+    error.exit_code()
+}
+
+/// Starts the daemon: when this returns, its socket answers.
+///
+/// # Errors
+/// [`BootError`].
+pub async fn start(options: Options) -> Result<Running, BootError> {
+    let paths = Arc::new(options.paths);
+    prepare_dirs(&paths)?;
+    let lock = Arc::new(take_lock(&paths).await?);
+    replace(&paths.pid_file(), std::process::id().to_string().as_bytes(), file::SECRET)?;
+    let settings = Settings::read(&paths.settings_file())?;
+    options.log_level.set(settings.daemon.log_level);
+    for key in settings.unknown_keys() {
+        tracing::warn!(key, "config_unknown_key");
+    }
+    let seen = watch::Seen::now(&paths.membership_file());
+    let config = Config::read(&paths.membership_file())?;
+    let mesh_settings = mesh_settings(&settings, options.plain);
+    let (context, ended) = open_context(Arc::clone(&paths), settings, options.processes).await?;
+    ensure_small_files(&paths)?;
+    let meshes = Meshes::new(MeshContext {
+        outbox: context.outbox.clone(),
+        inbox: context.inbox.clone(),
+        events: context.events.clone(),
+        sessions: context.sessions.clone(),
+        settings: Arc::new(mesh_settings),
+    });
+    let daemon = Daemon::new(context, meshes, options.log_level);
+    let (listener, socket) = match socket::bind(&paths) {
+        Ok(bound) => bound,
+        Err((path, source)) => {
+            daemon.stop();
+            daemon.context().outbox.close().await;
+            daemon.context().inbox.close().await;
+            return Err(BootError::Listen { path, source });
+        }
+    };
+    let tasks = &daemon.context().tasks;
+    tasks.spawn(api::serve(daemon.clone(), listener));
+    daemon.apply_meshes(&config).await;
+    for session in daemon.context().sessions.rehydrate(|slug| config.mesh(slug).is_some()) {
+        if let Some(mesh) = daemon.meshes().get(&session.mesh) {
+            mesh.open_session(&session);
+        }
+    }
+    tasks.spawn(upkeep::reap_sessions(daemon.clone(), ended));
+    tasks.spawn(upkeep::prune(daemon.clone()));
+    tasks.spawn(upkeep::keep_lock(daemon.clone(), Arc::clone(&lock)));
+    tasks.spawn(watch::config(daemon.clone(), seen));
+    let slugs: Vec<_> = config.meshes().map(|mesh| mesh.slug.as_str()).collect();
+    tracing::info!(version = VERSION, pid = std::process::id(), sock = %socket.display(), meshes = ?slugs, "daemon_started");
+    Ok(Running { daemon, socket, lock })
+}
+
+fn mesh_settings(settings: &Settings, plain: PlainHttp) -> MeshSettings {
+    let (reconnect, watchdog) = (&settings.reconnect, &settings.watchdog);
+    let schedule = reconnect.schedule_ms.iter().copied().map(Duration::from_millis).collect();
+    let cwd = std::env::current_dir().unwrap_or_default();
+    MeshSettings {
+        plain,
+        hostname: hostname::get().ok().and_then(|name| name.into_string().ok()),
+        cwd: cwd.to_string_lossy().into_owned(),
+        host_fingerprint: None,
+        legacy: LegacyBrokers::Used,
+        timing: Timing {
+            ping_interval: watchdog.ping_interval,
+            silence_limit: watchdog.stale_after,
+            stable_after: reconnect.stable_after,
+            backoff: Backoff::new(schedule, reconnect.min_wait),
+            ..Timing::default()
+        },
+    }
+}
+
+async fn open_context(
+    paths: Arc<Paths>,
+    settings: Settings,
+    processes: Arc<dyn Processes>,
+) -> Result<(Context, crate::sessions::EndedSessions), BootError> {
+    let (events, tasks, shutdown) = (EventBus::new(), TaskTracker::new(), CancellationToken::new());
+    let now = crate::clock::now();
+    let outbox = Outbox::open(&paths.outbox_file(), settings.outbox.max_pages, now).await?;
+    let inbox_settings = InboxSettings {
+        events: events.clone(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+        digest_after: settings.inbox.digest_after,
+        now,
+    };
+    let inbox =
+        match Inbox::open(&paths.inbox_file(), settings.inbox.max_pages, inbox_settings).await {
+            Ok(inbox) => inbox,
+            Err(error) => {
+                outbox.close().await;
+                return Err(error.into());
+            }
+        };
+    let (sessions, ended) = Sessions::new(SessionsSettings {
+        file: paths.sessions_file(),
+        key_dir: paths.sessions_dir().to_owned(),
+        processes,
+        limits: SessionLimits {
+            max: settings.sessions.max,
+            unverified_ttl: settings.sessions.unverified_ttl,
+        },
+        events: events.clone(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    });
+    let settings = SharedSettings::new(settings);
+    Ok((Context { paths, settings, outbox, inbox, events, sessions, tasks, shutdown }, ended))
+}
+
+/// The daemon directory: ours, and nobody else's to write to.
+fn prepare_dirs(paths: &Paths) -> Result<(), BootError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let path = paths.daemon_dir().to_owned();
+    for dir in [paths.root(), paths.daemon_dir()] {
+        file::create_private_dir(dir)
+            .map_err(|source| BootError::File { path: dir.to_owned(), source })?;
+    }
+    let meta = std::fs::metadata(&path)
+        .map_err(|source| BootError::File { path: path.clone(), source })?;
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(BootError::Directory { path, reason: "belongs to another user" });
+    }
+    if meta.mode() & 0o022 != 0 {
+        let reason = "may be written by others; run chmod 700 on it";
+        return Err(BootError::Directory { path, reason });
+    }
+    Ok(())
+}
+
+async fn take_lock(paths: &Paths) -> Result<FileLock, BootError> {
+    let path = paths.lock_file();
+    for _ in 0..LOCK_TRIES {
+        match FileLock::try_take(&path) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) => tokio::time::sleep(LOCK_STEP).await,
+            Err(source) => return Err(BootError::File { path, source }),
+        }
+    }
+    let pid = std::fs::read_to_string(paths.pid_file()).unwrap_or_default();
+    Err(BootError::AlreadyRunning { pid: pid.trim().to_owned() })
+}
+
+fn ensure_small_files(paths: &Paths) -> Result<(), BootError> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let version = paths.schema_version_file();
+    replace(&version, format!("{LAYOUT_VERSION}\n").as_bytes(), file::PUBLIC)?;
+    let path = paths.local_token_file();
+    let token =
+        zeroize::Zeroizing::new(format!("{}\n", URL_SAFE_NO_PAD.encode(random::bytes::<32>())));
+    file::create_if_absent(&path, token.as_bytes(), file::SECRET)
+        .map(drop)
+        .map_err(|source| BootError::File { path, source })
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), BootError> {
+    file::replace(path, bytes, mode, Symlinks::Refuse)
+        .map_err(|source| BootError::File { path: path.to_owned(), source })
+}

@@ -1,0 +1,95 @@
+//! The orderly end (daemon spec §1.3): no more requests, answers to what is in flight, connections closed as meant,
+//! databases written back, socket and pid file gone.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Running;
+use super::socket::remove_if_there;
+use crate::daemon::Daemon;
+
+/// The whole end takes at most this long.
+const HARD_LIMIT: Duration = Duration::from_secs(8);
+/// How long requests, streams and background work may take to finish.
+const TASKS_WAIT: Duration = Duration::from_secs(2);
+
+/// Serves until SIGTERM, SIGINT or a request; SIGHUP reloads. A second signal ends at once.
+pub(super) async fn run_until_signal(running: Running) -> u8 {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "signals_not_available");
+            running.shutdown().await;
+            return 1;
+        }
+    };
+    loop {
+        tokio::select! {
+            () = running.stop_asked() => break,
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
+                if let Err(error) = running.daemon().reload().await {
+                    tracing::warn!(%error, "config_not_reloaded");
+                }
+            }
+        }
+    }
+    let daemon = running.daemon().clone();
+    tokio::select! {
+        () = running.shutdown() => {}
+        _ = signals.terminate.recv() => tracing::warn!("second_signal"),
+        _ = signals.interrupt.recv() => tracing::warn!("second_signal"),
+    }
+    daemon.exit_code()
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+pub(super) async fn shutdown(daemon: &Daemon, socket: &Path) {
+    if tokio::time::timeout(HARD_LIMIT, in_order(daemon, socket)).await.is_err() {
+        tracing::error!("shutdown_took_too_long");
+        remove_names(daemon, socket);
+    }
+}
+
+async fn in_order(daemon: &Daemon, socket: &Path) {
+    tracing::info!("daemon_stopping");
+    daemon.stop();
+    let context = daemon.context();
+    daemon.meshes().shutdown().await;
+    context.shutdown.cancel();
+    context.tasks.close();
+    if tokio::time::timeout(TASKS_WAIT, context.tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = context.tasks.len(), "tasks_left_behind");
+    }
+    context.outbox.close().await;
+    context.inbox.close().await;
+    remove_names(daemon, socket);
+    tracing::info!("daemon_stopped");
+}
+
+fn remove_names(daemon: &Daemon, socket: &Path) {
+    let paths = &daemon.context().paths;
+    for path in [socket, &paths.pid_file(), &paths.socket_path_file()] {
+        if let Err(error) = remove_if_there(path) {
+            tracing::warn!(path = %path.display(), %error, "file_not_removed");
+        }
+    }
+}

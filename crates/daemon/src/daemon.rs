@@ -1,0 +1,273 @@
+//! A running daemon: the shared parts, the attached meshes, and what concerns several of them at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use claudemesh_ipc::api::EventKind;
+use claudemesh_protocol::{PublicKey, Timestamp};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::events::Event;
+use crate::home::config::{Config, ConfigError};
+use crate::log::LevelHandle;
+use crate::mesh::{MeshHandle, Meshes};
+use crate::pressure::{Level, Pressure};
+use crate::sessions::{NewSession, RegisterError, Registered, Session, SessionLimits, TokenHash};
+use crate::settings::{Settings, SettingsError};
+
+/// Version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Version of the layout of the daemon directory.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Handle of a running daemon. Cloning is cheap.
+#[derive(Clone)]
+pub struct Daemon {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    context: Context,
+    meshes: Meshes,
+    pressure: Pressure,
+    started_at: Timestamp,
+    stopping: CancellationToken,
+    exit_code: AtomicU8,
+    default_mesh: Mutex<Option<String>>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+    log_level: LevelHandle,
+}
+
+/// What a reload changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reloaded {
+    /// Slugs of meshes attached.
+    pub attached: Vec<String>,
+    /// Slugs of meshes detached.
+    pub detached: Vec<String>,
+    /// Settings that changed and are fixed until the next start.
+    pub restart_needed: Vec<String>,
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// `config.toml`.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// `config.json`.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The reading task was lost.
+    #[error("the files could not be read")]
+    Lost(#[from] tokio::task::JoinError),
+}
+
+impl Daemon {
+    pub(crate) fn new(context: Context, meshes: Meshes, log_level: LevelHandle) -> Self {
+        let pressure = Pressure::new(context.paths.daemon_dir().to_owned(), context.events.clone());
+        let shared = Shared {
+            pressure,
+            meshes,
+            started_at: crate::clock::now(),
+            stopping: CancellationToken::new(),
+            exit_code: AtomicU8::new(0),
+            default_mesh: Mutex::new(None),
+            reloading: tokio::sync::Mutex::new(()),
+            log_level,
+            context,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The shared parts.
+    pub fn context(&self) -> &Context {
+        &self.shared.context
+    }
+
+    /// The attached meshes.
+    pub fn meshes(&self) -> &Meshes {
+        &self.shared.meshes
+    }
+
+    /// When it started.
+    pub fn started_at(&self) -> Timestamp {
+        self.shared.started_at
+    }
+
+    /// Asks it to stop: no more requests, then the orderly end.
+    pub fn stop(&self) {
+        self.shared.stopping.cancel();
+    }
+
+    /// The same, to end with another code than 0.
+    pub(crate) fn stop_with(&self, code: u8) {
+        self.shared.exit_code.store(code, Ordering::Relaxed);
+        self.stop();
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        self.shared.exit_code.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared.stopping.is_cancelled()
+    }
+
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.shared.stopping.clone()
+    }
+
+    pub(crate) fn pressure(&self) -> &Pressure {
+        &self.shared.pressure
+    }
+
+    /// Whether a send is taken now.
+    pub(crate) async fn measure_pressure(&self) -> Level {
+        let context = self.context();
+        self.pressure().measure(&context.outbox, &context.settings.get()).await
+    }
+
+    /// The mesh that is meant where none is named.
+    pub(crate) fn default_mesh(&self) -> Option<String> {
+        let configured = self.context().settings.get().daemon.default_mesh.clone();
+        configured.or_else(|| self.shared.default_mesh.lock().clone())
+    }
+
+    /// Reads `config.toml` and `config.json` again and applies what can be applied to a running daemon.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; everything stays as it is then.
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let _one_at_a_time = self.shared.reloading.lock().await;
+        let paths = Arc::clone(&self.context().paths);
+        let (settings, config) = tokio::task::spawn_blocking(move || {
+            let settings = Settings::read(&paths.settings_file())?;
+            let config = Config::read(&paths.membership_file())?;
+            Ok::<_, ReloadError>((settings, config))
+        })
+        .await??;
+        let restart_needed = self.apply_settings(settings);
+        let (attached, detached) = self.apply_meshes(&config).await;
+        self.meshes().reconnect_disabled();
+        Ok(Reloaded { attached, detached, restart_needed })
+    }
+
+    fn apply_settings(&self, settings: Settings) -> Vec<String> {
+        for key in settings.unknown_keys() {
+            tracing::warn!(key, "config_unknown_key");
+        }
+        let context = self.context();
+        let restart_needed = context.settings.get().restart_needed_for(&settings);
+        self.shared.log_level.set(settings.daemon.log_level);
+        context.sessions.set_limits(SessionLimits {
+            max: settings.sessions.max,
+            unverified_ttl: settings.sessions.unverified_ttl,
+        });
+        context.settings.set(settings);
+        restart_needed
+    }
+
+    /// Attaches and detaches so that exactly the joined meshes are attached.
+    pub(crate) async fn apply_meshes(&self, config: &Config) -> (Vec<String>, Vec<String>) {
+        if config.is_open_to_others() {
+            tracing::warn!(path = %config.path().display(), "file_perms_wide");
+        }
+        *self.shared.default_mesh.lock() = config.default_mesh().map(str::to_owned);
+        let changes = self.meshes().apply(config.meshes().cloned().collect());
+        for slug in &changes.detached {
+            if changes.attached.contains(slug) {
+                // The same mesh under other terms: its sessions connect again.
+                self.open_sessions(slug);
+            } else {
+                self.mesh_left(slug).await;
+            }
+        }
+        for slug in &changes.attached {
+            tracing::info!(mesh = slug, "mesh_attached");
+        }
+        (changes.attached, changes.detached)
+    }
+
+    /// Opens the connections of a mesh's registered sessions.
+    pub(crate) fn open_sessions(&self, slug: &str) {
+        let Some(mesh) = self.meshes().get(slug) else { return };
+        for session in self.context().sessions.live(slug) {
+            mesh.open_session(&session);
+        }
+    }
+
+    async fn mesh_left(&self, slug: &str) {
+        tracing::info!(mesh = slug, "mesh_detached");
+        let context = self.context();
+        for session in context.sessions.remove_mesh(slug) {
+            context.sessions.publish_ended(&session, "mesh_left");
+        }
+        match context.outbox.mesh_left(slug).await {
+            Ok(rows) => {
+                for row in rows {
+                    let Ok(Value::Object(data)) = serde_json::to_value(row) else { continue };
+                    context.events.publish(Event::of_mesh(EventKind::OutboxDead, slug, data));
+                }
+            }
+            Err(error) => tracing::error!(mesh = slug, %error, "outbox_of_left_mesh_kept"),
+        }
+    }
+
+    /// Registers a session and opens its connection; those that make way are closed first.
+    ///
+    /// # Errors
+    /// [`RegisterError`].
+    pub(crate) async fn register(
+        &self,
+        new: NewSession,
+        mesh: &MeshHandle,
+    ) -> Result<Registered, RegisterError> {
+        let (sessions, member) = (self.context().sessions.clone(), mesh.member().public);
+        let now = crate::clock::now();
+        let registering = tokio::task::spawn_blocking(move || sessions.register(new, member, now));
+        let registered = registering
+            .await
+            .map_err(|error| RegisterError::KeyStore(std::io::Error::other(error)))??;
+        if registered.is_repeat {
+            return Ok(registered);
+        }
+        for old in &registered.replaced {
+            if let (Some(mesh), Some(key)) = (self.meshes().get(&old.mesh), old.key()) {
+                mesh.close_session(&key);
+            }
+            self.context().sessions.publish_ended(old, "replaced");
+        }
+        mesh.open_session(&registered.session);
+        self.context().sessions.publish_registered(&registered.session);
+        Ok(registered)
+    }
+
+    /// Ends a session: its connection is closed as meant, its entry dropped.
+    pub(crate) fn end_session(&self, hash: TokenHash, reason: &str) -> Option<Arc<Session>> {
+        let sessions = &self.context().sessions;
+        let session = sessions.remove(hash)?;
+        if let (Some(mesh), Some(key)) = (self.meshes().get(&session.mesh), session.key()) {
+            mesh.close_session(&key);
+        }
+        sessions.publish_ended(&session, reason);
+        Some(session)
+    }
+
+    /// Keys whose stored pairs are still needed: of live sessions, and of those with unfinished messages.
+    pub(crate) async fn keys_in_use(&self) -> Result<Vec<PublicKey>, crate::storage::StorageError> {
+        let context = self.context();
+        let mut keys: Vec<_> =
+            context.sessions.all().iter().filter_map(|session| session.key()).collect();
+        for mesh in self.meshes().all() {
+            keys.extend(context.outbox.waiting_senders(mesh.slug()).await?);
+        }
+        keys.extend(context.inbox.unseen_recipients().await?);
+        Ok(keys)
+    }
+}

@@ -1,0 +1,263 @@
+//! The event bus: what happens in the daemon, told to whoever subscribed, with a memory of the last 2,048 events for
+//! those who come back (daemon spec §14). Publishing never waits.
+
+mod filter;
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::{Arc, Weak};
+
+use claudemesh_crypto::random;
+use claudemesh_ipc::api::EventKind;
+use claudemesh_protocol::limits::{EVENT_QUEUE, EVENT_RING};
+use claudemesh_protocol::{PublicKey, Timestamp};
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+use tokio::sync::Notify;
+
+use filter::Seen;
+pub use filter::{Filter, View};
+
+/// Who may see an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Everybody who watches its mesh.
+    Everyone,
+    /// The session with this key.
+    Session(PublicKey),
+    /// The member: all its sessions in the mesh.
+    Member,
+}
+
+/// What makes two `message` events the same message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MessageKey {
+    /// Hex, or empty when unknown.
+    pub sender_member: String,
+    /// The sender's id.
+    pub client_message_id: String,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// Its kind.
+    pub kind: EventKind,
+    /// Mesh it belongs to; `None`: the daemon itself.
+    pub mesh: Option<String>,
+    /// Who may see it.
+    pub audience: Audience,
+    /// Set on `message`, so that a session gets each message once.
+    pub message: Option<MessageKey>,
+    /// Its fields; `mesh` and `ts` are added.
+    pub data: Map<String, Value>,
+}
+
+impl Event {
+    /// An event of a mesh for everybody.
+    pub fn of_mesh(kind: EventKind, mesh: &str, data: Map<String, Value>) -> Self {
+        Self {
+            kind,
+            mesh: Some(mesh.to_owned()),
+            audience: Audience::Everyone,
+            message: None,
+            data,
+        }
+    }
+}
+
+/// An event with its place in the stream.
+struct Published {
+    seq: u64,
+    event: Event,
+    /// `event: …` and `data: …` lines.
+    text: String,
+}
+
+/// The bus. Cloning is cheap.
+#[derive(Clone)]
+pub struct EventBus {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Tells the events of this run from those of another.
+    boot: String,
+    state: Mutex<State>,
+}
+
+struct State {
+    next_seq: u64,
+    ring: VecDeque<Arc<Published>>,
+    subscribers: Vec<Weak<Queue>>,
+}
+
+/// The events waiting for one subscriber.
+struct Queue {
+    filter: Filter,
+    waiting: Mutex<Waiting>,
+    ready: Notify,
+}
+
+struct Waiting {
+    events: VecDeque<Arc<Published>>,
+    seen: Seen,
+    dropped: u64,
+    unknown_id: bool,
+}
+
+impl Default for EventBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl EventBus {
+    /// A bus without subscribers.
+    pub fn new() -> Self {
+        let state = State { next_seq: 1, ring: VecDeque::new(), subscribers: Vec::new() };
+        let boot = hex::encode(random::bytes::<4>());
+        Self { shared: Arc::new(Shared { boot, state: Mutex::new(state) }) }
+    }
+
+    /// Tells everybody concerned; never blocks on a subscriber.
+    pub fn publish(&self, event: Event) {
+        let text = render(&event, now());
+        let mut state = self.shared.state.lock();
+        let seq = state.next_seq;
+        state.next_seq += 1;
+        let published = Arc::new(Published { seq, event, text });
+        if state.ring.len() == EVENT_RING {
+            state.ring.pop_front();
+        }
+        state.ring.push_back(Arc::clone(&published));
+        state.subscribers.retain(|subscriber| {
+            let Some(queue) = subscriber.upgrade() else { return false };
+            queue.offer(&published);
+            true
+        });
+    }
+
+    /// From now on, or from after `last_event_id` when that is still remembered; else the first thing the subscriber
+    /// gets is a `lagged` event.
+    pub fn subscribe(&self, filter: Filter, last_event_id: Option<&str>) -> Subscription {
+        let mut waiting = Waiting {
+            events: VecDeque::new(),
+            seen: Seen::default(),
+            dropped: 0,
+            unknown_id: false,
+        };
+        let mut state = self.shared.state.lock();
+        if let Some(id) = last_event_id {
+            match self.position(&state, id) {
+                Some(last) => {
+                    for published in &state.ring {
+                        if filter.admits(&published.event, &mut waiting.seen)
+                            && published.seq > last
+                        {
+                            waiting.events.push_back(Arc::clone(published));
+                        }
+                    }
+                    while waiting.events.len() > EVENT_QUEUE {
+                        waiting.events.pop_front();
+                        waiting.dropped += 1;
+                    }
+                }
+                None => waiting.unknown_id = true,
+            }
+        }
+        let queue = Arc::new(Queue { filter, waiting: Mutex::new(waiting), ready: Notify::new() });
+        state.subscribers.push(Arc::downgrade(&queue));
+        Subscription { queue, boot: self.shared.boot.clone() }
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscribers(&self) -> usize {
+        let state = self.shared.state.lock();
+        state.subscribers.iter().filter(|queue| queue.strong_count() > 0).count()
+    }
+
+    /// The sequence number of an id, when nothing after it has been forgotten.
+    fn position(&self, state: &State, id: &str) -> Option<u64> {
+        let (boot, seq) = id.split_once('-')?;
+        let seq: u64 = seq.parse().ok()?;
+        let oldest = state.ring.front().map_or(state.next_seq, |published| published.seq);
+        let is_known = boot == self.shared.boot && seq < state.next_seq && seq + 1 >= oldest;
+        is_known.then_some(seq)
+    }
+}
+
+impl Queue {
+    fn offer(&self, published: &Arc<Published>) {
+        let mut waiting = self.waiting.lock();
+        if !self.filter.admits(&published.event, &mut waiting.seen) {
+            return;
+        }
+        if waiting.events.len() == EVENT_QUEUE {
+            waiting.events.pop_front();
+            waiting.dropped += 1;
+        }
+        waiting.events.push_back(Arc::clone(published));
+        drop(waiting);
+        self.ready.notify_one();
+    }
+}
+
+/// The receiving end; dropping it ends the subscription.
+pub struct Subscription {
+    queue: Arc<Queue>,
+    boot: String,
+}
+
+impl Subscription {
+    /// The next event as the text of the stream, including the empty line that ends it.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> String {
+        loop {
+            if let Some(text) = self.take() {
+                return text;
+            }
+            self.queue.ready.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<String> {
+        let mut waiting = self.queue.waiting.lock();
+        if std::mem::take(&mut waiting.unknown_id) {
+            return Some(lagged("\"reason\":\"unknown_id\",\"dropped\":0"));
+        }
+        match std::mem::take(&mut waiting.dropped) {
+            0 => {}
+            dropped => return Some(lagged(&format!("\"dropped\":{dropped}"))),
+        }
+        let published = waiting.events.pop_front()?;
+        drop(waiting);
+        Some(format!("id: {}-{}\n{}\n", self.boot, published.seq, published.text))
+    }
+}
+
+fn now() -> Timestamp {
+    crate::clock::now()
+}
+
+fn lagged(fields: &str) -> String {
+    format!("event: lagged\ndata: {{\"ts\":\"{}\",{fields}}}\n\n", now().to_iso())
+}
+
+fn render(event: &Event, at: Timestamp) -> String {
+    let mut data = Map::with_capacity(event.data.len() + 2);
+    data.insert("ts".to_owned(), at.to_iso().into());
+    if let Some(mesh) = &event.mesh {
+        data.insert("mesh".to_owned(), mesh.as_str().into());
+    }
+    data.extend(event.data.clone());
+    let mut text = String::new();
+    // Writing to a string cannot fail; JSON text has no raw line breaks.
+    let _ = write!(text, "event: {}\ndata: {}\n", event.kind.as_str(), Value::Object(data));
+    text
+}
+
+#[cfg(test)]
+mod tests;

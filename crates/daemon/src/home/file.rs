@@ -1,0 +1,251 @@
+//! Reading, replacing and locking small local files so that a crash leaves the old or the new content and nobody
+//! else can read a secret (daemon spec §2, CLI spec §2.4).
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use claudemesh_crypto::random;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use zeroize::Zeroizing;
+
+/// Mode of secret files.
+pub const SECRET: u32 = 0o600;
+/// Mode of files that hold nothing private.
+pub const PUBLIC: u32 = 0o644;
+/// Mode of our directories.
+pub const PRIVATE_DIR: u32 = 0o700;
+/// How long [`FileLock::wait`] waits (CLI spec §2.4).
+pub const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Largest small file read, in bytes; config files of thousands of meshes stay far below.
+pub const SMALL_FILE_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What to do when the path is a symbolic link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Symlinks {
+    /// Use the file it points to and keep the link: files of the user.
+    Follow,
+    /// Fail: files that only the daemon writes.
+    Refuse,
+}
+
+/// A file that was read.
+pub struct Content {
+    /// Its bytes; wiped on drop, since some of these files hold keys.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+impl Content {
+    /// True when group or others may read or write it.
+    pub const fn is_open_to_others(&self) -> bool {
+        self.mode & 0o077 != 0
+    }
+}
+
+/// Reads a small file; `None` when there is none.
+///
+/// # Errors
+/// Anything else than a missing file, a symbolic link under [`Symlinks::Refuse`] (`ELOOP`), a file over 16 MiB.
+pub fn read(path: &Path, symlinks: Symlinks) -> io::Result<Option<Content>> {
+    let mut flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    if symlinks == Symlinks::Refuse {
+        flags |= OFlags::NOFOLLOW;
+    }
+    let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let stat = rustix::fs::fstat(&fd)?;
+    let mut bytes =
+        Zeroizing::new(Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0) + 1));
+    File::from(fd).take(SMALL_FILE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > SMALL_FILE_MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 16 MiB"));
+    }
+    Ok(Some(Content { bytes, mode: stat.st_mode & 0o7777 }))
+}
+
+/// Replaces a file as a whole: a new file with its final mode beside it, synced, renamed over it, directory synced.
+///
+/// # Errors
+/// Any I/O error; the old content is then still there.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32, symlinks: Symlinks) -> io::Result<()> {
+    let target = match symlinks {
+        Symlinks::Follow => through_link(path)?,
+        Symlinks::Refuse => path.to_owned(),
+    };
+    let (dir, temporary) = temporary_beside(&target)?;
+    let written = write_new(&temporary, bytes, mode).and_then(|()| {
+        claudemesh_sqlite::crash_point("config.mid_write");
+        std::fs::rename(&temporary, &target)
+    });
+    if let Err(error) = written {
+        // The temporary file is ours and useless now; the first error is the one to report.
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
+    sync_dir(&dir)
+}
+
+/// Creates a file that must not exist yet; the first writer wins. True when this call made it.
+///
+/// # Errors
+/// Any I/O error except that the file exists.
+pub fn create_if_absent(path: &Path, bytes: &[u8], mode: u32) -> io::Result<bool> {
+    let (dir, temporary) = temporary_beside(path)?;
+    let linked =
+        write_new(&temporary, bytes, mode).and_then(|()| std::fs::hard_link(&temporary, path));
+    // Whether linked or not, the temporary name has done its work.
+    let _ = std::fs::remove_file(&temporary);
+    match linked {
+        Ok(()) => sync_dir(&dir).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Creates a directory of mode 0700 with its missing parents; an existing one is left as it is.
+///
+/// # Errors
+/// Any I/O error.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(path)
+}
+
+/// An exclusive advisory lock, held until dropped; the kernel releases it when the process dies.
+pub struct FileLock {
+    fd: OwnedFd,
+}
+
+impl FileLock {
+    /// Takes the lock of `path` if it is free; `None` when somebody holds it. Creates the file with mode 0600.
+    ///
+    /// # Errors
+    /// Any I/O error; a symbolic link is refused.
+    pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(SECRET))?;
+        match rustix::fs::flock(fd.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { fd })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Takes the lock of `path`, waiting at most 2 s. Blocks the thread.
+    ///
+    /// # Errors
+    /// `TimedOut` when it stays taken; any I/O error.
+    pub fn wait(path: &Path) -> io::Result<Self> {
+        const STEP: Duration = Duration::from_millis(10);
+        let mut waited = Duration::ZERO;
+        loop {
+            if let Some(lock) = Self::try_take(path)? {
+                return Ok(lock);
+            }
+            if waited >= LOCK_WAIT {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("another program holds {}", path.display()),
+                ));
+            }
+            std::thread::sleep(STEP);
+            waited += STEP;
+        }
+    }
+
+    /// True while `path` still names the file that is locked. Once it does not, somebody else may take "the" lock.
+    pub fn is_still_at(&self, path: &Path) -> bool {
+        let (Ok(own), Ok(named)) = (rustix::fs::fstat(&self.fd), rustix::fs::lstat(path)) else {
+            return false;
+        };
+        (own.st_dev, own.st_ino) == (named.st_dev, named.st_ino)
+    }
+
+    /// Replaces what the lock file says.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub fn write_text(&self, text: &str) -> io::Result<()> {
+        rustix::fs::ftruncate(&self.fd, 0)?;
+        rustix::io::pwrite(&self.fd, text.as_bytes(), 0)?;
+        Ok(())
+    }
+}
+
+/// True when some process holds the lock of `path`.
+///
+/// # Errors
+/// Any I/O error except a missing file.
+pub fn is_locked(path: &Path) -> io::Result<bool> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(rustix::io::Errno::NOENT) => return Ok(false),
+        Err(errno) => return Err(errno.into()),
+    };
+    match rustix::fs::flock(fd.as_fd(), FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The path whose content `path` shows, also when the last link points to nothing yet.
+fn through_link(path: &Path) -> io::Result<PathBuf> {
+    const MOST_LINKS: usize = 16;
+    let mut current = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        match std::fs::read_link(&current) {
+            Ok(target) => {
+                current = current.parent().map_or_else(|| target.clone(), |dir| dir.join(&target));
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+                ) =>
+            {
+                return Ok(current);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(rustix::io::Errno::LOOP.into())
+}
+
+fn temporary_beside(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let (Some(dir), Some(name)) = (dir, path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
+    };
+    let mut temporary = name.to_owned();
+    temporary.push(format!(".{}.tmp", hex::encode(random::bytes::<8>())));
+    Ok((dir.to_owned(), dir.join(temporary)))
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?);
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Who owns a path, and its permission bits, without following a link.
+///
+/// # Errors
+/// Any I/O error.
+pub fn owner_and_mode(path: &Path) -> io::Result<(u32, u32)> {
+    let stat = rustix::fs::statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok((stat.st_uid, stat.st_mode & 0o7777))
+}

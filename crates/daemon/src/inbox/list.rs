@@ -1,0 +1,206 @@
+//! Listing messages (daemon spec §13.3, §13.4, §13.7).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use claudemesh_ipc::api::InboxItem;
+use claudemesh_protocol::{PublicKey, Timestamp};
+use sqlx::{QueryBuilder, Sqlite};
+
+use super::{Inbox, Scope, SessionScope, row};
+use crate::storage::{Columns as _, StorageError};
+
+/// What to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InboxFilter {
+    /// Received then or later.
+    pub since: Option<Timestamp>,
+    /// Received earlier.
+    pub before: Option<Timestamp>,
+    /// Topic or group name.
+    pub topic: Option<String>,
+    /// Sender's key, or name in any letter case.
+    pub from: Option<String>,
+    /// Mesh slug.
+    pub mesh: Option<String>,
+    /// Only what the caller has not seen.
+    pub unread_only: bool,
+    /// Only what came after this row of an earlier page.
+    pub after: Option<Cursor>,
+    /// Items of a page.
+    pub limit: u32,
+}
+
+/// Where a page ended: order is newest first, then by id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    received_at: i64,
+    id: String,
+}
+
+impl Cursor {
+    /// Reads the opaque form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let (received_at, id) = plain.split_once(',')?;
+        Some(Self { received_at: received_at.parse().ok()?, id: id.to_owned() })
+    }
+
+    fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(format!("{},{}", self.received_at, self.id))
+    }
+}
+
+/// One page.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// Newest first.
+    pub items: Vec<InboxItem>,
+    /// Opaque start of the next page.
+    pub next_cursor: Option<String>,
+}
+
+impl Inbox {
+    /// One page of what the caller may see.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn list(&self, scope: &Scope, filter: &InboxFilter) -> Result<Page, StorageError> {
+        let mut query = select(scope);
+        if let Some(since) = filter.since {
+            query.push(" AND i.received_at>=").push_bind(since.as_millis());
+        }
+        if let Some(before) = filter.before {
+            query.push(" AND i.received_at<").push_bind(before.as_millis());
+        }
+        if let Some(topic) = &filter.topic {
+            query.push(" AND i.topic=").push_bind(topic.trim_start_matches('#').to_owned());
+        }
+        if let Some(from) = &filter.from {
+            let key = from.to_ascii_lowercase();
+            query.push(" AND (i.sender_pubkey=").push_bind(key.clone());
+            query.push(" OR i.sender_member_pubkey=").push_bind(key);
+            query.push(" OR lower(i.sender_name)=lower(").push_bind(from.clone()).push("))");
+        }
+        if let Some(mesh) = &filter.mesh {
+            query.push(" AND i.mesh=").push_bind(mesh.clone());
+        }
+        if filter.unread_only {
+            query.push(" AND shown_seen_at IS NULL");
+        }
+        if let Some(after) = &filter.after {
+            query.push(" AND (i.received_at,i.id)<(").push_bind(after.received_at);
+            query.push(",").push_bind(after.id.clone()).push(")");
+        }
+        query.push(" ORDER BY i.received_at DESC, i.id DESC LIMIT ");
+        query.push_bind(i64::from(filter.limit) + 1);
+        let mut rows = query.build().fetch_all(self.db.reader()).await?;
+        let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let next_cursor = match rows.last() {
+            Some(last) if has_more => Some(
+                Cursor { received_at: last.column("received_at")?, id: last.column("id")? }
+                    .encode(),
+            ),
+            _ => None,
+        };
+        let items = rows.iter().map(row::item).collect::<Result<_, _>>()?;
+        Ok(Page { items, next_cursor })
+    }
+
+    /// The most hops among these messages; `None` when there is none of them.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn most_hops(&self, ids: &[String]) -> Result<Option<u32>, StorageError> {
+        let sql = "SELECT max(hops) FROM inbox WHERE id IN (SELECT value FROM json_each($1))";
+        let ids = serde_json::to_string(ids).unwrap_or_default();
+        Ok(sqlx::query_scalar(sql).bind(ids).fetch_one(self.db.reader()).await?)
+    }
+
+    /// Own session keys to which something unread was addressed.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn unseen_recipients(&self) -> Result<Vec<PublicKey>, StorageError> {
+        let sql = "SELECT DISTINCT coalesce(addressed_to, recipient_pubkey) AS key FROM inbox \
+                   WHERE seen_at IS NULL AND (recipient_kind='session' OR addressed_to IS NOT NULL)";
+        let rows = sqlx::query(sql).fetch_all(self.db.reader()).await?;
+        Ok(rows.iter().map(|row| row.parsed("key")).collect::<Result<_, _>>()?)
+    }
+
+    /// Broker ids of messages whose broker or client id is `id`, or begins with it; at most two. For a reply that names
+    /// a message by a prefix.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn by_message_id(
+        &self,
+        mesh: &str,
+        id: &str,
+    ) -> Result<Vec<(Option<String>, String)>, StorageError> {
+        let sql = "SELECT DISTINCT broker_message_id, client_message_id FROM inbox WHERE mesh=$1 AND \
+                   ((broker_message_id>=$2 AND broker_message_id<$3) \
+                    OR (client_message_id>=$2 AND client_message_id<$3) OR id=$2) LIMIT 2";
+        let rows = sqlx::query(sql)
+            .bind(mesh)
+            .bind(id)
+            .bind(format!("{id}{}", char::MAX))
+            .fetch_all(self.db.reader())
+            .await?;
+        let pair = |row| -> Result<_, sqlx::Error> {
+            let row: &sqlx::sqlite::SqliteRow = row;
+            Ok((row.column("broker_message_id")?, row.column("client_message_id")?))
+        };
+        Ok(rows.iter().map(pair).collect::<Result<_, _>>()?)
+    }
+}
+
+/// `SELECT … FROM inbox i … WHERE <scope>`, with the read state as the caller knows it.
+fn select(scope: &Scope) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new("SELECT i.*");
+    match scope {
+        Scope::Everything => {
+            query.push(", i.seen_at AS shown_seen_at, i.pushed_at AS shown_pushed_at FROM inbox i WHERE 1=1");
+        }
+        Scope::Session(session) => {
+            // A message to the member that came before the session did, and was read by anybody, is old news to it.
+            for (own, shown, column) in [
+                ("s.seen_at", "shown_seen_at", "i.seen_at"),
+                ("s.handed_at", "shown_pushed_at", "i.pushed_at"),
+            ] {
+                query.push(format!(
+                    ", CASE WHEN i.recipient_kind='session' THEN {column} \
+                     ELSE coalesce({own}, CASE WHEN i.received_at<"
+                ));
+                query.push_bind(session.registered_at.as_millis());
+                query.push(format!(" THEN {column} END) END AS {shown}"));
+            }
+            query.push(
+                " FROM inbox i LEFT JOIN inbox_session s ON s.inbox_seq=i.seq AND s.session_id=",
+            );
+            query.push_bind(session.session_id.clone()).push(" WHERE ");
+            push_session_scope(&mut query, session);
+        }
+    }
+    query
+}
+
+/// Restricts `inbox i` to what belongs to a session.
+pub(super) fn push_session_scope(query: &mut QueryBuilder<Sqlite>, session: &SessionScope) {
+    query.push("i.mesh=").push_bind(session.mesh.clone());
+    let member = session.member_key.to_hex();
+    let Some(key) = session.key.map(claudemesh_protocol::PublicKey::to_hex) else {
+        query.push(" AND i.recipient_pubkey=").push_bind(member);
+        return;
+    };
+    query.push(" AND (i.recipient_pubkey=").push_bind(key.clone());
+    query.push(" OR (i.recipient_pubkey=").push_bind(member);
+    // The same message to both keys is shown once: the one to the session.
+    query.push(
+        " AND NOT EXISTS (SELECT 1 FROM inbox o WHERE o.mesh=i.mesh \
+         AND o.sender_member_pubkey=i.sender_member_pubkey \
+         AND o.client_message_id=i.client_message_id AND o.recipient_pubkey=",
+    );
+    query.push_bind(key).push(")))");
+}

@@ -1,0 +1,80 @@
+//! Old messages go, in small steps so that no arrival waits for long (daemon spec §13.5).
+
+use std::time::Duration;
+
+use claudemesh_protocol::Timestamp;
+
+use super::Inbox;
+use crate::storage::StorageError;
+
+/// Rows removed by one commit.
+const STEP_ROWS: i64 = 1_000;
+
+/// What is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// How long.
+    pub age: Duration,
+    /// How much, in bytes of used pages.
+    pub max_bytes: u64,
+}
+
+impl Inbox {
+    /// Removes what is too old or has expired, then, while the database is too large, the oldest seen and at last the
+    /// oldest messages. Answers how many.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StorageError> {
+        let cutoff = now.minus(retention.age).as_millis();
+        let mut removed = 0;
+        for condition in
+            [format!("received_at<{cutoff}"), format!("expires_at<{}", now.as_millis())]
+        {
+            loop {
+                let step = self.remove_oldest(&condition).await?;
+                removed += step;
+                if step == 0 {
+                    break;
+                }
+            }
+        }
+        while self.used_bytes().await? > retention.max_bytes {
+            let mut step = self.remove_oldest("seen_at IS NOT NULL").await?;
+            if step == 0 {
+                step = self.remove_oldest("1=1").await?;
+            }
+            removed += step;
+            if step == 0 {
+                break;
+            }
+        }
+        if removed > 0 {
+            tracing::info!(removed, "inbox_prune_completed");
+        }
+        Ok(removed)
+    }
+
+    async fn remove_oldest(&self, condition: &str) -> Result<u64, StorageError> {
+        let sql = format!(
+            "DELETE FROM inbox WHERE seq IN (SELECT seq FROM inbox WHERE {condition} \
+             ORDER BY received_at LIMIT {STEP_ROWS})"
+        );
+        self.db
+            .write(move |conn| {
+                Box::pin(async move {
+                    let ran = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(conn).await?;
+                    Ok(ran.rows_affected())
+                })
+            })
+            .await
+    }
+
+    /// Bytes of the pages in use; pages that deletion freed are used again before the file grows.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn used_bytes(&self) -> Result<u64, StorageError> {
+        crate::storage::used_bytes(&self.db).await
+    }
+}

@@ -1,0 +1,172 @@
+//! The one member-keyed connection of a mesh (daemon spec §7.1): opened, negotiated, watched.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudemesh_client::hello::{PresenceInfo, daemon_capabilities};
+use claudemesh_client::{
+    Close, Connection, ConnectionEvent, ConnectionOptions, DisabledReason, MemberHello, Role,
+    Status,
+};
+use claudemesh_ipc::api::EventKind;
+use claudemesh_protocol::wire::HelloAck;
+use claudemesh_protocol::wire::hello::channel;
+use serde_json::{Map, json};
+use tokio::sync::mpsc;
+
+use super::announce::object;
+use super::features::{Problem, negotiate};
+use super::handle::Via;
+use super::receive::Receiver;
+use super::{LegacyBrokers, Mesh};
+
+/// Period of retries at a broker that lacks a required feature (daemon spec §18.3).
+const FEATURE_RETRY: Duration = Duration::from_mins(5);
+/// Close code for it.
+const FEATURE_CLOSE: u16 = 4010;
+
+/// Holds the connection until the mesh stops.
+pub(super) async fn run(mesh: Arc<Mesh>) {
+    let settings = &mesh.context.settings;
+    let pid = std::process::id();
+    let hello = MemberHello {
+        mesh_id: mesh.id.clone(),
+        member_id: mesh.member.member_id.clone(),
+        key: Arc::clone(&mesh.member.keys),
+        info: PresenceInfo {
+            session_id: format!("daemon-{pid}"),
+            pid,
+            cwd: settings.cwd.clone(),
+            hostname: settings.hostname.clone(),
+            ..PresenceInfo::default()
+        },
+        capabilities: daemon_capabilities(),
+        channel: channel::DAEMON,
+        host_fingerprint: settings.host_fingerprint.clone(),
+        clock: Arc::clone(&mesh.hello_clock),
+    };
+    let mut options = ConnectionOptions::new(
+        &mesh.broker_url,
+        Role::ControlPlane,
+        settings.plain,
+        Arc::new(hello),
+    )
+    .mesh(&mesh.slug);
+    options.timing = settings.timing.clone();
+    let (connection, events) = Connection::open(options, &mesh.tasks, mesh.stop.child_token());
+    let _held = Held::new(&mesh, connection.clone());
+    pump(&mesh, connection, events).await;
+}
+
+/// Puts the connection where the mesh finds it, and ends it when the task that reads it ends.
+struct Held<'a> {
+    mesh: &'a Mesh,
+    connection: Connection,
+}
+
+impl<'a> Held<'a> {
+    fn new(mesh: &'a Mesh, connection: Connection) -> Self {
+        *mesh.control.lock() = Some(connection.clone());
+        Self { mesh, connection }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // While the mesh stops, the connection itself says goodbye and is still asked for its state.
+        if !self.mesh.stop.is_cancelled() {
+            *self.mesh.control.lock() = None;
+        }
+        self.connection.close();
+    }
+}
+
+async fn pump(
+    mesh: &Arc<Mesh>,
+    connection: Connection,
+    mut events: mpsc::Receiver<ConnectionEvent>,
+) {
+    let mut receiver = Receiver::new(Arc::clone(mesh), connection.clone(), Via::Member);
+    let mut was_open_before = false;
+    while let Some(event) = receiver.next(&mut events).await {
+        match event {
+            ConnectionEvent::Opened(ack) => {
+                opened(mesh, &connection, &ack, was_open_before);
+                was_open_before = true;
+            }
+            ConnectionEvent::Closed { close, was_open, status, .. } => {
+                closed(mesh, &close, was_open, status);
+            }
+            ConnectionEvent::Receipt(receipt) => mesh.announce_receipt(&receipt),
+            ConnectionEvent::Push(push) => receiver.receive(*push).await,
+            ConnectionEvent::UnreadablePush(ack) => receiver.acknowledge(ack).await,
+        }
+    }
+}
+
+fn opened(mesh: &Mesh, connection: &Connection, ack: &HelloAck, was_open_before: bool) {
+    let negotiated = match negotiate(ack) {
+        Ok(negotiated)
+            if negotiated.is_legacy && mesh.context.settings.legacy == LegacyBrokers::Refused =>
+        {
+            return refuse(
+                mesh,
+                connection,
+                &Problem {
+                    kind: "feature_unavailable",
+                    feature: "client_message_id_dedupe",
+                    detail: "the broker states no features and features.strict is on".to_owned(),
+                },
+            );
+        }
+        Ok(negotiated) => negotiated,
+        Err(problem) => return refuse(mesh, connection, &problem),
+    };
+    tracing::info!(
+        mesh = %mesh.slug, is_legacy = negotiated.is_legacy, broker_version = negotiated.broker_version,
+        "features_negotiated"
+    );
+    *mesh.negotiated.lock() = Arc::new(negotiated);
+    mesh.announce(EventKind::BrokerStatus, object(json!({"status": Status::Open.as_str()})));
+    if was_open_before {
+        mesh.announce(EventKind::DaemonReconnect, Map::new());
+    }
+    mesh.refresh.soon();
+    mesh.wake.notify_one();
+}
+
+fn refuse(mesh: &Mesh, connection: &Connection, problem: &Problem) {
+    tracing::warn!(
+        mesh = %mesh.slug, kind = problem.kind, feature = problem.feature, detail = %problem.detail,
+        "feature_negotiation_failed"
+    );
+    let data =
+        object(json!({"kind": problem.kind, "feature": problem.feature, "detail": problem.detail}));
+    mesh.announce(EventKind::Other("feature_negotiation_failed".to_owned()), data);
+    connection.refuse(
+        FEATURE_CLOSE,
+        &problem.reason(),
+        DisabledReason::FeatureMissing,
+        FEATURE_RETRY,
+    );
+}
+
+fn closed(mesh: &Mesh, close: &Close, was_open: bool, status: Status) {
+    let mut data =
+        object(json!({"status": status.as_str(), "code": close.code, "reason": close.reason}));
+    if let Status::Disabled(reason) = status {
+        data.insert("disabled_reason".to_owned(), reason.as_str().into());
+        tracing::warn!(mesh = %mesh.slug, reason = reason.as_str(), "mesh_disabled");
+    }
+    mesh.announce(EventKind::BrokerStatus, data);
+    if was_open {
+        mesh.announce(
+            EventKind::DaemonDisconnect,
+            object(json!({"code": close.code, "reason": close.reason})),
+        );
+    }
+    if status == Status::Disabled(DisabledReason::Revoked) && was_open {
+        let data = object(json!({"reason": close.reason}));
+        mesh.announce(EventKind::Other("revocation".to_owned()), data);
+    }
+}

@@ -1,0 +1,455 @@
+//! Sending what the outbox holds: one worker per mesh, woken by rows, connections and deadlines (daemon spec §11.3).
+//!
+//! Each sender and target is a line of which only the head is on its way, so order holds through every retry. A row is
+//! done only after the broker's ack.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudemesh_client::{Connection, RequestError};
+use claudemesh_crypto::KeyPair;
+use claudemesh_ipc::api::EventKind;
+use claudemesh_protocol::body::Meta;
+use claudemesh_protocol::limits::{
+    DUE_QUERY_INTERVAL, LEGACY_FRAME_MAX_BYTES, OUTBOX_IN_FLIGHT, OUTBOX_MAX_AGE_DEFAULT_HOURS,
+    SEND_ACK_TIMEOUT,
+};
+use claudemesh_protocol::wire::{Ack, Send};
+use claudemesh_protocol::{MemberId, PublicKey, TargetSpec};
+use claudemesh_sqlite::crash_point;
+use futures_util::FutureExt as _;
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Mesh;
+use super::announce::object;
+use super::flush::Flush;
+use super::outcome::{Outcome, Reason, RowFacts, of_ack, of_error, retry_wait};
+use super::seal::{Draft, audience, reseal_group, wrap_keys};
+use crate::clock;
+use crate::outbox::{ClaimFrom, Done, OutboundRow, SealedBody};
+use crate::storage::StorageError;
+
+/// Pause after the outbox could not be read or written.
+const STORAGE_PAUSE: Duration = Duration::from_secs(1);
+/// Age of the roster above which it is fetched before a group message is sealed.
+const AUDIENCE_MAX_AGE: Duration = Duration::from_secs(5);
+/// How long that fetch may take.
+const AUDIENCE_WAIT: Duration = Duration::from_secs(5);
+/// Wraps made on the worker itself; more go to a thread that may be busy.
+const WRAPS_INLINE: usize = 32;
+/// Close code of a frame that was too large.
+const TOO_BIG: u16 = 1009;
+
+/// Rows on their way, by sender; `None` is the member.
+pub(super) struct InFlight {
+    by_sender: parking_lot::Mutex<HashMap<Option<PublicKey>, usize>>,
+    total: watch::Sender<usize>,
+}
+
+impl Default for InFlight {
+    fn default() -> Self {
+        Self { by_sender: parking_lot::Mutex::default(), total: watch::Sender::new(0) }
+    }
+}
+
+impl InFlight {
+    fn free(&self, sender: Option<PublicKey>) -> usize {
+        let used = self.by_sender.lock().get(&sender).copied().unwrap_or(0);
+        OUTBOX_IN_FLIGHT.saturating_sub(used)
+    }
+
+    /// True when no row of this sender is on its way.
+    pub(super) fn is_idle(&self, sender: Option<PublicKey>) -> bool {
+        !self.by_sender.lock().contains_key(&sender)
+    }
+
+    /// Waits until nothing is on its way.
+    pub(super) async fn is_empty(&self) {
+        let mut total = self.total.subscribe();
+        // The sender lives as long as `self`.
+        let _closed = total.wait_for(|total| *total == 0).await;
+    }
+
+    fn add(&self, sender: Option<PublicKey>) {
+        *self.by_sender.lock().entry(sender).or_insert(0) += 1;
+        self.total.send_modify(|total| *total += 1);
+    }
+
+    fn remove(&self, sender: Option<PublicKey>) {
+        let mut by_sender = self.by_sender.lock();
+        if let Some(used) = by_sender.get_mut(&sender) {
+            *used = used.saturating_sub(1);
+            if *used == 0 {
+                by_sender.remove(&sender);
+            }
+        }
+        drop(by_sender);
+        self.total.send_modify(|total| *total = total.saturating_sub(1));
+    }
+}
+
+/// The place of one row among those on their way; given back when the attempt ends, however it ends.
+struct Slot {
+    mesh: Arc<Mesh>,
+    sender: Option<PublicKey>,
+    is_given_back: bool,
+}
+
+impl Slot {
+    fn take(mesh: &Arc<Mesh>, sender: Option<PublicKey>) -> Self {
+        mesh.in_flight.add(sender);
+        Self { mesh: Arc::clone(mesh), sender, is_given_back: false }
+    }
+
+    /// Lets the worker look for the next row.
+    fn give_back(&mut self) {
+        if !std::mem::replace(&mut self.is_given_back, true) {
+            self.mesh.in_flight.remove(self.sender);
+        }
+        self.mesh.wake.notify_one();
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// Runs until the mesh stops draining.
+pub(super) async fn run(mesh: Arc<Mesh>) {
+    let mut flush = Flush::default();
+    let mut net = tokio::time::interval(DUE_QUERY_INTERVAL);
+    net.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut is_net_due = true;
+    while !mesh.stop_draining.is_cancelled() {
+        let pause = match step(&mesh, &mut flush, is_net_due).await {
+            Ok(wait) => wait,
+            Err(error) => {
+                tracing::warn!(mesh = %mesh.slug, %error, "outbox_unavailable");
+                Some(STORAGE_PAUSE)
+            }
+        };
+        let deadline = Instant::now() + pause.unwrap_or(DUE_QUERY_INTERVAL);
+        is_net_due = tokio::select! {
+            () = mesh.wake.notified() => false,
+            () = tokio::time::sleep_until(deadline) => false,
+            _ = net.tick() => true,
+            () = mesh.stop_draining.cancelled() => return,
+        };
+    }
+}
+
+/// Claims and starts what can be sent; answers how long to wait for the next deadline.
+async fn step(
+    mesh: &Arc<Mesh>,
+    flush: &mut Flush,
+    is_net_due: bool,
+) -> Result<Option<Duration>, StorageError> {
+    let outbox = &mesh.context.outbox;
+    if is_net_due {
+        mesh.announce_dead(outbox.expire(&mesh.slug, clock::now()).await?);
+        flush.tend(mesh).await?;
+    }
+    let rows = outbox.claim_due(&mesh.slug, &mesh.open_senders(), clock::now()).await?;
+    if rows.is_empty() {
+        let due = outbox.next_due(&mesh.slug).await?;
+        // What is due and was not claimed waits for a connection, or for the row before it; both wake the worker.
+        return Ok(due.map(|due| due.since(clock::now())).filter(|wait| !wait.is_zero()));
+    }
+    for row in rows {
+        let slot = Slot::take(mesh, row.sender_session_pubkey);
+        let mesh = Arc::clone(mesh);
+        mesh.tasks.clone().spawn(async move { attempt(mesh, row, slot).await });
+    }
+    Ok(None)
+}
+
+/// One attempt, whose panic costs only an attempt of its row.
+async fn attempt(mesh: Arc<Mesh>, row: OutboundRow, slot: Slot) {
+    let id = row.id.clone();
+    let sent = AssertUnwindSafe(send(&mesh, &row)).catch_unwind().await;
+    let outcome = sent.unwrap_or_else(|_panic| {
+        tracing::error!(mesh = %mesh.slug, id = %id, "send_attempt_panicked");
+        Attempt::failed(Outcome::Retry(
+            Reason::new("internal", "the attempt failed unexpectedly"),
+            None,
+        ))
+    });
+    settle(&mesh, row, outcome, slot).await;
+}
+
+/// An attempt that has ended.
+struct Attempt {
+    outcome: Outcome,
+    ack: Ack,
+    left_out: Vec<MemberId>,
+}
+
+impl Attempt {
+    fn failed(outcome: Outcome) -> Self {
+        Self { outcome, ack: Ack::default(), left_out: Vec::new() }
+    }
+}
+
+async fn send(mesh: &Arc<Mesh>, row: &OutboundRow) -> Attempt {
+    crash_point("drain.after_inflight_before_write");
+    let Some((connection, keys)) = mesh.sender_of(row) else {
+        return Attempt::failed(Outcome::Release);
+    };
+    let (wrapped_keys, left_out) = if row.body.content_key.is_some() {
+        match wraps(mesh, row, keys).await {
+            Ok((wrapped_keys, left_out)) => (Some(wrapped_keys), left_out),
+            Err(error) => return Attempt::failed(of_error(&error)),
+        }
+    } else {
+        (None, Vec::new())
+    };
+    let keys_bytes: usize = wrapped_keys.iter().flatten().map(|wrapped| wrapped.key.len()).sum();
+    let frame_bytes = row.body.ciphertext.len() + keys_bytes;
+    let frame = Send {
+        target_spec: row.target_spec.to_string(),
+        priority: Some(row.priority.as_str().to_owned()),
+        nonce: row.body.nonce.as_str().into(),
+        ciphertext: row.body.ciphertext.as_str().into(),
+        id: Some(row.client_message_id.clone()),
+        client_message_id: Some(row.client_message_id.clone()),
+        request_fingerprint: Some(row.fingerprint.to_hex()),
+        mentions: (!row.mentions.is_empty()).then(|| row.mentions.clone()),
+        reply_to_id: row.reply_to_id.clone(),
+        body_version: u8::try_from(row.body.body_version).ok(),
+        wrapped_keys,
+        key_epoch: row.body.key_epoch,
+        expires_at: asked_expiry(row, mesh.negotiated().max_age),
+        hops: Some(row.hops),
+    };
+    let answer = connection
+        .send_message_then(frame, SEND_ACK_TIMEOUT, || crash_point("drain.after_write_before_ack"))
+        .await;
+    match answer {
+        Ok(ack) => {
+            let facts = RowFacts {
+                attempts: row.attempts,
+                body_version: u8::try_from(row.body.body_version).unwrap_or(u8::MAX),
+                is_group: matches!(row.target_spec, TargetSpec::Everyone | TargetSpec::Group(_)),
+            };
+            Attempt { outcome: of_ack(&ack, facts), ack, left_out }
+        }
+        Err(RequestError::Disconnected) if is_too_big(&connection, frame_bytes) => {
+            let reason = Reason::new(
+                "payload_too_large",
+                "the broker closed the connection over this frame",
+            );
+            Attempt::failed(Outcome::Dead(reason))
+        }
+        Err(error) => Attempt::failed(of_error(&error)),
+    }
+}
+
+/// Content keys for the audience of this moment.
+async fn wraps(
+    mesh: &Arc<Mesh>,
+    row: &OutboundRow,
+    keys: Arc<KeyPair>,
+) -> Result<(Vec<claudemesh_protocol::wire::WrappedKey>, Vec<MemberId>), RequestError> {
+    if mesh.roster.age().is_none_or(|age| age > AUDIENCE_MAX_AGE) {
+        let fetched = tokio::time::timeout(AUDIENCE_WAIT, mesh.refresh.now()).await;
+        if mesh.roster.age().is_none() {
+            return Err(match fetched {
+                Ok(Err(error)) => error,
+                _ => RequestError::Timeout,
+            });
+        }
+    }
+    let audience = audience(&row.target_spec, &mesh.roster.view(), mesh.member.public);
+    let content_key = row.body.content_key.clone().unwrap_or_default();
+    if audience.members.len() <= WRAPS_INLINE {
+        let wrapped = wrap_keys(&content_key, &keys, &audience.members, &mesh.shared_keys);
+        return Ok((wrapped, audience.left_out));
+    }
+    let (mesh, members) = (Arc::clone(mesh), audience.members);
+    let wrapping = tokio::task::spawn_blocking(move || {
+        wrap_keys(&content_key, &keys, &members, &mesh.shared_keys)
+    });
+    let wrapped = wrapping.await.map_err(|_| RequestError::Encode)?;
+    Ok((wrapped, audience.left_out))
+}
+
+/// The expiry the sender asked for; an outbox row's own age limit is no expiry of the message.
+fn asked_expiry(row: &OutboundRow, max_age: Duration) -> Option<i64> {
+    let least_age = max_age.min(Duration::from_secs(OUTBOX_MAX_AGE_DEFAULT_HOURS * 3600));
+    let life = row.expires_at.since(row.enqueued_at);
+    (life < least_age).then(|| row.expires_at.as_millis())
+}
+
+fn is_too_big(connection: &Connection, frame_bytes: usize) -> bool {
+    let last_close = connection.state().last_close;
+    frame_bytes > LEGACY_FRAME_MAX_BYTES && last_close.is_some_and(|close| close.code == TOO_BIG)
+}
+
+/// Writes the outcome down, again and again until the disk takes it: the row would stay in flight for ever otherwise.
+///
+/// The worker is woken as soon as the outcome is in the writer's queue: its next claim runs behind it in the same
+/// transaction, so a line of messages costs one commit for each, not two.
+async fn settle(mesh: &Arc<Mesh>, row: OutboundRow, attempt: Attempt, mut slot: Slot) {
+    if matches!(attempt.outcome, Outcome::Done | Outcome::Duplicate { .. }) {
+        crash_point("drain.after_ack_before_done");
+    }
+    loop {
+        let mut writing = std::pin::pin!(write_outcome(mesh, &row, &attempt));
+        let written = match futures_util::poll!(&mut writing) {
+            std::task::Poll::Ready(written) => written,
+            std::task::Poll::Pending => {
+                slot.give_back();
+                writing.await
+            }
+        };
+        match written {
+            Ok(next_attempt) => return wake_at(mesh, slot, next_attempt).await,
+            Err(error) => {
+                tracing::warn!(mesh = %mesh.slug, id = %row.id, %error, "outbox_outcome_not_written");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(STORAGE_PAUSE) => {}
+            // After the next start the row is sent again, and the broker knows its id.
+            () = mesh.stop.cancelled() => return,
+        }
+    }
+}
+
+/// Wakes the worker when the row wants to be tried again; the rows behind it in its line wait for that.
+async fn wake_at(mesh: &Arc<Mesh>, mut slot: Slot, next_attempt: Option<Duration>) {
+    slot.give_back();
+    let Some(wait) = next_attempt else { return };
+    tokio::select! {
+        () = tokio::time::sleep(wait) => mesh.wake.notify_one(),
+        () = mesh.stop_draining.cancelled() => {}
+    }
+}
+
+/// Answers how long the row waits for its next attempt, when it was put back.
+async fn write_outcome(
+    mesh: &Arc<Mesh>,
+    row: &OutboundRow,
+    attempt: &Attempt,
+) -> Result<Option<Duration>, StorageError> {
+    let outbox = &mesh.context.outbox;
+    match &attempt.outcome {
+        Outcome::Done | Outcome::Duplicate { .. } => {
+            if attempt.outcome == (Outcome::Duplicate { is_history_gone: true }) {
+                tracing::warn!(mesh = %mesh.slug, id = %row.id, "dedupe_history_pruned");
+            }
+            let done = Done {
+                broker_message_id: Some(attempt.ack.message_id.clone()).filter(|id| !id.is_empty()),
+                history_id: attempt.ack.history_id.clone(),
+                transport: "broker",
+            };
+            outbox.done(&row.id, done, clock::now()).await?;
+            mesh.announce(EventKind::MessageSent, sent_event(row, attempt));
+        }
+        Outcome::Dead(reason) => {
+            mesh.announce_dead(outbox.dead(&row.id, &reason.code, &reason.text).await?);
+        }
+        Outcome::Retry(reason, after) => {
+            let wait = retry_wait(row.attempts, *after, &mut rand::rng());
+            tracing::debug!(mesh = %mesh.slug, id = %row.id, code = %reason.code, "send_retry");
+            let at = clock::now().plus(wait);
+            outbox.retry(&row.id, at, &reason.code, &reason.text).await?;
+            return Ok(Some(wait));
+        }
+        Outcome::Release => outbox.release(std::slice::from_ref(&row.id)).await?,
+        Outcome::Reseal(reason) => match resealed(mesh, row) {
+            Ok(body) => outbox.reseal(&row.id, body, &reason.code, clock::now()).await?,
+            Err(text) => mesh.announce_dead(outbox.dead(&row.id, &reason.code, &text).await?),
+        },
+    }
+    Ok(None)
+}
+
+fn resealed(mesh: &Mesh, row: &OutboundRow) -> Result<SealedBody, String> {
+    let text = std::str::from_utf8(&row.payload).map_err(|error| error.to_string())?;
+    let meta: Option<Meta> = row.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok());
+    let draft = Draft { target: &row.target_spec, text, meta: meta.as_ref(), hops: row.hops };
+    let sealed = reseal_group(&draft, &mesh.roster.view(), mesh.member.public)
+        .map_err(|error| error.message)?;
+    Ok(SealedBody {
+        nonce: sealed.nonce,
+        ciphertext: sealed.ciphertext,
+        body_version: sealed.body_version,
+        content_key: sealed.content_key,
+        key_epoch: sealed.key_epoch,
+    })
+}
+
+fn sent_event(row: &OutboundRow, attempt: &Attempt) -> Map<String, Value> {
+    let ack = &attempt.ack;
+    let mut data = object(json!({
+        "id": row.id,
+        "client_message_id": row.client_message_id,
+        "broker_message_id": ack.message_id,
+        "target": row.target_spec,
+        "transport": "broker",
+    }));
+    let optional = [
+        ("recipient_online", ack.recipient_online.map(|online| json!(online))),
+        ("rerouted_to", ack.rerouted_to.map(|key| json!(key))),
+        ("recipients", ack.recipients.map(|count| json!(count))),
+        ("held", ack.held.filter(|count| *count > 0).map(|count| json!(count))),
+        ("skipped_no_key", ack.skipped_no_key.filter(|count| *count > 0).map(|count| json!(count))),
+        (
+            "unreadable_by",
+            ack.unreadable_by.as_ref().filter(|by| !by.is_empty()).map(|by| json!(by)),
+        ),
+        ("left_out", Some(&attempt.left_out).filter(|out| !out.is_empty()).map(|out| json!(out))),
+        (
+            "duplicate",
+            ack.duplicate.filter(|duplicate| *duplicate).map(|duplicate| json!(duplicate)),
+        ),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            data.insert(name.to_owned(), value);
+        }
+    }
+    data
+}
+
+impl Mesh {
+    /// The identities whose connection is open, and how many rows each may still take.
+    fn open_senders(&self) -> Vec<ClaimFrom> {
+        let mut senders: Vec<Option<PublicKey>> = Vec::new();
+        if self.is_open() {
+            senders.push(None);
+        }
+        let sessions = self.sessions.lock();
+        for (key, link) in sessions.iter() {
+            if link.connection.lock().as_ref().is_some_and(Connection::is_open) {
+                senders.push(Some(*key));
+            }
+        }
+        drop(sessions);
+        senders
+            .into_iter()
+            .map(|sender| ClaimFrom { sender, free: self.in_flight.free(sender) })
+            .collect()
+    }
+
+    /// The connection a row must go out on, and the key it is sealed with. Never another identity's: the ciphertext
+    /// binds the sender's key.
+    fn sender_of(&self, row: &OutboundRow) -> Option<(Connection, Arc<KeyPair>)> {
+        match row.sender_session_pubkey {
+            None => Some((self.control()?, Arc::clone(&self.member.keys))),
+            Some(key) => {
+                let sessions = self.sessions.lock();
+                let link = sessions.get(&key)?;
+                let connection = link.connection.lock().clone()?;
+                Some((connection, Arc::clone(&link.keys)))
+            }
+        }
+    }
+}

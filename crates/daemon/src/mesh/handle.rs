@@ -1,0 +1,371 @@
+//! What the local API asks of one mesh.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudemesh_client::{Connection, Status};
+use claudemesh_crypto::KeyPair;
+use claudemesh_ipc::api::MeshStatus;
+use claudemesh_protocol::body::Meta;
+use claudemesh_protocol::error::ErrorCode;
+use claudemesh_protocol::limits::{PULL_INTERVAL, REQUEST_TIMEOUT};
+use claudemesh_protocol::wire::{ClientFrame, MemberRow, PeerRow, ServerFrame};
+use claudemesh_protocol::{MeshId, PeerRole, PublicKey};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::resolve::{Asker, Resolution, Resolved, resolve};
+use super::roster::{is_addressable, member_of};
+use super::seal::{Draft, Policy, SealError, Sealed, seal};
+use super::session::SessionPresence;
+use super::{MemberIdentity, MeshHandle, api_status};
+use crate::sessions::Session;
+
+/// Age of a roster that is shown without asking the broker again.
+const FRESH: Duration = Duration::from_millis(500);
+/// Age of a roster above which a name that is not in it starts a refresh (daemon spec §7.5).
+const STALE_FOR_NAMES: Duration = Duration::from_secs(5);
+/// How long a listing of the inbox waits for what the broker holds (daemon spec §9.7).
+const PULL_WAIT: Duration = Duration::from_millis(300);
+
+/// On which connection something goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// The member's.
+    Member,
+    /// That of the session with this key.
+    Session(PublicKey),
+}
+
+/// Whose key seals a message.
+#[derive(Clone)]
+pub enum Sender {
+    /// The member's.
+    Member,
+    /// A session's.
+    Session(Arc<KeyPair>),
+}
+
+/// The broker did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RequestError {
+    /// Stable code; the broker's own where it answered.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// When it may be tried again.
+    pub retry_after_ms: Option<u64>,
+}
+
+/// A listing could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct MeshError {
+    /// Stable code.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+}
+
+/// Who is there.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Peers {
+    /// Presences.
+    pub peers: Vec<PeerRow>,
+    /// One row for each other member who is reachable without a session: only its daemon is there.
+    pub no_session: Vec<PeerRow>,
+}
+
+/// Health of one mesh's connection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeshLink {
+    /// Where it stands.
+    pub status: MeshStatus,
+    /// Round trip of the last ping.
+    pub lag_ms: Option<u64>,
+    /// Code and reason of the last close.
+    pub last_close: Option<(u16, String)>,
+    /// Why it is disabled.
+    pub disabled_reason: Option<&'static str>,
+    /// Version of the broker program.
+    pub broker_version: Option<String>,
+    /// What the broker can do.
+    pub features: Map<String, Value>,
+    /// The broker states no features.
+    pub is_legacy: bool,
+    /// Characters of ciphertext, nonce and target of one send.
+    pub max_message_bytes: usize,
+    /// Age at which a waiting row gives up.
+    pub max_age: Duration,
+    /// Age of the roster.
+    pub roster_age: Option<Duration>,
+}
+
+impl MeshHandle {
+    /// Its slug.
+    pub fn slug(&self) -> &str {
+        &self.mesh.slug
+    }
+
+    /// Its id.
+    pub fn mesh_id(&self) -> &MeshId {
+        &self.mesh.id
+    }
+
+    /// Our member in it.
+    pub fn member(&self) -> &MemberIdentity {
+        &self.mesh.member
+    }
+
+    /// Where its connection stands.
+    pub fn status(&self) -> MeshStatus {
+        self.mesh
+            .control()
+            .map_or(MeshStatus::Connecting, |connection| api_status(&connection.state()))
+    }
+
+    /// Everything health shows about its connection.
+    pub fn health(&self) -> MeshLink {
+        let negotiated = self.mesh.negotiated();
+        let state = self.mesh.control().map(|connection| connection.state());
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        MeshLink {
+            status: state.as_ref().map_or(MeshStatus::Connecting, api_status),
+            lag_ms: state.as_ref().and_then(|state| state.lag).map(millis),
+            last_close: state
+                .as_ref()
+                .and_then(|state| state.last_close.as_ref())
+                .map(|close| (close.code, close.reason.clone())),
+            disabled_reason: match state.map(|state| state.status) {
+                Some(Status::Disabled(reason)) => Some(reason.as_str()),
+                _ => None,
+            },
+            broker_version: negotiated.broker_version.clone(),
+            features: negotiated.features.clone(),
+            is_legacy: negotiated.is_legacy,
+            max_message_bytes: negotiated.max_message_bytes,
+            max_age: negotiated.max_age,
+            roster_age: self.mesh.roster.age(),
+        }
+    }
+
+    /// What a text without a mesh slug means here; from memory alone. `caller` is the calling session's key.
+    pub fn resolve(&self, text: &str, caller: Option<PublicKey>) -> Resolution {
+        let asker = Asker { member: self.mesh.member.public, session: caller };
+        let resolution = resolve(text, &self.mesh.roster.view(), asker);
+        match resolution {
+            Resolution::None { names, .. } => {
+                let is_refreshing = self.mesh.roster.age().is_none_or(|age| age > STALE_FOR_NAMES);
+                if is_refreshing {
+                    self.mesh.refresh.soon();
+                }
+                Resolution::None { names, is_refreshing }
+            }
+            found => found,
+        }
+    }
+
+    /// Keys of our member's live sessions on all its machines, except one.
+    pub fn own_live_sessions(&self, except: Option<PublicKey>) -> Vec<PublicKey> {
+        let own = self.mesh.member.public;
+        let view = self.mesh.roster.view();
+        let rows = view.peers.iter().filter(|row| is_session(row) && member_of(row) == own);
+        rows.map(|row| row.pubkey).filter(|key| Some(*key) != except).collect()
+    }
+
+    /// Seals a message for `target`; CPU only.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn seal(
+        &self,
+        target: &Resolved,
+        message: &str,
+        meta: Option<&Meta>,
+        hops: u32,
+        sender: &Sender,
+    ) -> Result<Sealed, SealError> {
+        let mesh = &self.mesh;
+        let negotiated = mesh.negotiated();
+        let keys = match sender {
+            Sender::Member => &mesh.member.keys,
+            Sender::Session(keys) => keys,
+        };
+        let policy = Policy {
+            group_encryption: negotiated.group_encryption,
+            max_message_bytes: negotiated.max_message_bytes,
+        };
+        let draft = Draft { target: &target.target, text: message, meta, hops };
+        seal(&draft, keys, mesh.member.public, &mesh.roster.view(), policy, &mesh.shared_keys)
+    }
+
+    /// Who is there, asked anew unless that was done a moment ago. With `Listing::All` daemons' own connections too.
+    ///
+    /// # Errors
+    /// [`MeshError`] when the broker cannot be asked; never an empty list in place of it.
+    pub async fn peers(&self, listing: Listing) -> Result<Peers, MeshError> {
+        self.fetch_roster().await?;
+        let view = self.mesh.roster.view();
+        let peers: Vec<PeerRow> = view
+            .peers
+            .iter()
+            .filter(|row| listing == Listing::All || is_addressable(row))
+            .cloned()
+            .collect();
+        let has_session = |member: PublicKey| {
+            view.peers.iter().any(|row| is_session(row) && member_of(row) == member)
+        };
+        let mut no_session: Vec<PeerRow> = Vec::new();
+        for row in view.peers.iter().filter(|row| !is_addressable(row)) {
+            let member = member_of(row);
+            let is_listed = no_session.iter().any(|listed| listed.pubkey == member);
+            if member == self.mesh.member.public || has_session(member) || is_listed {
+                continue;
+            }
+            let name = view.member(member).map_or(&row.display_name, |row| &row.display_name);
+            no_session.push(PeerRow {
+                pubkey: member,
+                member_pubkey: Some(member),
+                display_name: name.clone(),
+                peer_role: Some("member".to_owned()),
+                ..row.clone()
+            });
+        }
+        Ok(Peers { peers, no_session })
+    }
+
+    /// The roster, absent members included.
+    ///
+    /// # Errors
+    /// As [`MeshHandle::peers`].
+    pub async fn members(&self) -> Result<Vec<MemberRow>, MeshError> {
+        self.fetch_roster().await?;
+        Ok(self.mesh.roster.view().members.clone())
+    }
+
+    /// Sends a frame on a connection of ours and answers the broker's reply.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn request(&self, via: Via, frame: ClientFrame) -> Result<ServerFrame, RequestError> {
+        let connection = self
+            .connection(via)
+            .ok_or_else(|| request_error(&claudemesh_client::RequestError::NotOpen))?;
+        let reply = connection
+            .request(&frame, REQUEST_TIMEOUT)
+            .await
+            .map_err(|error| request_error(&error))?;
+        if let Via::Session(key) = via {
+            self.mesh.keep_groups(&key, &frame);
+        }
+        Ok(reply)
+    }
+
+    /// Asks the broker for what it holds for a connection, at most once in five seconds; best effort.
+    pub async fn pull(&self, via: Via) {
+        let key = match via {
+            Via::Member => None,
+            Via::Session(key) => Some(key),
+        };
+        let now = Instant::now();
+        {
+            let mut pulls = self.mesh.pulls.lock();
+            pulls.retain(|_, at| now.duration_since(*at) < PULL_INTERVAL);
+            if pulls.contains_key(&key) {
+                return;
+            }
+            pulls.insert(key, now);
+        }
+        let Some(connection) = self.connection(via) else { return };
+        let frame = ClientFrame::PullMessages(Box::default());
+        if let Err(error) = connection.request(&frame, PULL_WAIT).await {
+            tracing::debug!(mesh = %self.mesh.slug, %error, "pull_messages_failed");
+        }
+    }
+
+    /// Opens the connection of a session; does nothing for one without a key.
+    pub fn open_session(&self, session: &Session) {
+        let hostname = self.mesh.context.settings.hostname.clone();
+        if let Some(presence) = SessionPresence::of(session, hostname) {
+            self.mesh.open_presence(presence);
+        }
+    }
+
+    /// Closes the connection of a session for good.
+    pub fn close_session(&self, key: &PublicKey) {
+        self.mesh.close_presence(key);
+    }
+
+    /// Where the connection of a session stands; `None` when it has none.
+    pub fn session_status(&self, key: &PublicKey) -> Option<MeshStatus> {
+        self.mesh.session_connection(key).map(|connection| api_status(&connection.state()))
+    }
+
+    fn connection(&self, via: Via) -> Option<Connection> {
+        match via {
+            Via::Member => self.mesh.control(),
+            Via::Session(key) => self.mesh.session_connection(&key),
+        }
+    }
+
+    async fn fetch_roster(&self) -> Result<(), MeshError> {
+        if !self.mesh.is_open() {
+            return Err(MeshError {
+                code: ErrorCode::BrokerUnavailable,
+                message: format!("no connection to the broker of {}", self.mesh.slug),
+            });
+        }
+        if self.mesh.roster.age().is_some_and(|age| age < FRESH) {
+            return Ok(());
+        }
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.mesh.refresh.now()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(MeshError { code: code_of(&error), message: error.to_string() }),
+            Err(_) => Err(MeshError {
+                code: ErrorCode::BrokerTimeout,
+                message: "the broker did not answer in time".to_owned(),
+            }),
+        }
+    }
+}
+
+/// What a listing of peers contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// What people can name.
+    Addressable,
+    /// The connections of daemons too.
+    All,
+}
+
+fn is_session(row: &PeerRow) -> bool {
+    row.peer_role.as_deref().is_none_or(|role| role == PeerRole::Session.as_str())
+}
+
+fn code_of(error: &claudemesh_client::RequestError) -> ErrorCode {
+    match error {
+        claudemesh_client::RequestError::Timeout => ErrorCode::BrokerTimeout,
+        claudemesh_client::RequestError::Refused(frame) => {
+            frame.known_code().unwrap_or(ErrorCode::Internal)
+        }
+        claudemesh_client::RequestError::UnexpectedReply
+        | claudemesh_client::RequestError::Encode => ErrorCode::Internal,
+        _ => ErrorCode::BrokerUnavailable,
+    }
+}
+
+fn request_error(error: &claudemesh_client::RequestError) -> RequestError {
+    match error {
+        claudemesh_client::RequestError::Refused(frame) => RequestError {
+            code: frame.code.clone(),
+            message: frame.message.clone(),
+            retry_after_ms: frame.retry_after_ms,
+        },
+        other => RequestError {
+            code: code_of(other).as_str().to_owned(),
+            message: other.to_string(),
+            retry_after_ms: None,
+        },
+    }
+}

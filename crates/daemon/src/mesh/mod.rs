@@ -1,0 +1,347 @@
+//! The broker side of the daemon: for each joined mesh one supervised tree of tasks that holds its connections, knows
+//! its roster, sends what the outbox holds and stores what comes in.
+//!
+//! The rest of the daemon talks to [`Meshes`] and [`MeshHandle`]; results of sending and receiving come back through
+//! the outbox, the inbox and the event bus.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudemesh_client::connection::ConnectionState;
+use claudemesh_client::{Connection, HelloClock, Status, Timing};
+use claudemesh_crypto::KeyPair;
+use claudemesh_crypto::direct::SharedKeyCache;
+use claudemesh_ipc::api::MeshStatus;
+use claudemesh_protocol::invite::PlainHttp;
+use claudemesh_protocol::{MemberId, MeshId, PublicKey};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::events::EventBus;
+use crate::home::config::MeshEntry;
+use crate::inbox::Inbox;
+use crate::outbox::Outbox;
+use crate::sessions::Sessions;
+
+mod announce;
+mod control;
+mod drain;
+mod features;
+mod flush;
+mod handle;
+mod open;
+mod outcome;
+mod receipt;
+mod receive;
+mod refresh;
+mod resolve;
+mod roster;
+mod seal;
+mod sender;
+mod session;
+mod supervise;
+
+pub use features::Negotiated;
+pub use handle::{Listing, MeshError, MeshLink, Peers, RequestError, Sender, Via};
+pub use resolve::{Candidate, Resolution, Resolved};
+pub use seal::{SealError, Sealed};
+
+use drain::InFlight;
+use refresh::Refresh;
+use roster::Roster;
+use sender::SenderBook;
+use session::SessionLink;
+
+/// Agreed keys kept per mesh: a full group audience for the member and a few sessions.
+const SHARED_KEYS: usize = 4_096;
+/// How long a mesh may take to end (daemon spec §1.3 leaves 3 s for all of it).
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(3);
+/// How long the answers to rows in flight are waited for at the end.
+const LAST_ACKS_WAIT: Duration = Duration::from_secs(1);
+
+/// What the broker side works with.
+#[derive(Clone)]
+pub struct MeshContext {
+    /// What goes out.
+    pub outbox: Outbox,
+    /// What came in.
+    pub inbox: Inbox,
+    /// Who wants to know.
+    pub events: EventBus,
+    /// The registered sessions.
+    pub sessions: Sessions,
+    /// How to connect.
+    pub settings: Arc<MeshSettings>,
+}
+
+/// How this daemon connects.
+pub struct MeshSettings {
+    /// Whether `ws://` to another machine is allowed.
+    pub plain: PlainHttp,
+    /// Host name shown to peers.
+    pub hostname: Option<String>,
+    /// Working directory shown to the own member.
+    pub cwd: String,
+    /// Hash of this machine, hex64 (daemon spec §4.3).
+    pub host_fingerprint: Option<String>,
+    /// Whether a broker that states no features is refused (daemon spec §18.1).
+    pub legacy: LegacyBrokers,
+    /// Time limits of connections.
+    pub timing: Timing,
+}
+
+/// What is done about a broker that states no features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LegacyBrokers {
+    /// It is used as far as it goes.
+    #[default]
+    Used,
+    /// It counts as one that lacks everything (`features.strict`).
+    Refused,
+}
+
+/// Our member in one mesh.
+#[derive(Clone)]
+pub struct MemberIdentity {
+    /// The member.
+    pub member_id: MemberId,
+    /// Its key.
+    pub public: PublicKey,
+    /// Its key pair.
+    pub keys: Arc<KeyPair>,
+}
+
+/// What [`Meshes::apply`] changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Slugs of meshes that are new.
+    pub attached: Vec<String>,
+    /// Slugs of meshes that are gone.
+    pub detached: Vec<String>,
+}
+
+/// All attached meshes. Cloning is cheap.
+#[derive(Clone)]
+pub struct Meshes {
+    context: MeshContext,
+    by_slug: Arc<Mutex<BTreeMap<String, MeshHandle>>>,
+    /// Detached meshes whose connections still say goodbye.
+    ending: Arc<Mutex<Vec<MeshHandle>>>,
+}
+
+/// One attached mesh. Cloning is cheap.
+#[derive(Clone)]
+pub struct MeshHandle {
+    mesh: Arc<Mesh>,
+}
+
+/// What the tasks of one mesh share.
+struct Mesh {
+    context: MeshContext,
+    slug: String,
+    id: MeshId,
+    broker_url: String,
+    member: MemberIdentity,
+    hello_clock: Arc<HelloClock>,
+    negotiated: Mutex<Arc<Negotiated>>,
+    roster: Roster,
+    refresh: Refresh,
+    senders: SenderBook,
+    shared_keys: SharedKeyCache,
+    control: Mutex<Option<Connection>>,
+    sessions: Mutex<HashMap<PublicKey, SessionLink>>,
+    in_flight: InFlight,
+    pulls: Mutex<HashMap<Option<PublicKey>, tokio::time::Instant>>,
+    /// Wakes the drain worker: rows, or a connection to send them on.
+    wake: Arc<Notify>,
+    stop: CancellationToken,
+    stop_draining: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Meshes {
+    /// No mesh yet.
+    pub fn new(context: MeshContext) -> Self {
+        Self { context, by_slug: Arc::default(), ending: Arc::default() }
+    }
+
+    /// Attaches what is new in `entries`, detaches what is gone or changed. Detached meshes end in the background.
+    /// Must be called inside the runtime.
+    pub fn apply(&self, entries: Vec<MeshEntry>) -> Changes {
+        let mut changes = Changes::default();
+        let mut ended = Vec::new();
+        let mut by_slug = self.by_slug.lock();
+        by_slug.retain(|slug, handle| {
+            let is_same = entries.iter().any(|entry| handle.mesh.is_of(entry));
+            if !is_same {
+                changes.detached.push(slug.clone());
+                ended.push(handle.clone());
+            }
+            is_same
+        });
+        for entry in entries {
+            if !by_slug.contains_key(&entry.slug) {
+                changes.attached.push(entry.slug.clone());
+                let slug = entry.slug.clone();
+                by_slug.insert(slug, MeshHandle { mesh: Mesh::start(self.context.clone(), entry) });
+            }
+        }
+        drop(by_slug);
+        for handle in ended {
+            handle.mesh.begin_end();
+            self.ending.lock().push(handle);
+        }
+        self.ending.lock().retain(|handle| !handle.mesh.tasks.is_empty());
+        changes
+    }
+
+    /// The mesh with this slug.
+    pub fn get(&self, slug: &str) -> Option<MeshHandle> {
+        self.by_slug.lock().get(slug).cloned()
+    }
+
+    /// All meshes, in order of their slugs.
+    pub fn all(&self) -> Vec<MeshHandle> {
+        self.by_slug.lock().values().cloned().collect()
+    }
+
+    /// Tries again where a mesh is disabled or waiting, now.
+    pub fn reconnect_disabled(&self) {
+        for handle in self.all() {
+            if let Some(connection) = handle.mesh.control()
+                && !connection.is_open()
+            {
+                connection.retry_now();
+            }
+        }
+    }
+
+    /// Ends all meshes: rows in flight get a moment to be answered, then the sessions' connections are closed, then
+    /// the members'. Takes at most three seconds.
+    pub async fn shutdown(&self) {
+        let mut handles = self.all();
+        handles.append(&mut self.ending.lock());
+        let ends = handles.iter().map(|handle| handle.mesh.shutdown());
+        futures_util::future::join_all(ends).await;
+    }
+}
+
+impl Mesh {
+    fn start(context: MeshContext, entry: MeshEntry) -> Arc<Self> {
+        let public = entry.keys.public();
+        let wake = context.outbox.wake(&entry.slug);
+        let mesh = Arc::new(Self {
+            context,
+            member: MemberIdentity {
+                member_id: entry.member_id,
+                public,
+                keys: Arc::new(entry.keys),
+            },
+            slug: entry.slug,
+            id: entry.mesh_id,
+            broker_url: entry.broker_url,
+            hello_clock: Arc::default(),
+            negotiated: Mutex::default(),
+            roster: Roster::default(),
+            refresh: Refresh::default(),
+            senders: SenderBook::default(),
+            shared_keys: SharedKeyCache::new(SHARED_KEYS),
+            control: Mutex::new(None),
+            sessions: Mutex::default(),
+            in_flight: InFlight::default(),
+            pulls: Mutex::default(),
+            wake,
+            stop: CancellationToken::new(),
+            stop_draining: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        mesh.spawn("control", &mesh.stop, control::run);
+        mesh.spawn("refresh", &mesh.stop, refresh::run);
+        mesh.spawn("drain", &mesh.stop_draining, drain::run);
+        mesh
+    }
+
+    /// Starts a supervised task of this mesh.
+    fn spawn<F>(
+        self: &Arc<Self>,
+        name: &'static str,
+        stop: &CancellationToken,
+        run: impl Fn(Arc<Self>) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = ()> + Send,
+    {
+        let (mesh, stop) = (Arc::clone(self), stop.clone());
+        self.tasks.spawn(async move {
+            supervise::supervise(name, &mesh.slug, &stop, || run(Arc::clone(&mesh))).await;
+        });
+    }
+
+    fn is_of(&self, entry: &MeshEntry) -> bool {
+        self.slug == entry.slug
+            && self.id == entry.mesh_id
+            && self.broker_url == entry.broker_url
+            && self.member.member_id == entry.member_id
+            && self.member.public == entry.keys.public()
+    }
+
+    fn control(&self) -> Option<Connection> {
+        self.control.lock().clone()
+    }
+
+    fn is_open(&self) -> bool {
+        self.control().is_some_and(|connection| connection.is_open())
+    }
+
+    fn negotiated(&self) -> Arc<Negotiated> {
+        Arc::clone(&self.negotiated.lock())
+    }
+
+    /// True while somebody here looks at the roster: a session, or a subscriber of events.
+    fn has_audience(&self) -> bool {
+        !self.sessions.lock().is_empty() || self.context.events.subscribers() > 0
+    }
+
+    /// True for our member key and the keys of our live sessions here.
+    fn is_own_key(&self, key: PublicKey) -> bool {
+        key == self.member.public || self.sessions.lock().contains_key(&key)
+    }
+
+    async fn shutdown(&self) {
+        self.stop_draining.cancel();
+        let acknowledged = self.in_flight.is_empty();
+        // Rows without an answer are sent again after the next start, under the same id.
+        let _unanswered = tokio::time::timeout(LAST_ACKS_WAIT, acknowledged).await;
+        self.end_tasks().await;
+    }
+
+    async fn end_tasks(&self) {
+        self.begin_end();
+        // A task that does not end in time is dropped with the runtime.
+        let _late = tokio::time::timeout(SHUTDOWN_WAIT, self.tasks.wait()).await;
+    }
+
+    /// Tells every task to end: sessions first, then the member's connection.
+    fn begin_end(&self) {
+        self.stop_draining.cancel();
+        let links: Vec<SessionLink> = self.sessions.lock().drain().map(|(_, link)| link).collect();
+        for link in &links {
+            link.stop.cancel();
+        }
+        self.stop.cancel();
+        self.tasks.close();
+    }
+}
+
+/// The word of the local API for a connection.
+fn api_status(state: &ConnectionState) -> MeshStatus {
+    match state.status {
+        Status::Connecting => MeshStatus::Connecting,
+        Status::Open => MeshStatus::Open,
+        Status::Reconnecting => MeshStatus::Reconnecting,
+        Status::Disabled(_) => MeshStatus::Disabled,
+        Status::Closed => MeshStatus::Closed,
+    }
+}

@@ -1,0 +1,138 @@
+//! Fetching the roster: one task per mesh, asked by whoever needs it, never more often than it helps (daemon spec §7.5).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use claudemesh_client::{Connection, RequestError};
+use claudemesh_protocol::MemberId;
+use claudemesh_protocol::limits::REQUEST_TIMEOUT;
+use claudemesh_protocol::status::MemberRole;
+use claudemesh_protocol::wire::{ClientFrame, MemberRow, PeerRow, ServerFrame};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::Mesh;
+use super::roster::member_of;
+
+/// Period of refreshes while somebody is there to see them (daemon spec §7.5).
+const PERIOD: Duration = Duration::from_secs(30);
+/// Least time between two fetches, so that a crowd of arrivals costs a few lists and not a list each.
+const LEAST_GAP: Duration = Duration::from_millis(250);
+
+/// Asks for fetches and tells when they are done.
+pub(super) struct Refresh {
+    asked: AtomicU64,
+    wanted: Notify,
+    answered: watch::Sender<Answered>,
+}
+
+/// The newest fetch.
+#[derive(Debug, Clone, Default)]
+struct Answered {
+    /// Every request up to this number is answered by it.
+    up_to: u64,
+    error: Option<RequestError>,
+}
+
+impl Default for Refresh {
+    fn default() -> Self {
+        Self { asked: AtomicU64::new(0), wanted: Notify::new(), answered: watch::Sender::default() }
+    }
+}
+
+impl Refresh {
+    /// Asks for a fetch without waiting.
+    pub(super) fn soon(&self) -> u64 {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        self.wanted.notify_one();
+        number
+    }
+
+    /// Asks for a fetch and waits for its end; the caller limits the time.
+    pub(super) async fn now(&self) -> Result<(), RequestError> {
+        let mut answered = self.answered.subscribe();
+        let number = self.soon();
+        match answered.wait_for(|answered| answered.up_to >= number).await {
+            Ok(answered) => answered.error.clone().map_or(Ok(()), Err),
+            Err(_) => Err(RequestError::NotOpen),
+        }
+    }
+}
+
+/// Runs until the mesh stops.
+pub(super) async fn run(mesh: Arc<Mesh>) {
+    loop {
+        tokio::select! {
+            () = mesh.refresh.wanted.notified() => {}
+            () = tokio::time::sleep(PERIOD) => {
+                if !mesh.has_audience() || !mesh.is_open() {
+                    continue;
+                }
+            }
+            () = mesh.stop.cancelled() => return,
+        }
+        let started = Instant::now();
+        let up_to = mesh.refresh.asked.load(Ordering::Relaxed);
+        let error = fetch(&mesh).await.err();
+        mesh.refresh.answered.send_replace(Answered { up_to, error });
+        tokio::select! {
+            () = tokio::time::sleep_until(started + LEAST_GAP) => {}
+            () = mesh.stop.cancelled() => return,
+        }
+    }
+}
+
+async fn fetch(mesh: &Mesh) -> Result<(), RequestError> {
+    let connection = mesh.control().ok_or(RequestError::NotOpen)?;
+    let (peers, members) = tokio::join!(list_peers(&connection), list_members(&connection));
+    let peers = peers?;
+    let members = match members {
+        Ok(members) => members,
+        Err(RequestError::Refused(error)) if error.code == "unknown_message_type" => {
+            members_of(&peers)
+        }
+        // An old broker drops frames it does not know without an answer.
+        Err(RequestError::Timeout) if mesh.negotiated().is_legacy => members_of(&peers),
+        Err(error) => return Err(error),
+    };
+    mesh.roster.replace(peers, members);
+    Ok(())
+}
+
+async fn list_peers(connection: &Connection) -> Result<Vec<PeerRow>, RequestError> {
+    match connection.request(&ClientFrame::ListPeers(Box::default()), REQUEST_TIMEOUT).await? {
+        ServerFrame::PeersList(list) => Ok(list.peers),
+        _ => Err(RequestError::UnexpectedReply),
+    }
+}
+
+async fn list_members(connection: &Connection) -> Result<Vec<MemberRow>, RequestError> {
+    match connection.request(&ClientFrame::ListMembers(Box::default()), REQUEST_TIMEOUT).await? {
+        ServerFrame::MembersList(list) => Ok(list.members),
+        _ => Err(RequestError::UnexpectedReply),
+    }
+}
+
+/// At a broker without `list_members`: the members that are there.
+fn members_of(peers: &[PeerRow]) -> Vec<MemberRow> {
+    let mut members: Vec<MemberRow> = Vec::new();
+    for row in peers {
+        let pubkey = member_of(row);
+        if members.iter().any(|member| member.pubkey == pubkey) {
+            continue;
+        }
+        members.push(MemberRow {
+            member_id: row.member_id.clone().unwrap_or_else(|| MemberId::new("")),
+            pubkey,
+            display_name: row.display_name.clone(),
+            role: MemberRole::Member,
+            role_tag: None,
+            groups: Vec::new(),
+            joined_at: row.connected_at.clone(),
+            last_seen_at: None,
+            online: true,
+        });
+    }
+    members
+}

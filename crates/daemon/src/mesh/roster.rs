@@ -1,0 +1,185 @@
+//! Who is in the mesh and who is there, as far as this daemon knows: a snapshot that readers share and never wait for
+//! (daemon spec §7.5).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudemesh_protocol::wire::{MemberRow, PeerRow};
+use claudemesh_protocol::{GroupName, PeerRole, PublicKey};
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+/// One snapshot of presences and members.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RosterView {
+    /// Presences, as `peers_list` gave them.
+    pub peers: Vec<PeerRow>,
+    /// Members, absent ones included.
+    pub members: Vec<MemberRow>,
+    /// When it was fetched; `None` before the first answer.
+    pub fetched_at: Option<Instant>,
+}
+
+/// The member key behind a presence.
+pub(super) fn member_of(row: &PeerRow) -> PublicKey {
+    row.member_pubkey.unwrap_or(row.pubkey)
+}
+
+/// True for presences people can name: sessions and services, but no daemon's own connection.
+pub(super) fn is_addressable(row: &PeerRow) -> bool {
+    row.peer_role.as_deref() != Some(PeerRole::ControlPlane.as_str())
+}
+
+/// True when the presence's program says it can do `capability`.
+pub(super) fn lists(row: &PeerRow, capability: &str) -> bool {
+    row.capabilities.as_ref().is_some_and(|words| words.iter().any(|word| word == capability))
+}
+
+impl RosterView {
+    /// The member with this key.
+    pub(super) fn member(&self, key: PublicKey) -> Option<&MemberRow> {
+        self.members.iter().find(|member| member.pubkey == key)
+    }
+
+    /// The presences that have this key as their session key or member key.
+    pub(super) fn presences(&self, key: PublicKey) -> impl Iterator<Item = &PeerRow> {
+        self.peers.iter().filter(move |row| row.pubkey == key || member_of(row) == key)
+    }
+
+    /// The presence that has exactly this key as its own.
+    pub(super) fn presence(&self, key: PublicKey) -> Option<&PeerRow> {
+        self.peers.iter().find(|row| row.pubkey == key)
+    }
+
+    /// True when the key belongs to somebody here, present or absent.
+    pub(super) fn knows(&self, key: PublicKey) -> bool {
+        self.member(key).is_some() || self.presences(key).next().is_some()
+    }
+
+    /// Visible presences that a message to `group` reaches; everybody for `None`. Own presences of `except` are left
+    /// out (wire spec §4.3).
+    pub(super) fn audience(
+        &self,
+        group: Option<&GroupName>,
+        except: PublicKey,
+    ) -> impl Iterator<Item = &PeerRow> {
+        self.peers.iter().filter(move |row| {
+            let is_member = group.is_none_or(|group| {
+                row.groups.iter().any(|membership| membership.name.is_within(group))
+            });
+            row.visible != Some(false) && member_of(row) != except && is_member
+        })
+    }
+}
+
+/// The shared snapshot of one mesh.
+#[derive(Default)]
+pub(super) struct Roster {
+    view: RwLock<Arc<RosterView>>,
+}
+
+impl Roster {
+    /// The snapshot as it stands.
+    pub(super) fn view(&self) -> Arc<RosterView> {
+        Arc::clone(&self.view.read())
+    }
+
+    /// Age of the snapshot; `None` before the first.
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.view.read().fetched_at.map(|at| at.elapsed())
+    }
+
+    /// Takes what the broker answered.
+    pub(super) fn replace(&self, peers: Vec<PeerRow>, members: Vec<MemberRow>) {
+        let view = RosterView { peers, members, fetched_at: Some(Instant::now()) };
+        *self.view.write() = Arc::new(view);
+    }
+
+    /// Patches the snapshot: the presence of `key` has gone. True when there was one.
+    pub(super) fn remove_presence(&self, key: PublicKey) -> bool {
+        let mut view = self.view.write();
+        if view.presence(key).is_none() {
+            return false;
+        }
+        let mut patched = RosterView::clone(&view);
+        patched.peers.retain(|row| row.pubkey != key);
+        for member in &mut patched.members {
+            let key = member.pubkey;
+            member.online = patched.peers.iter().any(|row| member_of(row) == key);
+        }
+        *view = Arc::new(patched);
+        true
+    }
+}
+
+#[cfg(test)]
+pub(super) mod fixture {
+    //! A small mesh for the tests of this module's neighbours.
+
+    use claudemesh_protocol::wire::{MemberRow, PeerRow};
+    use claudemesh_protocol::{Group, MemberId, PublicKey};
+    use serde_json::json;
+
+    use super::RosterView;
+
+    /// A key of one repeated byte.
+    pub(crate) fn key(byte: u8) -> PublicKey {
+        PublicKey::from_bytes([byte; 32])
+    }
+
+    /// A session `key(session)` of member `key(member)`.
+    pub(crate) fn session(name: &str, session: u8, member: u8) -> PeerRow {
+        serde_json::from_value(json!({
+            "pubkey": key(session), "memberPubkey": key(member), "displayName": name, "status": "idle",
+            "peerRole": "session", "groups": [],
+            "capabilities": ["client_ack", "group_e2e", "body_meta"],
+        }))
+        .unwrap()
+    }
+
+    /// The control-plane presence of member `key(member)`.
+    pub(crate) fn daemon(name: &str, member: u8) -> PeerRow {
+        PeerRow { peer_role: Some("control-plane".to_owned()), ..session(name, member, member) }
+    }
+
+    /// A member, absent unless a presence says otherwise.
+    pub(crate) fn member(name: &str, byte: u8) -> MemberRow {
+        serde_json::from_value(json!({
+            "memberId": MemberId::new(format!("m{byte}")), "pubkey": key(byte), "displayName": name, "role": "member",
+            "joinedAt": "2026-01-01T00:00:00.000Z", "online": false,
+        }))
+        .unwrap()
+    }
+
+    /// Puts a presence into a group.
+    pub(crate) fn in_group(mut row: PeerRow, name: &str) -> PeerRow {
+        row.groups.push(Group::plain(name.parse().unwrap()));
+        row
+    }
+
+    /// A snapshot.
+    pub(crate) fn view(peers: Vec<PeerRow>, members: Vec<MemberRow>) -> RosterView {
+        RosterView { peers, members, fetched_at: Some(tokio::time::Instant::now()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixture::{daemon, key, member, session};
+    use super::*;
+
+    #[test]
+    fn a_presence_that_left_is_patched_out_and_its_member_goes_offline() {
+        let roster = Roster::default();
+        let mut dana = member("dana", 2);
+        dana.online = true;
+        roster
+            .replace(vec![session("dana", 20, 2), daemon("eve", 3)], vec![dana, member("eve", 3)]);
+        assert!(roster.remove_presence(key(20)));
+        assert!(!roster.remove_presence(key(20)));
+        let view = roster.view();
+        assert!(view.presence(key(20)).is_none());
+        assert!(!view.member(key(2)).unwrap().online && view.member(key(3)).unwrap().online);
+        assert!(view.knows(key(2)) && !view.knows(key(20)));
+    }
+}

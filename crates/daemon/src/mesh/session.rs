@@ -1,0 +1,209 @@
+//! The connections of registered sessions: each with its own key, vouched for by the member anew at every attempt
+//! (daemon spec §7.1, §7.2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudemesh_client::hello::PresenceInfo;
+use claudemesh_client::{
+    Connection, ConnectionEvent, ConnectionOptions, DisabledReason, HelloClock, Role,
+    SessionHelloSource, Status,
+};
+use claudemesh_crypto::KeyPair;
+use claudemesh_protocol::capability::CapabilitySet;
+use claudemesh_protocol::limits::ATTESTATION_TTL;
+use claudemesh_protocol::wire::ClientFrame;
+use claudemesh_protocol::{Group, GroupName, PublicKey};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::Mesh;
+use super::receive::Receiver;
+use super::supervise::supervise;
+use crate::sessions::Session;
+
+/// Time before the end of an attestation at which a connection that never broke fetches another one; receivers refuse
+/// messages that are younger than the attestation's end.
+const RENEW_BEFORE: Duration = Duration::from_hours(1);
+
+/// What the mesh keeps of a session's connection.
+pub(super) struct SessionLink {
+    pub(super) keys: Arc<KeyPair>,
+    /// The connection, once its task has begun.
+    pub(super) connection: Arc<Mutex<Option<Connection>>>,
+    /// Builds its handshakes.
+    source: Arc<SessionHelloSource>,
+    pub(super) stop: CancellationToken,
+    /// Opened only to send what an ended session left behind.
+    pub(super) purpose: Purpose,
+}
+
+/// Why a session connection is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The session lives.
+    Live,
+    /// The session has ended and rows of it wait.
+    Flush,
+}
+
+/// What a session connection says about itself.
+pub(super) struct SessionPresence {
+    pub(super) keys: Arc<KeyPair>,
+    pub(super) caps: Option<CapabilitySet>,
+    pub(super) info: PresenceInfo,
+    pub(super) purpose: Purpose,
+}
+
+impl SessionPresence {
+    /// Of a registered session; `None` when it has no key and so no presence.
+    pub(super) fn of(session: &Session, hostname: Option<String>) -> Option<Self> {
+        Some(Self {
+            keys: Arc::clone(session.keys.as_ref()?),
+            caps: session.caps,
+            info: PresenceInfo {
+                display_name: Some(session.display_name.clone()),
+                session_id: session.session_id.clone(),
+                pid: session.pid,
+                cwd: session.cwd.clone().unwrap_or_default(),
+                hostname,
+                model: session.model.clone(),
+                role: session.role.clone(),
+                groups: (!session.groups.is_empty()).then(|| session.groups.clone()),
+            },
+            purpose: Purpose::Live,
+        })
+    }
+}
+
+impl Mesh {
+    /// Opens the connection of a session. One with the same key is closed first: a key has one connection.
+    pub(super) fn open_presence(self: &Arc<Self>, presence: SessionPresence) {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        let key = presence.keys.public();
+        let stop = self.stop.child_token();
+        let connection = Arc::new(Mutex::new(None));
+        let source = Arc::new(SessionHelloSource {
+            mesh_id: self.id.clone(),
+            member_id: self.member.member_id.clone(),
+            member: Arc::clone(&self.member.keys),
+            session: Arc::clone(&presence.keys),
+            allowed_caps: presence.caps,
+            info: Mutex::new(presence.info),
+            clock: HelloClock::default(),
+        });
+        let link = SessionLink {
+            keys: presence.keys,
+            connection: Arc::clone(&connection),
+            source: Arc::clone(&source),
+            stop: stop.clone(),
+            purpose: presence.purpose,
+        };
+        if let Some(older) = self.sessions.lock().insert(key, link) {
+            older.stop.cancel();
+        }
+        let mesh = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let run = || {
+                run(Arc::clone(&mesh), Arc::clone(&source), Arc::clone(&connection), stop.clone())
+            };
+            supervise("session", &mesh.slug, &stop, run).await;
+        });
+    }
+
+    /// Closes the connection of a session with 1000, so that its peers see it leave at once.
+    pub(super) fn close_presence(&self, key: &PublicKey) {
+        let link = self.sessions.lock().remove(key);
+        if let Some(link) = link {
+            link.stop.cancel();
+            self.shared_keys.forget(*key);
+        }
+    }
+
+    /// A session has joined or left a group: its next handshake says so too, or a return after the lease would undo it.
+    pub(super) fn keep_groups(&self, key: &PublicKey, frame: &ClientFrame) {
+        let sessions = self.sessions.lock();
+        let Some(link) = sessions.get(key) else { return };
+        let mut info = link.source.info.lock();
+        // Without a list the broker restores the groups of the session itself.
+        let Some(groups) = info.groups.as_mut() else { return };
+        match frame {
+            ClientFrame::JoinGroup(join) => {
+                if let Ok(name) = GroupName::parse_lenient(&join.name) {
+                    groups.retain(|group| group.name != name);
+                    groups.push(Group { name, role: join.role.clone() });
+                }
+            }
+            ClientFrame::LeaveGroup(leave) => {
+                if let Ok(name) = GroupName::parse_lenient(&leave.name) {
+                    groups.retain(|group| group.name != name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The connection of a session.
+    pub(super) fn session_connection(&self, key: &PublicKey) -> Option<Connection> {
+        self.sessions.lock().get(key).and_then(|link| link.connection.lock().clone())
+    }
+}
+
+async fn run(
+    mesh: Arc<Mesh>,
+    source: Arc<SessionHelloSource>,
+    slot: Arc<Mutex<Option<Connection>>>,
+    stop: CancellationToken,
+) {
+    let keys = Arc::clone(&source.session);
+    let settings = &mesh.context.settings;
+    let mut options =
+        ConnectionOptions::new(&mesh.broker_url, Role::Session, settings.plain, source)
+            .mesh(&mesh.slug);
+    options.timing = settings.timing.clone();
+    let (connection, mut events) = Connection::open(options, &mesh.tasks, stop.child_token());
+    *slot.lock() = Some(connection.clone());
+    let _closed_at_the_end = CloseOnDrop(connection.clone());
+    let mut receiver =
+        Receiver::of_session(Arc::clone(&mesh), connection.clone(), Arc::clone(&keys));
+    let mut renew_at = Instant::now() + ATTESTATION_TTL;
+    loop {
+        let event = tokio::select! {
+            event = receiver.next(&mut events) => event,
+            () = sleep_until(renew_at) => {
+                renew_at = Instant::now() + ATTESTATION_TTL;
+                connection.renew();
+                continue;
+            }
+        };
+        match event {
+            None => return,
+            Some(ConnectionEvent::Opened(_)) => {
+                renew_at = Instant::now() + ATTESTATION_TTL.saturating_sub(RENEW_BEFORE);
+                mesh.refresh.soon();
+                mesh.wake.notify_one();
+            }
+            Some(ConnectionEvent::Closed { status, .. }) => {
+                if status == Status::Disabled(DisabledReason::Kicked) {
+                    tracing::warn!(mesh = %mesh.slug, session = %keys.public().short(12), "session_kicked");
+                    mesh.context.sessions.kicked(&mesh.slug, &keys.public());
+                    mesh.close_presence(&keys.public());
+                }
+            }
+            Some(ConnectionEvent::Receipt(receipt)) => mesh.announce_receipt(&receipt),
+            Some(ConnectionEvent::Push(push)) => receiver.receive(*push).await,
+            Some(ConnectionEvent::UnreadablePush(ack)) => receiver.acknowledge(ack).await,
+        }
+    }
+}
+
+struct CloseOnDrop(Connection);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}

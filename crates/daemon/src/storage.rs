@@ -1,0 +1,190 @@
+//! The two databases of the daemon: opening with integrity check, and the errors their users branch on.
+
+use std::path::{Path, PathBuf};
+
+use claudemesh_protocol::Timestamp;
+use claudemesh_sqlite::{Database, Migration, MigrationError, OpenError, Options, WriteError};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{ColumnIndex, Decode, Row as _, Sqlite, Type};
+
+/// Why a read or write of outbox or inbox did not happen.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// Disk, quota or page limit is used up.
+    #[error("no space is left for messages on this disk")]
+    Full,
+    /// The database is busy or closed; the same call may succeed later.
+    #[error("the message database is not available")]
+    Unavailable(#[source] WriteError),
+    /// A statement failed or a row cannot be read.
+    #[error("the message database failed")]
+    Failed(#[source] WriteError),
+}
+
+impl From<WriteError> for StorageError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Full => Self::Full,
+            error @ (WriteError::Unavailable(_) | WriteError::Closed) => Self::Unavailable(error),
+            error => Self::Failed(error),
+        }
+    }
+}
+
+impl From<sqlx::Error> for StorageError {
+    fn from(error: sqlx::Error) -> Self {
+        WriteError::from(error).into()
+    }
+}
+
+/// Why a database could not be taken into use at start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnusableDatabase {
+    /// It is damaged.
+    #[error("the database {} is damaged: {reason}", .path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// A newer program wrote it, or it could not be brought up to date.
+    #[error("cannot use the database {}", .path.display())]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: MigrationError,
+    },
+    /// The file itself cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// Opens a database, checks that it is whole, brings its schema up to date.
+///
+/// # Errors
+/// [`UnusableDatabase`].
+pub async fn open(
+    path: &Path,
+    migrations: &[Migration],
+    max_pages: Option<u32>,
+) -> Result<Database, UnusableDatabase> {
+    refuse_link(path)?;
+    let options = Options::new(path).readers(2).max_pages(max_pages);
+    let db = match Database::open(options).await {
+        Ok(db) => db,
+        Err(OpenError::Database { path, source }) => {
+            return Err(UnusableDatabase::Corrupt { path, reason: source.to_string() });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let usable = check_and_migrate(&db, path, migrations).await;
+    if usable.is_err() {
+        db.close().await;
+    }
+    usable.map(|()| db)
+}
+
+async fn check_and_migrate(
+    db: &Database,
+    path: &Path,
+    migrations: &[Migration],
+) -> Result<(), UnusableDatabase> {
+    let corrupt = |reason: String| UnusableDatabase::Corrupt { path: path.to_owned(), reason };
+    let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+        .fetch_one(db.reader())
+        .await
+        .map_err(|error| corrupt(error.to_string()))?;
+    if verdict != "ok" {
+        return Err(corrupt(verdict));
+    }
+    db.migrate(migrations)
+        .await
+        .map_err(|source| UnusableDatabase::Schema { path: path.to_owned(), source })?;
+    Ok(())
+}
+
+/// SQLite follows links; a link in place of a file that only we write is somebody's trick (daemon spec §2).
+fn refuse_link(path: &Path) -> Result<(), OpenError> {
+    let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+    if is_link {
+        let source = std::io::Error::from(rustix::io::Errno::LOOP);
+        return Err(OpenError::File { path: path.to_owned(), source });
+    }
+    Ok(())
+}
+
+/// Column access without naming the row's lifetime and index types each time.
+pub(crate) trait Columns {
+    /// The value of a column.
+    fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(
+        &'r self,
+        name: &'static str,
+    ) -> Result<T, sqlx::Error>;
+
+    /// A time column.
+    fn time(&self, name: &'static str) -> Result<Timestamp, sqlx::Error> {
+        self.column(name).map(Timestamp::from_millis)
+    }
+
+    /// A time column that may be NULL.
+    fn time_option(&self, name: &'static str) -> Result<Option<Timestamp>, sqlx::Error> {
+        Ok(self.column::<Option<i64>>(name)?.map(Timestamp::from_millis))
+    }
+
+    /// A text column that is parsed.
+    fn parsed<T>(&self, name: &'static str) -> Result<T, sqlx::Error>
+    where
+        T: std::str::FromStr,
+        T::Err: std::error::Error + Send + Sync + 'static,
+    {
+        self.column::<&str>(name)?.parse().map_err(|error| decode_error(name, error))
+    }
+
+    /// A text column that may be NULL and is parsed otherwise.
+    fn parsed_option<T>(&self, name: &'static str) -> Result<Option<T>, sqlx::Error>
+    where
+        T: std::str::FromStr,
+        T::Err: std::error::Error + Send + Sync + 'static,
+    {
+        let text: Option<&str> = self.column(name)?;
+        text.map(|text| text.parse().map_err(|error| decode_error(name, error))).transpose()
+    }
+
+    /// An integer column that is not negative.
+    fn unsigned<T: TryFrom<i64>>(&self, name: &'static str) -> Result<T, sqlx::Error> {
+        let value: i64 = self.column(name)?;
+        T::try_from(value).map_err(|_| decode_error(name, std::fmt::Error))
+    }
+}
+
+impl Columns for SqliteRow
+where
+    &'static str: ColumnIndex<SqliteRow>,
+{
+    fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(
+        &'r self,
+        name: &'static str,
+    ) -> Result<T, sqlx::Error> {
+        self.try_get(name)
+    }
+}
+
+pub(crate) fn decode_error(
+    column: &'static str,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> sqlx::Error {
+    sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(source) }
+}
+
+/// Bytes of the pages in use; pages that deletion freed are used again before the file grows.
+pub(crate) async fn used_bytes(db: &Database) -> Result<u64, StorageError> {
+    let sql = "SELECT (pages.page_count - free.freelist_count) * size.page_size \
+               FROM pragma_page_count AS pages, pragma_freelist_count AS free, pragma_page_size AS size";
+    let bytes: i64 = sqlx::query_scalar(sql).fetch_one(db.reader()).await?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
+}

@@ -1,0 +1,120 @@
+//! The daemon's periodic work: the end of sessions, retention, the disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudemesh_ipc::api::MeshStatus;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::daemon::Daemon;
+use crate::home::file::FileLock;
+use crate::inbox::Retention;
+use crate::sessions::{EndedSessions, SWEEP_INTERVAL};
+
+/// Period of pruning (daemon spec §13.5).
+const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+/// Exit code when every mesh is disabled and the settings ask for it (daemon spec §1.4).
+const ALL_DISABLED: u8 = 6;
+/// Exit code when the lock file was removed under a running daemon.
+const LOCK_LOST: u8 = 1;
+
+/// Drops sessions as their processes end, and every 15 s those that were missed.
+pub(crate) async fn reap_sessions(daemon: Daemon, mut ended: EndedSessions) {
+    let sessions = daemon.context().sessions.clone();
+    let stopping = daemon.stopping();
+    let mut sweep = interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let is_over = tokio::select! {
+            hash = ended.next() => hash.is_none(),
+            _ = sweep.tick() => false,
+            () = stopping.cancelled() => true,
+        };
+        if is_over {
+            return;
+        }
+        // Also after a single end: by now the token may belong to another process.
+        for hash in sessions.dead(crate::clock::now()) {
+            if let Some(session) = daemon.end_session(hash, "process_ended") {
+                tracing::info!(
+                    session_id = session.session_id,
+                    mesh = session.mesh,
+                    "session_reaped"
+                );
+            }
+        }
+        exit_when_all_disabled(&daemon);
+    }
+}
+
+/// Stops the daemon when its lock file was removed: another daemon could then open the same databases.
+pub(crate) async fn keep_lock(daemon: Daemon, lock: Arc<FileLock>) {
+    let path = daemon.context().paths.lock_file();
+    let stopping = daemon.stopping();
+    let mut tick = interval(SWEEP_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stopping.cancelled() => return,
+        }
+        if !lock.is_still_at(&path) {
+            tracing::error!(path = %path.display(), "lock_file_vanished");
+            daemon.stop_with(LOCK_LOST);
+            return;
+        }
+    }
+}
+
+fn exit_when_all_disabled(daemon: &Daemon) {
+    let meshes = daemon.meshes().all();
+    let is_asked = daemon.context().settings.get().daemon.exit_when_all_disabled;
+    let is_disabled = |mesh: &crate::mesh::MeshHandle| mesh.status() == MeshStatus::Disabled;
+    if is_asked && !meshes.is_empty() && meshes.iter().all(is_disabled) {
+        tracing::error!("all_meshes_disabled");
+        daemon.stop_with(ALL_DISABLED);
+    }
+}
+
+/// Removes what is too old: at once, then every hour.
+pub(crate) async fn prune(daemon: Daemon) {
+    let stopping = daemon.stopping();
+    let mut tick = interval(PRUNE_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stopping.cancelled() => return,
+        }
+        tokio::select! {
+            pruned = prune_once(&daemon) => {
+                if let Err(error) = pruned {
+                    tracing::warn!(%error, "prune_failed");
+                }
+            }
+            () = stopping.cancelled() => return,
+        }
+    }
+}
+
+async fn prune_once(daemon: &Daemon) -> Result<(), crate::storage::StorageError> {
+    let (context, now) = (daemon.context(), crate::clock::now());
+    let settings = context.settings.get();
+    let retention = Retention {
+        age: DAY.saturating_mul(settings.inbox.retention_days),
+        max_bytes: settings.inbox.max_bytes,
+    };
+    context.inbox.prune(retention, now).await?;
+    context.outbox.compact(now).await?;
+    let needed = daemon.keys_in_use().await?;
+    let store = context.sessions.key_store().clone();
+    let pruned = tokio::task::spawn_blocking(move || store.prune(|_, key| needed.contains(key)));
+    match pruned.await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(removed)) => tracing::info!(removed, "session_keys_pruned"),
+        Ok(Err(error)) => tracing::warn!(%error, "session_keys_not_pruned"),
+        Err(error) => tracing::warn!(%error, "session_keys_not_pruned"),
+    }
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! What every request passes: routes, headers, limits (daemon spec §9).
+
+use std::time::Duration;
+
+use claudemesh_ipc::api::{EventsQuery, InboxQuery};
+use claudemesh_protocol::capability::CapabilitySet;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use super::world::{Home, code, letter, raw, register, some_key, status_of, token, until};
+
+const ROUTES: &[(&str, &str)] = &[
+    ("GET", "/v1/version"),
+    ("GET", "/v1/health"),
+    ("GET", "/v1/sessions"),
+    ("GET", "/v1/sessions/me"),
+    ("DELETE", "/v1/sessions/me"),
+    ("POST", "/v1/sessions/register"),
+    ("POST", "/v1/sessions/status"),
+    ("POST", "/v1/send"),
+    ("GET", "/v1/inbox"),
+    ("POST", "/v1/inbox/seen"),
+    ("DELETE", "/v1/inbox"),
+    ("GET", "/v1/outbox"),
+    ("GET", "/v1/peers"),
+    ("POST", "/v1/profile"),
+    ("POST", "/v1/ops/group.join"),
+    ("POST", "/v1/admin/reload"),
+    ("GET", "/v1/events"),
+];
+
+/// Daemon §9: matrix test: every route × {token in query, Host `evil.com`, Origin set, OPTIONS, …} gives the
+/// documented status.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_refuses_what_no_client_of_ours_sends() {
+    let home = Home::new();
+    home.join("dev");
+    let running = home.start().await;
+    for (method, path) in ROUTES {
+        for (head, status, expected) in [
+            (format!("{method} {path}?token=x HTTP/1.1\r\nhost: localhost"), 400, "token_in_query"),
+            (format!("{method} {path} HTTP/1.1\r\nhost: evil.com"), 403, "forbidden_host"),
+            (
+                format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\norigin: http://localhost"),
+                403,
+                "forbidden_origin",
+            ),
+            (format!("OPTIONS {path} HTTP/1.1\r\nhost: localhost"), 403, "forbidden_origin"),
+            (
+                format!(
+                    "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 1"
+                ),
+                415,
+                "unsupported_media_type",
+            ),
+            (
+                format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x"),
+                401,
+                "unknown_session",
+            ),
+            (format!("HEAD {path} HTTP/1.1\r\nhost: localhost"), 405, ""),
+            (format!("{method} {path}/ HTTP/1.1\r\nhost: localhost"), 404, "not_found"),
+        ] {
+            let (found, answer) = raw(running.socket(), &head, "").await;
+            let is_id_route =
+                path.ends_with("/inbox") || path.ends_with("/sessions") || path.contains("/ops");
+            if head.contains("/ HTTP")
+                && (is_id_route || *path == "/v1/sessions/me")
+                && found == 405
+            {
+                continue;
+            }
+            assert!(found == status && answer.contains(expected), "{head}: {answer}");
+            assert!(!answer.to_lowercase().contains("access-control"), "{answer}");
+        }
+    }
+    let good = "GET /v1/health HTTP/1.1\r\nhost: [::1]:47823";
+    assert_eq!(raw(running.socket(), good, "").await.0, 200);
+    let (found, answer) =
+        raw(running.socket(), "PUT /v1/send HTTP/1.1\r\nhost: localhost", "").await;
+    assert!(found == 405 && answer.to_lowercase().contains("allow: post"), "{answer}");
+    assert!(answer.contains("method_not_allowed"), "{answer}");
+    let nul = "DELETE /v1/inbox/a%00b HTTP/1.1\r\nhost: localhost";
+    assert_eq!(raw(running.socket(), nul, "").await.0, 400);
+    running.shutdown().await;
+}
+
+/// Daemon §9: 257 parallel slow requests: the 257th gets 429, `/v1/health` still answers; after release all succeed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_257th_request_in_flight_is_refused() {
+    const BODY: &str = "{\"ids\":[\"x\"]}";
+    let home = Home::new();
+    let running = home.start().await;
+    let head = format!(
+        "POST /v1/inbox/seen HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        BODY.len()
+    );
+    let mut slow = Vec::new();
+    for _ in 0..256 {
+        let mut stream = UnixStream::connect(running.socket()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let client = running.client();
+    until("all are in flight", || async { client.sessions().await.is_err() }).await;
+    assert_eq!(code(client.sessions().await), "daemon_busy");
+    assert!(client.health().await.unwrap().ok);
+    for stream in &mut slow {
+        stream.write_all(BODY.as_bytes()).await.unwrap();
+    }
+    for mut stream in slow {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(status_of(&answer), 200, "{answer}");
+    }
+    until("room again", || async { client.sessions().await.is_ok() }).await;
+    running.shutdown().await;
+}
+
+/// Daemon §9: 33rd SSE stream → 429; closing one frees a slot within 1 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_33rd_stream_is_refused() {
+    let home = Home::new();
+    let running = home.start().await;
+    let (client, query) = (running.client(), EventsQuery::default());
+    let mut streams = Vec::new();
+    for _ in 0..32 {
+        streams.push(client.events(&query, None).await.unwrap());
+    }
+    assert_eq!(code(client.events(&query, None).await), "too_many_streams");
+    streams.pop();
+    let freed = async {
+        until("a slot", || async { client.events(&query, None).await.is_ok() }).await;
+    };
+    tokio::time::timeout(Duration::from_secs(1), freed).await.unwrap();
+    running.shutdown().await;
+}
+
+/// Daemon §9: a session with caps calling beyond them → 403 `forbidden` with `cap`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_may_do_what_its_list_says() {
+    let home = Home::new();
+    home.join("dev");
+    let running = home.start().await;
+    let caps = CapabilitySet::parse(["dm"]).ok();
+    let (client, reply) = register(&running, "dev", 1, |request| request.caps = caps).await;
+    assert!(reply.presence_accepted);
+    client.send(&letter(&some_key(), "hi")).await.unwrap();
+    for (refused, cap) in [
+        (client.send(&letter("*", "hi")).await.map(|_| ()), "broadcast"),
+        (client.send(&letter("dev:@ops", "hi")).await.map(|_| ()), "broadcast"),
+        (client.group_join(None, "ops", None).await.map(|_| ()), "profile-write"),
+        (
+            client.peers(None, claudemesh_ipc::client::PeerFilter::Reachable).await.map(|_| ()),
+            "read",
+        ),
+        (client.message_status(None, "12345678").await.map(|_| ()), "read"),
+    ] {
+        let error = refused.unwrap_err();
+        let error = error.api().unwrap();
+        assert_eq!((error.status, error.body.error.as_str()), (403, "forbidden"));
+        assert_eq!(error.extra("cap").unwrap(), cap);
+    }
+    running.shutdown().await;
+}
+
+/// Daemon §8.2: an unknown token counts as no session, and the answer says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_token_is_told() {
+    let home = Home::new();
+    let running = home.start().await;
+    let head = format!(
+        "GET /v1/inbox HTTP/1.1\r\nhost: localhost\r\nauthorization: ClaudeMesh-Session {}",
+        token(9).reveal()
+    );
+    let (status, answer) = raw(running.socket(), &head, "").await;
+    assert!(status == 200 && answer.contains("x-claudemesh-session-state: unknown"), "{answer}");
+    let client = running.client().with_token(Some(token(9)));
+    assert_eq!(code(client.session().await), "unknown_session");
+    assert_eq!(code(client.events(&EventsQuery::default(), None).await), "unknown_session");
+    running.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_queries_and_unknown_operations_are_refused() {
+    let home = Home::new();
+    home.join("dev");
+    let running = home.start().await;
+    let client = running.client();
+    let query = |change: fn(&mut InboxQuery)| {
+        let mut query = InboxQuery::default();
+        change(&mut query);
+        query
+    };
+    for (wrong, expected) in [
+        (query(|query| query.since = Some("yesterday".to_owned())), "invalid_field"),
+        (query(|query| query.limit = Some(1001)), "invalid_field"),
+        (query(|query| query.limit = Some(0)), "invalid_field"),
+        (query(|query| query.cursor = Some("?".to_owned())), "invalid_field"),
+        (query(|query| query.mesh = Some("other".to_owned())), "mesh_not_attached"),
+    ] {
+        assert_eq!(code(client.inbox(&wrong).await), expected, "{wrong:?}");
+    }
+    assert_eq!(
+        code(client.inbox_flush(&claudemesh_ipc::api::inbox::FlushQuery::default()).await),
+        "missing_filter"
+    );
+    assert_eq!(code(client.op("no.such", None, serde_json::Map::new()).await), "unknown_op");
+    assert_eq!(code(client.message_status(None, "short").await), "invalid_argument");
+    assert_eq!(code(client.group_join(None, "ops", None).await), "broker_unavailable");
+    let peers = client.peers(None, claudemesh_ipc::client::PeerFilter::Reachable).await;
+    assert_eq!(code(peers), "broker_unavailable");
+    running.shutdown().await;
+}

@@ -1,0 +1,11 @@
+//! The person's side: boot, files, local API, outbox, inbox, sessions; the broker is an address where nobody answers.
+
+mod accept;
+mod boot;
+mod crash;
+mod events;
+mod gate;
+mod inbox;
+mod process;
+mod sessions;
+mod world;

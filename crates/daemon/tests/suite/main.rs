@@ -1,0 +1,13 @@
+//! The daemon's parts together: real databases, real sockets, a real broker.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests fail by panicking"
+)]
+
+mod local;
+mod mesh;

@@ -1,0 +1,533 @@
+//! Requests to the daemon: HTTP/1.1 over its Unix socket, one connection for each request, no background task.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::{Method, Request, Response, body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tokio::net::UnixStream;
+
+use crate::api::{self, SESSION_SCHEME};
+use crate::error::{ApiError, IpcError};
+use crate::events::EventStream;
+use crate::paths::Paths;
+use crate::token::SessionToken;
+
+/// Time for a call when the caller says nothing (CLI spec §1.15).
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the call that finds out whether a daemon is there (CLI spec §1.15).
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(2500);
+/// Largest answer, in bytes (daemon spec §9.5).
+pub const ANSWER_MAX_BYTES: usize = 10 * 1024 * 1024;
+
+/// A client of one daemon. Cheap to clone; calls may run side by side.
+///
+/// # Cancel safety
+/// A dropped call closes its connection; whether a write happened is then unknown, a send may be repeated under the
+/// same id.
+#[derive(Clone)]
+pub struct Client {
+    socket: PathBuf,
+    token: Option<SessionToken>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// A client of the daemon listening at `socket`, without a session.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into(), token: None, timeout: DEFAULT_TIMEOUT }
+    }
+
+    /// A client of the daemon of `paths`, with the session token of this process when there is one.
+    ///
+    /// # Errors
+    /// `sock.path` cannot be read.
+    pub fn for_paths(paths: &Paths) -> std::io::Result<Self> {
+        Ok(Self::new(paths.socket()?).with_token(SessionToken::from_env()))
+    }
+
+    /// The same with another session, or none.
+    #[must_use]
+    pub fn with_token(mut self, token: Option<SessionToken>) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// The same with another time limit for each call.
+    #[must_use]
+    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The session this client speaks for.
+    pub const fn token(&self) -> Option<&SessionToken> {
+        self.token.as_ref()
+    }
+
+    /// `GET /v1/version`; refuses a daemon with another API version.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn version(&self) -> Result<api::Version, IpcError> {
+        let version: api::Version = self.get("/v1/version", &()).await?;
+        if version.ipc_api == api::IPC_API {
+            Ok(version)
+        } else {
+            Err(IpcError::Incompatible(version.ipc_api))
+        }
+    }
+
+    /// `GET /v1/health`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn health(&self) -> Result<api::Health, IpcError> {
+        self.get("/v1/health", &()).await
+    }
+
+    /// `POST /v1/send`.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `idempotency_conflict` carries `row_status`, `detail` and `daemon_fingerprint_prefix`.
+    pub async fn send(&self, request: &api::SendRequest) -> Result<api::SendReply, IpcError> {
+        self.post("/v1/send", request).await
+    }
+
+    /// `GET /v1/inbox`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn inbox(&self, query: &api::InboxQuery) -> Result<api::InboxPage, IpcError> {
+        self.get("/v1/inbox", query).await
+    }
+
+    /// `POST /v1/inbox/seen`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn inbox_seen(
+        &self,
+        request: &api::inbox::SeenRequest,
+    ) -> Result<api::inbox::SeenReply, IpcError> {
+        self.post("/v1/inbox/seen", request).await
+    }
+
+    /// `DELETE /v1/inbox`.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `missing_filter` without one.
+    pub async fn inbox_flush(
+        &self,
+        query: &api::inbox::FlushQuery,
+    ) -> Result<api::inbox::Removed, IpcError> {
+        self.call(Method::DELETE, &with_query("/v1/inbox", query)?, None::<&()>).await
+    }
+
+    /// `DELETE /v1/inbox/<id>`.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `not_found`.
+    pub async fn inbox_delete(&self, id: &str) -> Result<api::inbox::Removed, IpcError> {
+        self.call(Method::DELETE, &format!("/v1/inbox/{}", encoded(id)), None::<&()>).await
+    }
+
+    /// `GET /v1/outbox`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn outbox(&self, query: &api::OutboxQuery) -> Result<api::OutboxPage, IpcError> {
+        self.get("/v1/outbox", query).await
+    }
+
+    /// `GET /v1/peers`; `mesh` of `None` asks all meshes, `all` shows control-plane presences too.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn peers(
+        &self,
+        mesh: Option<&str>,
+        which: PeerFilter,
+    ) -> Result<api::PeersReply, IpcError> {
+        #[derive(Serialize)]
+        struct Query<'a> {
+            mesh: Option<&'a str>,
+            all: Option<bool>,
+        }
+        let all = (which == PeerFilter::WithControlPlane).then_some(true);
+        self.get("/v1/peers", &Query { mesh, all }).await
+    }
+
+    /// Operation `member.list`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn members(&self, mesh: Option<&str>) -> Result<api::MembersReply, IpcError> {
+        let reply = self.op("member.list", mesh, Map::new()).await?;
+        read_value(reply.result)
+    }
+
+    /// Operation `group.join`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn group_join(
+        &self,
+        mesh: Option<&str>,
+        name: &str,
+        role: Option<&str>,
+    ) -> Result<api::OpReply, IpcError> {
+        let mut args = Map::from_iter([("name".to_owned(), Value::from(name))]);
+        if let Some(role) = role {
+            args.insert("role".to_owned(), Value::from(role));
+        }
+        self.op("group.join", mesh, args).await
+    }
+
+    /// Operation `group.leave`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn group_leave(
+        &self,
+        mesh: Option<&str>,
+        name: &str,
+    ) -> Result<api::OpReply, IpcError> {
+        let args = Map::from_iter([("name".to_owned(), Value::from(name))]);
+        self.op("group.leave", mesh, args).await
+    }
+
+    /// Operation `message.status`: broker id, client id, outbox id, or a prefix of at least 8 characters.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `not_found`.
+    pub async fn message_status(
+        &self,
+        mesh: Option<&str>,
+        id: &str,
+    ) -> Result<api::OpReply, IpcError> {
+        let args = Map::from_iter([("id".to_owned(), Value::from(id))]);
+        self.op("message.status", mesh, args).await
+    }
+
+    /// `POST /v1/ops/<op>`.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `unknown_op`.
+    pub async fn op(
+        &self,
+        op: &str,
+        mesh: Option<&str>,
+        args: Map<String, Value>,
+    ) -> Result<api::OpReply, IpcError> {
+        let body = api::system::OpRequest { mesh: mesh.map(str::to_owned), args };
+        self.post(&format!("/v1/ops/{}", encoded(op)), &body).await
+    }
+
+    /// `POST /v1/profile`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn profile(
+        &self,
+        request: &api::ProfileRequest,
+    ) -> Result<api::ProfileReply, IpcError> {
+        self.post("/v1/profile", request).await
+    }
+
+    /// `POST /v1/sessions/register`.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `invalid_field`, `mesh_not_attached`, `pid_not_ours`, `too_many_sessions`.
+    pub async fn register_session(
+        &self,
+        request: &api::RegisterRequest,
+    ) -> Result<api::RegisterReply, IpcError> {
+        self.post("/v1/sessions/register", request).await
+    }
+
+    /// `GET /v1/sessions/me`.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `unknown_session`.
+    pub async fn session(&self) -> Result<api::SessionView, IpcError> {
+        let reply: api::session::SessionReply = self.get("/v1/sessions/me", &()).await?;
+        Ok(reply.session)
+    }
+
+    /// `GET /v1/sessions`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn sessions(&self) -> Result<Vec<api::SessionView>, IpcError> {
+        let reply: api::session::SessionsReply = self.get("/v1/sessions", &()).await?;
+        Ok(reply.sessions)
+    }
+
+    /// `POST /v1/sessions/status`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn session_status(
+        &self,
+        report: &api::StatusReport,
+    ) -> Result<api::StatusReply, IpcError> {
+        self.post("/v1/sessions/status", report).await
+    }
+
+    /// `DELETE /v1/sessions/me`.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `unknown_session`.
+    pub async fn deregister_session(&self) -> Result<api::session::DeregisterReply, IpcError> {
+        self.call(Method::DELETE, "/v1/sessions/me", None::<&()>).await
+    }
+
+    /// `POST /v1/admin/reload`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn reload(&self) -> Result<api::system::ReloadReply, IpcError> {
+        self.post("/v1/admin/reload", &Map::new()).await
+    }
+
+    /// `POST /v1/admin/shutdown`: the daemon answers, then stops.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn shutdown(&self) -> Result<(), IpcError> {
+        let _: Value = self.post("/v1/admin/shutdown", &Map::new()).await?;
+        Ok(())
+    }
+
+    /// `GET /v1/events`; with `last_event_id` what was missed comes first, or a `lagged` event.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `unknown_session`, `too_many_streams`.
+    pub async fn events(
+        &self,
+        query: &api::EventsQuery,
+        last_event_id: Option<&str>,
+    ) -> Result<EventStream, IpcError> {
+        let path = with_query("/v1/events", query)?;
+        let mut request = self.request(Method::GET, &path, Bytes::new())?;
+        if let Some(value) = last_event_id.and_then(|id| id.parse().ok()) {
+            request.headers_mut().insert("last-event-id", value);
+        }
+        let opened = async {
+            let (mut sender, connection) = self.connect().await?;
+            let mut connection: crate::events::Driver = Box::pin(connection);
+            let response = drive(&mut connection, sender.send_request(request)).await?;
+            if response.status().is_success() {
+                return Ok(EventStream::new(connection, response.into_body(), sender));
+            }
+            let status = response.status().as_u16();
+            let retry_after = retry_after(&response);
+            let body = drive(&mut connection, read_body(response)).await?;
+            Err(refusal(status, retry_after, &body))
+        };
+        within(self.timeout, opened).await
+    }
+
+    /// Any `GET` route.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<T, IpcError> {
+        self.call(Method::GET, &with_query(path, query)?, None::<&()>).await
+    }
+
+    /// Any `POST` route.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, IpcError> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, IpcError> {
+        let body = match body {
+            None => Bytes::new(),
+            Some(body) => serde_json::to_vec(body)
+                .map_err(|error| IpcError::Malformed(error.to_string()))?
+                .into(),
+        };
+        let request = self.request(method, path, body)?;
+        let exchange = async {
+            let (mut sender, connection) = self.connect().await?;
+            let mut connection = pin!(connection);
+            let response = drive(&mut connection, sender.send_request(request)).await?;
+            let status = response.status();
+            let retry_after = retry_after(&response);
+            let body = drive(&mut connection, read_body(response)).await?;
+            if !status.is_success() {
+                return Err(refusal(status.as_u16(), retry_after, &body));
+            }
+            serde_json::from_slice(&body).map_err(|error| IpcError::Malformed(error.to_string()))
+        };
+        within(self.timeout, exchange).await
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, IpcError> {
+        let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("{SESSION_SCHEME} {}", token.reveal()));
+        }
+        request.body(Full::new(body)).map_err(|error| IpcError::Malformed(error.to_string()))
+    }
+
+    async fn connect(
+        &self,
+    ) -> Result<
+        (http1::SendRequest<Full<Bytes>>, http1::Connection<TokioIo<UnixStream>, Full<Bytes>>),
+        IpcError,
+    > {
+        let stream = UnixStream::connect(&self.socket).await.map_err(IpcError::NotRunning)?;
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| IpcError::Broken(error.into()))
+    }
+}
+
+/// Which presences `peers` lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PeerFilter {
+    /// Sessions, services, and members that have none.
+    #[default]
+    Reachable,
+    /// Control-plane presences too.
+    WithControlPlane,
+}
+
+/// Runs `work` while the connection moves its bytes.
+async fn drive<T, E>(
+    connection: &mut (impl Future<Output = hyper::Result<()>> + Unpin),
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, IpcError>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut work = pin!(work);
+    let ended = tokio::select! {
+        biased;
+        result = &mut work => return result.map_err(|error| IpcError::Broken(error.into())),
+        ended = connection => ended,
+    };
+    // The connection may end while the last bytes of the answer are still unread; the answer decides then.
+    match (work.await, ended) {
+        (Ok(value), _) => Ok(value),
+        (Err(_), Err(error)) => Err(IpcError::Broken(error.into())),
+        (Err(error), Ok(())) => Err(IpcError::Broken(error.into())),
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, IpcError>>,
+) -> Result<T, IpcError> {
+    tokio::time::timeout(limit, work).await.map_err(|_| IpcError::TimedOut(limit))?
+}
+
+async fn read_body(
+    response: Response<Incoming>,
+) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await?.to_bytes())
+}
+
+fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+fn refusal(status: u16, retry_after: Option<Duration>, body: &[u8]) -> IpcError {
+    match serde_json::from_slice(body) {
+        Ok(body) => ApiError { status, body: Box::new(body), retry_after }.into(),
+        Err(_) => IpcError::Malformed(format!("status {status} without an error body")),
+    }
+}
+
+fn read_value<T: DeserializeOwned>(value: Value) -> Result<T, IpcError> {
+    serde_json::from_value(value).map_err(|error| IpcError::Malformed(error.to_string()))
+}
+
+/// Appends the fields of a flat struct as query parameters; absent ones are left out.
+fn with_query(path: &str, query: &impl Serialize) -> Result<String, IpcError> {
+    let fields =
+        serde_json::to_value(query).map_err(|error| IpcError::Malformed(error.to_string()))?;
+    let mut text = path.to_owned();
+    let mut separator = '?';
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        let value = match value {
+            Value::Null => continue,
+            Value::String(value) => encoded(value),
+            other => encoded(&other.to_string()),
+        };
+        text.push(separator);
+        text.push_str(name);
+        text.push('=');
+        text.push_str(&value);
+        separator = '&';
+    }
+    Ok(text)
+}
+
+/// Percent-encodes everything but unreserved characters (RFC 3986 §2.3).
+fn encoded(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_parameters_are_encoded_and_absent_ones_left_out() {
+        let query = api::InboxQuery {
+            from: Some("a b&c".to_owned()),
+            limit: Some(5),
+            unread_only: Some(true),
+            ..Default::default()
+        };
+        assert_eq!(
+            with_query("/v1/inbox", &query).unwrap(),
+            "/v1/inbox?from=a%20b%26c&limit=5&unread_only=true"
+        );
+        assert_eq!(with_query("/v1/version", &()).unwrap(), "/v1/version");
+    }
+}

@@ -1,0 +1,57 @@
+//! Every environment variable that the local side reads (daemon spec §3, CLI spec §2.3), and how they are read.
+
+/// Home of the user; everything below follows it.
+pub const HOME: &str = "HOME";
+/// Directory of `config.json` for this process (CLI spec §2.3).
+pub const CONFIG_DIR: &str = "CLAUDEMESH_CONFIG_DIR";
+/// The daemon's own directory (daemon spec §2).
+pub const DAEMON_DIR: &str = "CLAUDEMESH_DAEMON_DIR";
+/// Directory of the stored session key pairs (daemon spec §2).
+pub const SESSIONS_DIR: &str = "CLAUDEMESH_SESSIONS_DIR";
+/// The session token itself, 64 hex; for tests (daemon spec §8.2).
+pub const IPC_TOKEN: &str = "CLAUDEMESH_IPC_TOKEN";
+/// File that holds the session token (daemon spec §8.2).
+pub const IPC_TOKEN_FILE: &str = "CLAUDEMESH_IPC_TOKEN_FILE";
+/// UUID of the agent session a launch started (MCP spec §4.1).
+pub const SESSION_ID: &str = "CLAUDEMESH_SESSION_ID";
+/// UUID of the agent session as the agent names it itself (daemon spec §8.8).
+pub const CLAUDE_CODE_SESSION_ID: &str = "CLAUDE_CODE_SESSION_ID";
+/// Process id of the launch (MCP spec §4.1).
+pub const LAUNCH_PID: &str = "CLAUDEMESH_LAUNCH_PID";
+/// `1`: `ws://` and `http://` also to other hosts than loopback.
+pub const ALLOW_INSECURE: &str = "CLAUDEMESH_ALLOW_INSECURE";
+/// Broker of new joins.
+pub const BROKER_URL: &str = "CLAUDEMESH_BROKER_URL";
+/// Log filter of daemon and broker.
+pub const LOG: &str = "CLAUDEMESH_LOG";
+/// Requests per second and caller at the local API.
+pub const IPC_RATE_PER_SEC: &str = "CLAUDEMESH_IPC_RATE_PER_SEC";
+/// Burst above [`IPC_RATE_PER_SEC`].
+pub const IPC_BURST: &str = "CLAUDEMESH_IPC_BURST";
+/// Requests in flight at the local API.
+pub const IPC_MAX_INFLIGHT: &str = "CLAUDEMESH_IPC_MAX_INFLIGHT";
+/// `1`: never use another road than the daemon (CLI spec §1.15).
+pub const STRICT_DAEMON: &str = "CLAUDEMESH_STRICT_DAEMON";
+/// `1`: never use the daemon (CLI spec §1.15).
+pub const NO_DAEMON: &str = "CLAUDEMESH_NO_DAEMON";
+/// `1` in what the auto-spawn starts, so that it cannot start another (CLI spec §1.15).
+pub const INTERNAL_NO_AUTOSPAWN: &str = "CLAUDEMESH_INTERNAL_NO_AUTOSPAWN";
+/// Failure points of test builds (daemon spec §26).
+pub const FAILPOINTS: &str = "CLAUDEMESH_FAILPOINTS";
+/// Per-user runtime directory of the system, for a socket whose usual path is too long (daemon spec §9.1).
+pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+
+/// The value of `name`, when set, not empty and UTF-8.
+pub fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The value of `name` as a path, when set and not empty.
+pub fn path(name: &str) -> Option<std::path::PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(Into::into)
+}
+
+/// True when `name` is set to something other than nothing, `0` or `false`.
+pub fn is_on(name: &str) -> bool {
+    text(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
+}

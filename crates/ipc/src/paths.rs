@@ -1,0 +1,264 @@
+//! Where the local files lie (daemon spec §2, CLI spec §2.1 and §2.3). Resolved once per process; nothing here
+//! creates, checks or opens anything except [`Paths::socket`], which reads `sock.path`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::env;
+
+/// Longest socket path bound in the daemon directory, in bytes; `sun_path` holds 104 on some systems (daemon §9.1).
+pub const SOCKET_PATH_MAX_BYTES: usize = 100;
+
+/// `HOME` is not set, so no path can be derived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("HOME is not set: cannot tell where claudemesh keeps its files")]
+pub struct NoHome;
+
+/// The resolved directories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    root: PathBuf,
+    config: PathBuf,
+    daemon: PathBuf,
+    sessions: PathBuf,
+    missing_config_dir: Option<PathBuf>,
+}
+
+impl Paths {
+    /// Resolves from the environment of this process.
+    ///
+    /// # Errors
+    /// [`NoHome`].
+    pub fn from_env() -> Result<Self, NoHome> {
+        let home = env::path(env::HOME).ok_or(NoHome)?;
+        let mut paths = Self::for_home(&home);
+        match env::path(env::CONFIG_DIR) {
+            Some(dir) if dir.is_dir() => paths.config = dir,
+            Some(dir) => paths.missing_config_dir = Some(dir),
+            None => {}
+        }
+        if let Some(dir) = env::path(env::DAEMON_DIR) {
+            paths.daemon = dir;
+        }
+        if let Some(dir) = env::path(env::SESSIONS_DIR) {
+            paths.sessions = dir;
+        }
+        Ok(paths)
+    }
+
+    /// The paths of a home directory without any override.
+    pub fn for_home(home: &Path) -> Self {
+        let root = home.join(".claudemesh");
+        Self {
+            config: root.clone(),
+            daemon: root.join("daemon"),
+            sessions: root.join("sessions"),
+            missing_config_dir: None,
+            root,
+        }
+    }
+
+    /// The same with another daemon directory.
+    #[must_use]
+    pub fn with_daemon_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.daemon = dir.into();
+        self
+    }
+
+    /// `~/.claudemesh`, whatever the overrides say.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of this process's `config.json` (`CFG` of the CLI spec).
+    pub fn config_dir(&self) -> &Path {
+        &self.config
+    }
+
+    /// `CLAUDEMESH_CONFIG_DIR` when it names a directory that is gone: the caller may say so once (CLI spec §2.3).
+    pub fn missing_config_dir(&self) -> Option<&Path> {
+        self.missing_config_dir.as_deref()
+    }
+
+    /// The daemon directory.
+    pub fn daemon_dir(&self) -> &Path {
+        &self.daemon
+    }
+
+    /// The directory of stored session key pairs.
+    pub fn sessions_dir(&self) -> &Path {
+        &self.sessions
+    }
+
+    /// `config.json` of this process, possibly the overlay of a launched session.
+    pub fn config_file(&self) -> PathBuf {
+        self.config.join("config.json")
+    }
+
+    /// `config.json` with the memberships: what the daemon reads, and what verbs that change memberships write.
+    pub fn membership_file(&self) -> PathBuf {
+        self.root.join("config.json")
+    }
+
+    /// `auth.json`: the account token.
+    pub fn auth_file(&self) -> PathBuf {
+        self.config.join("auth.json")
+    }
+
+    /// `join-pending.json`: the key pair of an unfinished claim.
+    pub fn join_pending_file(&self) -> PathBuf {
+        self.config.join("join-pending.json")
+    }
+
+    /// `peer-cache.json`: roster summary for the status line.
+    pub fn peer_cache_file(&self) -> PathBuf {
+        self.root.join("peer-cache.json")
+    }
+
+    /// The key pair of one agent session. The caller has checked both parts (daemon spec §8.6).
+    pub fn session_key_file(&self, slug: &str, session_id: &str) -> PathBuf {
+        self.sessions.join(slug).join(format!("{session_id}.json"))
+    }
+
+    /// `config.toml`: the daemon's settings.
+    pub fn settings_file(&self) -> PathBuf {
+        self.daemon.join("config.toml")
+    }
+
+    /// The lock that makes the daemon single.
+    pub fn lock_file(&self) -> PathBuf {
+        self.daemon.join("daemon.lock")
+    }
+
+    /// The daemon's process id, for people; the lock is what counts.
+    pub fn pid_file(&self) -> PathBuf {
+        self.daemon.join("daemon.pid")
+    }
+
+    /// The usual place of the socket.
+    pub fn default_socket(&self) -> PathBuf {
+        self.daemon.join("daemon.sock")
+    }
+
+    /// Names the socket when it could not lie in its usual place.
+    pub fn socket_path_file(&self) -> PathBuf {
+        self.daemon.join("sock.path")
+    }
+
+    /// The daemon's log.
+    pub fn log_file(&self) -> PathBuf {
+        self.daemon.join("daemon.log")
+    }
+
+    /// The outbox database.
+    pub fn outbox_file(&self) -> PathBuf {
+        self.daemon.join("outbox.db")
+    }
+
+    /// The inbox database.
+    pub fn inbox_file(&self) -> PathBuf {
+        self.daemon.join("inbox.db")
+    }
+
+    /// The session registry.
+    pub fn sessions_file(&self) -> PathBuf {
+        self.daemon.join("sessions.json")
+    }
+
+    /// Bearer of the TCP listener.
+    pub fn local_token_file(&self) -> PathBuf {
+        self.daemon.join("local-token")
+    }
+
+    /// The layout version of the daemon directory.
+    pub fn schema_version_file(&self) -> PathBuf {
+        self.daemon.join("schema_version")
+    }
+
+    /// What is kept about one mesh between runs.
+    pub fn mesh_state_file(&self, slug: &str) -> PathBuf {
+        self.daemon.join(format!("mesh-state-{slug}.json"))
+    }
+
+    /// Lock of the auto-spawn.
+    pub fn spawn_lock_file(&self) -> PathBuf {
+        self.daemon.join(".spawn.lock")
+    }
+
+    /// Mark of a failed auto-spawn.
+    pub fn spawn_failure_file(&self) -> PathBuf {
+        self.daemon.join(".spawn-failure")
+    }
+
+    /// Trace of one MCP server.
+    pub fn mcp_log_file(&self, pid: u32) -> PathBuf {
+        self.daemon.join(format!("mcp-{pid}.log"))
+    }
+
+    /// Where a client connects: the path in `sock.path` when that file exists, else the usual place.
+    ///
+    /// # Errors
+    /// `sock.path` exists and cannot be read.
+    pub fn socket(&self) -> io::Result<PathBuf> {
+        match std::fs::read_to_string(self.socket_path_file()) {
+            Ok(text) if !text.trim().is_empty() => Ok(PathBuf::from(text.trim())),
+            Ok(_) => Ok(self.default_socket()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.default_socket()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the daemon binds when the usual path is too long: below the user's runtime directory, else `/tmp`
+    /// (daemon spec §9.1). The name carries a digest of the daemon directory, so that two of them do not meet.
+    pub fn fallback_socket(&self) -> PathBuf {
+        let dir = env::path(env::XDG_RUNTIME_DIR).filter(|dir| dir.is_dir()).map_or_else(
+            || {
+                let uid = rustix::process::geteuid().as_raw();
+                PathBuf::from(format!("/tmp/claudemesh-{uid}"))
+            },
+            |dir| dir.join("claudemesh"),
+        );
+        dir.join(format!("daemon-{:016x}.sock", fnv1a(self.daemon.as_os_str().as_encoded_bytes())))
+    }
+}
+
+/// FNV-1a, 64 bit: a short stable name, not a security measure.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_lies_below_home() {
+        let paths = Paths::for_home(Path::new("/h"));
+        assert_eq!(paths.membership_file(), Path::new("/h/.claudemesh/config.json"));
+        assert_eq!(paths.config_file(), paths.membership_file());
+        assert_eq!(paths.default_socket(), Path::new("/h/.claudemesh/daemon/daemon.sock"));
+        assert_eq!(
+            paths.session_key_file("dev", "u"),
+            Path::new("/h/.claudemesh/sessions/dev/u.json")
+        );
+    }
+
+    #[test]
+    fn the_socket_path_file_wins() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = Paths::for_home(home.path());
+        assert_eq!(paths.socket().unwrap(), paths.default_socket());
+        std::fs::create_dir_all(paths.daemon_dir()).unwrap();
+        std::fs::write(paths.socket_path_file(), "/tmp/other.sock\n").unwrap();
+        assert_eq!(paths.socket().unwrap(), Path::new("/tmp/other.sock"));
+    }
+
+    #[test]
+    fn the_fallback_socket_is_short_and_differs_by_daemon_directory() {
+        let one = Paths::for_home(Path::new("/one")).fallback_socket();
+        let two = Paths::for_home(Path::new("/two")).fallback_socket();
+        assert_ne!(one, two);
+    }
+}

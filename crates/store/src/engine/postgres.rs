@@ -1,0 +1,167 @@
+//! PostgreSQL: connecting, migrating under an advisory lock, and the statements of the message path that differ from
+//! SQLite's. Lists come in as one array per column.
+
+use std::collections::BTreeMap;
+use std::str::FromStr as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use claudemesh_sqlite::{Migration, MigrationError, Recorded};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, Executor as _};
+
+use crate::store::PostgresLocation;
+use crate::{Result, StoreError};
+
+/// Key of the advisory lock that migrations take: "clmesh" in ASCII.
+const MIGRATION_LOCK: i64 = 0x0000_636c_6d65_7368;
+
+/// How often and how long the lock is tried (broker spec §6.3).
+const LOCK_RETRY: Duration = Duration::from_secs(2);
+const LOCK_PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long an operation waits for a free connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest run of one statement, in milliseconds; the server ends it after that.
+const STATEMENT_TIMEOUT_MS: &str = "15000";
+
+/// Migrations in order; `include_str!` embeds them.
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration::new("0001_account.sql", include_str!("../../migrations/0001_account.sql")),
+    Migration::new("0002_mesh.sql", include_str!("../../migrations/0002_mesh.sql")),
+    Migration::new("0003_presence.sql", include_str!("../../migrations/0003_presence.sql")),
+    Migration::new("0004_message.sql", include_str!("../../migrations/postgres/0004_message.sql")),
+];
+
+pub(crate) async fn connect(location: &PostgresLocation) -> Result<PgPool> {
+    let options = PgConnectOptions::from_str(&location.url)
+        .map_err(|_| StoreError::Unavailable("the database URL cannot be read".into()))?
+        .application_name("claudemesh-broker")
+        .options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
+    let pool = PgPoolOptions::new()
+        .max_connections(location.max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options)
+        .await?;
+    Ok(pool)
+}
+
+/// Applies pending migrations, each in its own transaction, while holding the lock.
+pub(crate) async fn migrate(pool: &PgPool) -> Result<()> {
+    // A connection of its own: the lock ends with it, whatever happens.
+    let mut connection = pool.acquire().await?.detach();
+    // Altering a large table may take longer than a request may.
+    connection.execute("SET statement_timeout = 0").await?;
+    let outcome = migrate_locked(&mut connection).await;
+    connection.close().await?;
+    outcome.map_err(StoreError::Migration)
+}
+
+async fn migrate_locked(connection: &mut PgConnection) -> Result<(), MigrationError> {
+    take_lock(connection).await?;
+    sqlx::query(
+        "CREATE TABLE IF NOT EXISTS schema_migration (
+            filename TEXT PRIMARY KEY, sha256 TEXT NOT NULL,
+            compatible BOOLEAN NOT NULL, applied_at BIGINT NOT NULL)",
+    )
+    .execute(&mut *connection)
+    .await?;
+    let rows: Vec<(String, String, bool)> =
+        sqlx::query_as("SELECT filename, sha256, compatible FROM schema_migration")
+            .fetch_all(&mut *connection)
+            .await?;
+    let recorded: BTreeMap<String, Recorded> = rows
+        .into_iter()
+        .map(|(name, sha256, is_compatible)| (name, Recorded { sha256, is_compatible }))
+        .collect();
+    for migration in claudemesh_sqlite::pending(MIGRATIONS, &recorded)? {
+        apply(connection, migration).await.map_err(|source| MigrationError::Failed {
+            name: migration.name().to_owned(),
+            source,
+        })?;
+        tracing::info!(name = migration.name(), "migration applied");
+    }
+    Ok(())
+}
+
+async fn take_lock(connection: &mut PgConnection) -> Result<(), MigrationError> {
+    let attempts = LOCK_PATIENCE.as_secs() / LOCK_RETRY.as_secs();
+    for _ in 0..=attempts {
+        let is_ours: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            .bind(MIGRATION_LOCK)
+            .fetch_one(&mut *connection)
+            .await?;
+        if is_ours {
+            return Ok(());
+        }
+        tokio::time::sleep(LOCK_RETRY).await;
+    }
+    Err(MigrationError::Locked)
+}
+
+async fn apply(connection: &mut PgConnection, migration: &Migration) -> Result<(), sqlx::Error> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let mut tx = connection.begin().await?;
+    tx.execute(sqlx::raw_sql(migration.sql())).await?;
+    sqlx::query("INSERT INTO schema_migration (filename, sha256, compatible, applied_at) VALUES ($1, $2, $3, $4)")
+        .bind(migration.name())
+        .bind(migration.sha256())
+        .bind(migration.is_compatible())
+        .bind(i64::try_from(now).unwrap_or(i64::MAX))
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await
+}
+
+/// Dedupe rows; a row that is not answered back was there before.
+pub(crate) const INSERT_DEDUPE: &str = "
+    INSERT INTO client_message_dedupe (mesh_id, client_message_id, sender_member_id, broker_message_id,
+        request_fingerprint, destination_kind, destination_ref, first_seen_at, expires_at, history_available)
+    SELECT c0, c1, c2, c3, decode(c4, 'hex'), c5, c6, c7, c8, 1
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::bigint[],
+        $9::bigint[]) WITH ORDINALITY AS r (c0, c1, c2, c3, c4, c5, c6, c7, c8, place)
+    ORDER BY place
+    ON CONFLICT (mesh_id, client_message_id) DO NOTHING
+    RETURNING broker_message_id";
+
+/// Message rows.
+pub(crate) const INSERT_MESSAGES: &str = "
+    INSERT INTO message (id, mesh_id, sender_member_id, sender_session_pubkey, sender_kind, target_spec, priority,
+        nonce, ciphertext, body_version, reply_to, mentions, hops, key_epoch, client_message_id, request_fingerprint,
+        created_at, expires_at)
+    SELECT c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, decode(c15, 'hex'), c16, c17
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],
+        $9::text[], $10::bigint[], $11::text[], $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::text[],
+        $17::bigint[], $18::bigint[]) WITH ORDINALITY
+        AS r (c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, place)
+    ORDER BY place
+    RETURNING seq, id";
+
+/// Delivery rows.
+pub(crate) const INSERT_DELIVERIES: &str = "
+    INSERT INTO delivery (message_seq, mesh_id, recipient_key, recipient_member_id, recipient_kind, priority, state,
+        attempt, claim_id, due_at, expires_at, delivered_at, rerouted_from, wrapped_key)
+    SELECT c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13
+    FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
+        $8::bigint[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::text[])
+        WITH ORDINALITY AS r (c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, place)
+    ORDER BY place
+    RETURNING seq, message_seq, recipient_key";
+
+/// Stored dedupe rows of (mesh, client message id) pairs.
+pub(crate) const FIND_DEDUPE: &str = "
+    SELECT d.mesh_id, d.client_message_id, d.broker_message_id, d.sender_member_id, d.request_fingerprint,
+        d.first_seen_at, d.history_available
+    FROM UNNEST($1::text[], $2::text[]) AS wanted (mesh_id, client_message_id)
+    JOIN client_message_dedupe d USING (mesh_id, client_message_id)";
+
+/// Open rows that acks by message id mean: `entry, mesh, key, message id, client id`.
+pub(crate) const FIND_ACKED: &str = "
+    SELECT w.entry, d.seq
+    FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[])
+        AS w (entry, mesh_id, recipient_key, message_id, client_message_id)
+    JOIN message m ON m.mesh_id = w.mesh_id AND m.id = COALESCE(w.message_id,
+        (SELECT broker_message_id FROM client_message_dedupe c
+         WHERE c.mesh_id = w.mesh_id AND c.client_message_id = w.client_message_id))
+    JOIN delivery d ON d.message_seq = m.seq AND d.recipient_key = w.recipient_key
+    WHERE d.state IN (0, 1)";

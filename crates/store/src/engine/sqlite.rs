@@ -1,0 +1,74 @@
+//! SQLite: opening, and the statements of the message path that differ from PostgreSQL's. Lists come in as one JSON
+//! array, so that the number of statements does not depend on their length.
+
+use claudemesh_sqlite::{Database, Migration, OpenError, Options};
+
+use crate::store::SqliteLocation;
+use crate::{Result, StoreError};
+
+/// Migrations in order; `include_str!` embeds them.
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration::new("0001_account.sql", include_str!("../../migrations/0001_account.sql")),
+    Migration::new("0002_mesh.sql", include_str!("../../migrations/0002_mesh.sql")),
+    Migration::new("0003_presence.sql", include_str!("../../migrations/0003_presence.sql")),
+    Migration::new("0004_message.sql", include_str!("../../migrations/sqlite/0004_message.sql")),
+];
+
+pub(crate) async fn open(location: &SqliteLocation) -> Result<Database> {
+    let options =
+        Options::new(&location.path).readers(location.readers).max_pages(location.max_pages);
+    Database::open(options).await.map_err(|error| match error {
+        OpenError::File { path, source } => {
+            StoreError::Unavailable(format!("{}: {source}", path.display()).into())
+        }
+        OpenError::Database { source, .. } => source.into(),
+        other => StoreError::Unavailable(other.to_string().into()),
+    })
+}
+
+/// Dedupe rows; a row that is not answered back was there before. `$1`: JSON array of arrays.
+pub(crate) const INSERT_DEDUPE: &str = "
+    INSERT INTO client_message_dedupe (mesh_id, client_message_id, sender_member_id, broker_message_id,
+        request_fingerprint, destination_kind, destination_ref, first_seen_at, expires_at, history_available)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4), value ->> 5, value ->> 6,
+        value ->> 7, value ->> 8, 1
+    FROM json_each($1) WHERE true ORDER BY key
+    ON CONFLICT (mesh_id, client_message_id) DO NOTHING
+    RETURNING broker_message_id";
+
+/// Message rows. `$1`: JSON array of arrays.
+pub(crate) const INSERT_MESSAGES: &str = "
+    INSERT INTO message (id, mesh_id, sender_member_id, sender_session_pubkey, sender_kind, target_spec, priority,
+        nonce, ciphertext, body_version, reply_to, mentions, hops, key_epoch, client_message_id, request_fingerprint,
+        created_at, expires_at)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+        value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14,
+        unhex(value ->> 15), value ->> 16, value ->> 17
+    FROM json_each($1) WHERE true ORDER BY key
+    RETURNING seq, id";
+
+/// Delivery rows. `$1`: JSON array of arrays.
+pub(crate) const INSERT_DELIVERIES: &str = "
+    INSERT INTO delivery (message_seq, mesh_id, recipient_key, recipient_member_id, recipient_kind, priority, state,
+        attempt, claim_id, due_at, expires_at, delivered_at, rerouted_from, wrapped_key)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+        value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
+    FROM json_each($1) WHERE true ORDER BY key
+    RETURNING seq, message_seq, recipient_key";
+
+/// Stored dedupe rows of (mesh, client message id) pairs. `$1`: JSON array of arrays.
+pub(crate) const FIND_DEDUPE: &str = "
+    SELECT d.mesh_id, d.client_message_id, d.broker_message_id, d.sender_member_id, d.request_fingerprint,
+        d.first_seen_at, d.history_available
+    FROM json_each($1) wanted
+    JOIN client_message_dedupe d ON d.mesh_id = wanted.value ->> 0 AND d.client_message_id = wanted.value ->> 1";
+
+/// Open rows that acks by message id mean. `$1`: JSON array of `[entry, mesh, key, message id, client id]`.
+pub(crate) const FIND_ACKED: &str = "
+    SELECT CAST(wanted.value ->> 0 AS INTEGER) AS entry, d.seq
+    FROM json_each($1) wanted
+    JOIN message m ON m.mesh_id = wanted.value ->> 1 AND m.id = COALESCE(wanted.value ->> 3,
+        (SELECT broker_message_id FROM client_message_dedupe c
+         WHERE c.mesh_id = wanted.value ->> 1 AND c.client_message_id = wanted.value ->> 4))
+    JOIN delivery d ON d.message_seq = m.seq AND d.recipient_key = wanted.value ->> 2
+    WHERE d.state IN (0, 1)";

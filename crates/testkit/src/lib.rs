@@ -1,0 +1,3 @@
+//! Real parts for tests: a throwaway PostgreSQL now, brokers, daemons and peers beside it.
+
+pub mod postgres;
