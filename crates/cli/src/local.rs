@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use claudemesh_crypto::KeyPair;
 use claudemesh_crypto::tokens::SecretText;
 use claudemesh_daemon::home::config::{Config, ConfigError, MeshEntry, UpdateError};
 use claudemesh_daemon::home::file::{self, FileLock, Symlinks};
@@ -247,6 +248,24 @@ impl PendingJoins {
     /// The keys kept under `id`.
     pub(crate) fn keys(&self, id: &str) -> Option<PendingKeys> {
         serde_json::from_value(self.entries.get(id)?.clone()).ok()
+    }
+
+    /// Drops keys that stand in the config by now: a crash between the two left them here.
+    ///
+    /// # Errors
+    /// Exit 10.
+    pub(crate) fn forget_finished(&mut self, config: &Config) -> Outcome<()> {
+        let is_joined = |keys: &PendingKeys| {
+            KeyPair::from_hex(keys.member.reveal())
+                .is_ok_and(|keys| config.meshes().any(|mesh| mesh.keys.public() == keys.public()))
+        };
+        let finished: Vec<String> = self
+            .entries
+            .keys()
+            .filter(|id| self.keys(id).as_ref().is_some_and(is_joined))
+            .cloned()
+            .collect();
+        finished.iter().try_for_each(|id| self.remove(id))
     }
 
     /// Keeps keys, on disk before this returns.

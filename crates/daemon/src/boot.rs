@@ -176,7 +176,7 @@ pub async fn run_for_code(mut options: Options) -> u8 {
     match Box::pin(start(options)).await {
         Ok(running) => stop::run_until_signal(running).await,
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "daemon_not_started");
+            tracing::error!(error = %crate::storage::Causes(&error), "daemon_not_started");
             refused(&error)
         }
     }

@@ -215,7 +215,10 @@ impl Daemon {
                     context.events.publish(Event::of_mesh(EventKind::OutboxDead, slug, data));
                 }
             }
-            Err(error) => tracing::error!(mesh = slug, %error, "outbox_of_left_mesh_kept"),
+            Err(error) => {
+                let error = crate::storage::Causes(&error);
+                tracing::error!(mesh = slug, %error, "outbox_of_left_mesh_kept");
+            }
         }
     }
 

@@ -32,8 +32,8 @@ pub enum Audience {
 /// What makes two `message` events the same message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MessageKey {
-    /// Hex, or empty when unknown.
-    pub sender_member: String,
+    /// Key that sent it, hex.
+    pub sender: String,
     /// The sender's id.
     pub client_message_id: String,
 }

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 pub use claim::ClaimFrom;
 pub use row::{Done, ExistingRow, NewRow, OutboundRow, SealedBody};
 
-use crate::storage::{self, Columns as _, StorageError, UnusableDatabase};
+use crate::storage::{self, Causes, Columns as _, StorageError, UnusableDatabase};
 
 /// Schema steps.
 pub const MIGRATIONS: &[Migration] =
@@ -84,7 +84,7 @@ impl Outbox {
             outbox.close().await;
             return Err(UnusableDatabase::Corrupt {
                 path: path.to_owned(),
-                reason: error.to_string(),
+                reason: Causes(&error).to_string(),
             });
         }
         Ok(outbox)
@@ -352,18 +352,6 @@ impl Outbox {
             .await?;
         self.left_the_queue(rows.len() as u64);
         Ok(rows)
-    }
-
-    /// When the earliest waiting row of a mesh wants to be sent, or gives up.
-    ///
-    /// # Errors
-    /// [`StorageError`].
-    pub async fn next_due(&self, mesh: &str) -> Result<Option<Timestamp>, StorageError> {
-        let sql = "SELECT min(min(next_attempt_at), min(expires_at)) AS due FROM outbox \
-                   WHERE mesh=$1 AND status='pending'";
-        let due: Option<i64> =
-            sqlx::query_scalar(sql).bind(mesh).fetch_one(self.shared.db.reader()).await?;
-        Ok(due.map(Timestamp::from_millis))
     }
 
     /// Rows of a mesh by state, for health.

@@ -1,5 +1,7 @@
 //! The two databases of the daemon: opening with integrity check, and the errors their users branch on.
 
+use std::error::Error;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use claudemesh_protocol::Timestamp;
@@ -35,6 +37,28 @@ impl From<WriteError> for StorageError {
 impl From<sqlx::Error> for StorageError {
     fn from(error: sqlx::Error) -> Self {
         WriteError::from(error).into()
+    }
+}
+
+/// An error and what caused it, in one line for the log. What a database says of a failed statement names tables and
+/// columns, never values.
+pub(crate) struct Causes<'a>(pub(crate) &'a (dyn Error + 'static));
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = self.0.to_string();
+        f.write_str(&said)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Some errors print their cause themselves.
+            if !said.ends_with(&text) {
+                write!(f, ": {text}")?;
+            }
+            said = text;
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 
@@ -187,4 +211,24 @@ pub(crate) async fn used_bytes(db: &Database) -> Result<u64, StorageError> {
                FROM pragma_page_count AS pages, pragma_freelist_count AS free, pragma_page_size AS size";
     let bytes: i64 = sqlx::query_scalar(sql).fetch_one(db.reader()).await?;
     Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_log_names_the_cause_of_a_failed_statement() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(&dir.path().join("a.db"), &[], None).await.unwrap();
+        let failed = sqlx::query("SELECT 1 FROM nowhere").fetch_all(db.reader()).await;
+        let error = StorageError::from(failed.unwrap_err());
+        assert_eq!(error.to_string(), "the message database failed");
+        assert!(
+            Causes(&error).to_string().contains("no such table: nowhere"),
+            "{}",
+            Causes(&error)
+        );
+        db.close().await;
+    }
 }

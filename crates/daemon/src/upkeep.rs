@@ -90,7 +90,7 @@ pub(crate) async fn prune(daemon: Daemon) {
         tokio::select! {
             pruned = prune_once(&daemon) => {
                 if let Err(error) = pruned {
-                    tracing::warn!(%error, "prune_failed");
+                    tracing::warn!(error = %crate::storage::Causes(&error), "prune_failed");
                 }
             }
             () = stopping.cancelled() => return,

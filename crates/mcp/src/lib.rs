@@ -5,11 +5,11 @@
 //! restart an MCP server that exits, so an unreachable daemon is waited for.
 //!
 //! # Why the JSON-RPC loop is our own
-//! The `rmcp` crate (3.9) was read and tried first. Its stdio transport drops a line that is no JSON, or that is too
-//! long, without the `-32700` the MCP spec §3 demands (its test `receive_ignores_parse_error` fixes that), answers
-//! other misshapen requests without their id, refuses null ids, and takes `server/discover` for the start of a revision
-//! that cannot carry channel notifications. What remains of MCP in push-pipe mode is a handshake and four empty lists,
-//! which [`server`] answers in one function; the official SDK talks to it in `make demo`.
+//! The source of the `rmcp` crate (3.9) was read first. Its stdio transport drops a line that is no JSON, or that is too
+//! long, without the `-32700` the MCP spec §3 demands (one of its own tests fixes that), answers other misshapen requests
+//! without their id, and takes `server/discover` for the start of a revision that cannot carry channel notifications.
+//! What remains of MCP in push-pipe mode is a handshake and four empty lists, which [`server`] answers in one function;
+//! the official SDK talks to it in `make demo`.
 
 pub mod channel;
 pub mod untrusted;

@@ -233,6 +233,9 @@ pub struct JoinV1Reply {
     pub ok: bool,
     /// The new member.
     pub member_id: MemberId,
+    /// Name of the member in the mesh: the wish, or with a number when another member has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
     /// True when this key was a member before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub already_member: Option<bool>,

@@ -231,6 +231,9 @@ pub struct ClaimReply {
     /// Role in the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<MemberRole>,
+    /// Name of the member in the mesh: the wish, or with a number when another member has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
     /// True when this key was a member before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub already_member: Option<bool>,

@@ -1,5 +1,7 @@
 //! Names people see: what a display name may hold, and how text of strangers is made harmless.
 
+use unicode_normalization::UnicodeNormalization as _;
+
 /// Why a display name was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a name has 1 to {max} characters and no control characters")]
@@ -17,6 +19,31 @@ pub fn display_name(text: &str, max: usize) -> Result<String, NameError> {
     let is_valid =
         !name.is_empty() && name.chars().count() <= max && !name.chars().any(is_unprintable);
     if is_valid { Ok(name.to_owned()) } else { Err(NameError { max }) }
+}
+
+/// What names are compared by, since people cannot tell them apart otherwise: compatibility forms (NFKC), letter case,
+/// blanks around and characters nobody sees make no difference.
+pub fn folded_name(name: &str) -> String {
+    let visible = name.chars().filter(|character| !is_unprintable(*character));
+    // Upper case first: it brings together what lower case alone keeps apart, such as the two small sigmas.
+    let raised: String = visible.nfkc().flat_map(char::to_uppercase).collect();
+    let folded: String = raised.chars().flat_map(char::to_lowercase).nfkc().collect();
+    folded.trim().to_owned()
+}
+
+/// The name somebody gets instead of `wish`: with the lowest number from 2 upwards that makes it free, cut to `max`
+/// characters. `None`: the wish itself is free. `is_taken` is asked with [`folded_name`]s.
+pub fn instead_of_taken(wish: &str, max: usize, is_taken: impl Fn(&str) -> bool) -> Option<String> {
+    if !is_taken(&folded_name(wish)) {
+        return None;
+    }
+    let clean: String = wish.chars().filter(|character| !is_unprintable(*character)).collect();
+    (2_u32..).find_map(|number| {
+        let suffix = format!("-{number}");
+        let start: String = clean.trim().chars().take(max.saturating_sub(suffix.len())).collect();
+        let name = format!("{}{suffix}", start.trim_end());
+        (!is_taken(&folded_name(&name))).then_some(name)
+    })
 }
 
 /// True for characters that must never reach a terminal or a model from a stranger: C0 and C1 controls,
@@ -59,6 +86,30 @@ mod tests {
         assert!(display_name("a\u{202e}b", 64).is_err());
         assert!(display_name(&"é".repeat(64), 64).is_ok());
         assert!(display_name(&"é".repeat(65), 64).is_err());
+    }
+
+    #[test]
+    fn names_that_look_the_same_are_the_same() {
+        for (one, other) in [
+            ("Ana", "aNA"),
+            ("ana", " \u{ff41}na\u{200b} "),
+            ("caf\u{e9}", "CAFE\u{301}"),
+            ("Stra\u{df}e", "STRASSE"),
+            ("\u{3bf}\u{3b4}\u{3bf}\u{3c2}", "\u{39f}\u{394}\u{39f}\u{3a3}"),
+        ] {
+            assert_eq!(folded_name(one), folded_name(other));
+        }
+        assert_ne!(folded_name("ana"), folded_name("ana-2"));
+    }
+
+    #[test]
+    fn a_taken_name_gets_the_next_number_and_still_fits() {
+        let taken = ["ana", "ana-2", "bbbb", "bb-2"];
+        let instead = |wish, max| instead_of_taken(wish, max, |name| taken.contains(&name));
+        assert_eq!(instead("bob", 64), None);
+        assert_eq!(instead("ANA", 64).as_deref(), Some("ANA-3"));
+        assert_eq!(instead("Ana-2", 64).as_deref(), Some("Ana-2-2"));
+        assert_eq!(instead("bbbb", 4).as_deref(), Some("bb-3"));
     }
 
     #[test]

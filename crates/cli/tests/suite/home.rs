@@ -118,9 +118,14 @@ impl Home {
 
     /// Waits until the roster has this many members.
     pub fn has_members(&self, count: usize) {
-        until("the roster has that many members", || {
-            self.json_ok(&["members"]).as_array().unwrap().len() == count
-        });
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let members = self.json_ok(&["members"]);
+            if members.as_array().unwrap().len() == count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "never {count} members: {members}");
+        }
     }
 
     /// The key of a member, once the roster has it.
@@ -149,24 +154,21 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        for lock in [self.file("daemon/daemon.lock"), self.broker_dir().join("broker.lock")] {
-            kill_holder(&lock);
-        }
+        let daemon = self.file("daemon");
+        kill_holder(&daemon.join("daemon.lock"), &daemon.join("daemon.pid"));
+        let broker = self.broker_dir().join("broker.lock");
+        kill_holder(&broker, &broker);
     }
 }
 
-/// Kills the process whose id stands in a lock that is held: only ever one that a test of this HOME has started.
-fn kill_holder(lock: &Path) {
+/// Kills the process that holds a lock, whose id stands in `pid_file`: only ever one that a test of this HOME started.
+fn kill_holder(lock: &Path, pid_file: &Path) {
     let Ok(file) = std::fs::File::open(lock) else { return };
     if file.try_lock().is_ok() {
         return;
     }
-    let text = std::fs::read_to_string(lock).unwrap_or_default();
-    let pid: Option<u32> =
-        text.trim().parse().ok().or_else(|| {
-            serde_json::from_str::<Value>(&text).ok()?["pid"].as_u64()?.try_into().ok()
-        });
-    if let Some(pid) = pid {
+    let text = std::fs::read_to_string(pid_file).unwrap_or_default();
+    if let Ok(pid) = text.trim().parse() {
         kill(pid);
     }
 }

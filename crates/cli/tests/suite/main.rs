@@ -15,6 +15,7 @@ mod grammar;
 mod home;
 mod invites;
 mod join;
+mod kills;
 mod machine;
 mod messages;
 mod sessions;

@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde_json::{Map, Value};
 
-use crate::storage::StorageError;
+use crate::storage::{Causes, StorageError};
 
 /// A refused or failed request. Boxed, since it is the rare side of every result here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,10 +125,11 @@ impl From<StorageError> for Failure {
             )
             .hint("free some space, then try again"),
             StorageError::Unavailable(_) => {
+                tracing::warn!(error = %Causes(&error), "storage_unavailable");
                 Self::new(ErrorCode::Unavailable, "the message database is busy")
             }
             StorageError::Failed(_) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "storage_failed");
+                tracing::error!(error = %Causes(&error), "storage_failed");
                 Self::new(ErrorCode::Internal, "the message database failed")
             }
         }

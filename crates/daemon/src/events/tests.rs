@@ -10,10 +10,7 @@ fn message(audience: Audience, id: usize) -> Event {
         kind: EventKind::Message,
         mesh: Some("dev".to_owned()),
         audience,
-        message: Some(MessageKey {
-            sender_member: "m".to_owned(),
-            client_message_id: id.to_string(),
-        }),
+        message: Some(MessageKey { sender: "m".to_owned(), client_message_id: id.to_string() }),
         data: Map::from_iter([("n".to_owned(), id.into())]),
     }
 }

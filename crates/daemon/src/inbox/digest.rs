@@ -76,7 +76,7 @@ impl Digests {
         });
         digest.last = at;
         // The same broadcast may have come to several own keys.
-        let message = (item.sender_member_pubkey.clone(), item.client_message_id.clone());
+        let message = (item.sender_pubkey.clone(), item.client_message_id.clone());
         if digest.messages.insert(message) {
             digest.oldest = digest.oldest.min(created);
             digest.newest = digest.newest.max(created);

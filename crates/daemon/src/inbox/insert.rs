@@ -15,7 +15,7 @@ use crate::storage::StorageError;
 pub enum Inserted {
     /// It is new.
     New(Box<InboxItem>),
-    /// This key has it already.
+    /// This key has it already. What the repeat proves about its sender was added.
     Duplicate,
 }
 
@@ -56,7 +56,7 @@ fn message_event(item: &InboxItem, recipient: PublicKey, kind: RecipientKind) ->
             RecipientKind::Member => Audience::Member,
         },
         message: Some(MessageKey {
-            sender_member: item.sender_member_pubkey.clone(),
+            sender: item.sender_pubkey.clone(),
             client_message_id: item.client_message_id.clone(),
         }),
         data,
@@ -75,10 +75,11 @@ async fn insert(
                received_at, expires_at, transport, hops, sender_verified, addressed_to, digest) \
                VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,\
                $24,$25,$26,$27,$28,$29) \
-               ON CONFLICT (mesh, recipient_pubkey, sender_member_pubkey, client_message_id) DO NOTHING";
+               ON CONFLICT DO NOTHING";
     // Drawn here, where rows are in their order.
     let id = ids::next();
     let json = |value: serde_json::Result<String>| value.unwrap_or_default();
+    let repeat = Repeat::of(&new);
     let ran = sqlx::query(sql)
         .bind(&id)
         .bind(new.client_message_id)
@@ -109,7 +110,57 @@ async fn insert(
         .bind(new.sender_verified)
         .bind(new.addressed_to.map(PublicKey::to_hex))
         .bind(digest)
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
-    Ok((ran.rows_affected() > 0).then_some(id))
+    if ran.rows_affected() > 0 {
+        return Ok(Some(id));
+    }
+    if let Some(repeat) = repeat {
+        repeat.prove(conn).await?;
+    }
+    Ok(None)
+}
+
+/// What a repeated message proves about its sender: the first one may have come before the roster that knows it.
+struct Repeat {
+    mesh: String,
+    recipient: String,
+    sender: String,
+    client_message_id: String,
+    broker_message_id: Option<String>,
+    member: String,
+    name: String,
+}
+
+impl Repeat {
+    /// `None` when it proves nothing.
+    fn of(new: &NewItem) -> Option<Self> {
+        new.sender_verified.then(|| Self {
+            mesh: new.mesh.clone(),
+            recipient: new.recipient_pubkey.to_hex(),
+            sender: new.sender_pubkey.to_hex(),
+            client_message_id: new.client_message_id.clone(),
+            broker_message_id: new.broker_message_id.clone(),
+            member: row::member_text(new.sender_member_pubkey),
+            name: new.sender_name.clone(),
+        })
+    }
+
+    /// Writes it to the row that is there.
+    async fn prove(self, conn: &mut SqliteConnection) -> Result<(), StorageError> {
+        let sql = "UPDATE inbox SET sender_verified=1, sender_member_pubkey=$1, sender_name=$2 \
+                   WHERE mesh=$3 AND recipient_pubkey=$4 AND sender_pubkey=$5 AND sender_verified=0 \
+                   AND (client_message_id=$6 OR broker_message_id=$7)";
+        sqlx::query(sql)
+            .bind(self.member)
+            .bind(self.name)
+            .bind(self.mesh)
+            .bind(self.recipient)
+            .bind(self.sender)
+            .bind(self.client_message_id)
+            .bind(self.broker_message_id)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
 }

@@ -199,7 +199,7 @@ pub(super) fn push_session_scope(query: &mut QueryBuilder<Sqlite>, session: &Ses
     // The same message to both keys is shown once: the one to the session.
     query.push(
         " AND NOT EXISTS (SELECT 1 FROM inbox o WHERE o.mesh=i.mesh \
-         AND o.sender_member_pubkey=i.sender_member_pubkey \
+         AND o.sender_pubkey=i.sender_pubkey \
          AND o.client_message_id=i.client_message_id AND o.recipient_pubkey=",
     );
     query.push_bind(key).push(")))");

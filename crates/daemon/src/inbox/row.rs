@@ -99,7 +99,7 @@ impl NewItem {
     }
 }
 
-/// The member key as the dedupe key has it: empty when unknown.
+/// The member key as it is stored: empty when unknown.
 pub(super) fn member_text(key: Option<PublicKey>) -> String {
     key.map(PublicKey::to_hex).unwrap_or_default()
 }

@@ -31,8 +31,11 @@ CREATE TABLE inbox (
   digest               INTEGER NOT NULL DEFAULT 0,
   pushed_at            INTEGER,
   seen_at              INTEGER,
-  UNIQUE (mesh, recipient_pubkey, sender_member_pubkey, client_message_id)
+  -- By the key on the wire: which member it belongs to may be learned only when the message comes again.
+  UNIQUE (mesh, recipient_pubkey, sender_pubkey, client_message_id)
 );
+CREATE UNIQUE INDEX inbox_broker ON inbox(mesh, recipient_pubkey, sender_pubkey, broker_message_id)
+  WHERE broker_message_id IS NOT NULL;
 CREATE INDEX inbox_received ON inbox(received_at, id);
 CREATE INDEX inbox_unseen   ON inbox(recipient_pubkey, received_at) WHERE seen_at IS NULL;
 CREATE INDEX inbox_topic    ON inbox(mesh, topic);

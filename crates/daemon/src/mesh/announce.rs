@@ -82,9 +82,9 @@ impl Mesh {
         let has_left = event == "peer_left";
         if has_left && let Some(key) = key {
             self.roster.remove_presence(key);
-        } else {
-            self.refresh.soon();
         }
+        // Also after a departure: an answer that is on its way may still list it.
+        self.refresh.soon();
         if key.is_some_and(|key| self.is_own_key(key)) {
             return;
         }

@@ -91,6 +91,7 @@ async fn pump(
     while let Some(event) = receiver.next(&mut events).await {
         match event {
             ConnectionEvent::Opened(ack) => {
+                receiver.opened();
                 opened(mesh, &connection, &ack, was_open_before);
                 was_open_before = true;
             }

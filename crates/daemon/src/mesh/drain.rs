@@ -31,12 +31,17 @@ use super::outcome::{Outcome, Reason, RowFacts, of_ack, of_error, retry_wait};
 use super::seal::{Draft, audience, reseal_group, wrap_keys};
 use crate::clock;
 use crate::outbox::{ClaimFrom, Done, OutboundRow, SealedBody};
-use crate::storage::StorageError;
+use crate::storage::{Causes, StorageError};
 
+/// Least time between two looks that nothing asked for.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
 /// Pause after the outbox could not be read or written.
 const STORAGE_PAUSE: Duration = Duration::from_secs(1);
-/// Age of the roster above which it is fetched before a group message is sealed.
-const AUDIENCE_MAX_AGE: Duration = Duration::from_secs(5);
+/// When the worker looks again after it sent something, unless an answer wakes it sooner: other lines have their own
+/// times.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Age of the roster above which it is fetched before the key of a group message is wrapped.
+const AUDIENCE_MAX_AGE: Duration = Duration::from_millis(250);
 /// How long that fetch may take.
 const AUDIENCE_WAIT: Duration = Duration::from_secs(5);
 /// Wraps made on the worker itself; more go to a thread that may be busy.
@@ -130,7 +135,7 @@ pub(super) async fn run(mesh: Arc<Mesh>) {
         let pause = match step(&mesh, &mut flush, is_net_due).await {
             Ok(wait) => wait,
             Err(error) => {
-                tracing::warn!(mesh = %mesh.slug, %error, "outbox_unavailable");
+                tracing::warn!(mesh = %mesh.slug, error = %Causes(&error), "outbox_unavailable");
                 Some(STORAGE_PAUSE)
             }
         };
@@ -155,18 +160,23 @@ async fn step(
         mesh.announce_dead(outbox.expire(&mesh.slug, clock::now()).await?);
         flush.tend(mesh).await?;
     }
-    let rows = outbox.claim_due(&mesh.slug, &mesh.open_senders(), clock::now()).await?;
+    let senders = mesh.open_senders();
+    let rows = outbox.claim_due(&mesh.slug, &senders, clock::now()).await?;
     if rows.is_empty() {
-        let due = outbox.next_due(&mesh.slug).await?;
-        // What is due and was not claimed waits for a connection, or for the row before it; both wake the worker.
-        return Ok(due.map(|due| due.since(clock::now())).filter(|wait| !wait.is_zero()));
+        let Some(due) = outbox.next_due(&mesh.slug, &senders).await? else { return Ok(None) };
+        let wait = due.since(clock::now());
+        if wait.is_zero() {
+            // The head of a line has just come due, or its time is over and the rows behind it may go.
+            mesh.announce_dead(outbox.expire(&mesh.slug, clock::now()).await?);
+        }
+        return Ok(Some(wait.max(LEAST_PAUSE)));
     }
     for row in rows {
         let slot = Slot::take(mesh, row.sender_session_pubkey);
         let mesh = Arc::clone(mesh);
         mesh.tasks.clone().spawn(async move { attempt(mesh, row, slot).await });
     }
-    Ok(None)
+    Ok(Some(LOOK_AGAIN))
 }
 
 /// One attempt, whose panic costs only an attempt of its row.
@@ -256,7 +266,10 @@ async fn wraps(
     row: &OutboundRow,
     keys: Arc<KeyPair>,
 ) -> Result<(Vec<claudemesh_protocol::wire::WrappedKey>, Vec<MemberId>), RequestError> {
-    if mesh.roster.age().is_none_or(|age| age > AUDIENCE_MAX_AGE) {
+    // Whoever joined before the message was accepted gets a key.
+    let view = mesh.roster.view();
+    let is_newer = view.asked_at.is_some_and(|asked_at| asked_at > row.enqueued_at);
+    if !is_newer || mesh.roster.age().is_none_or(|age| age > AUDIENCE_MAX_AGE) {
         let fetched = tokio::time::timeout(AUDIENCE_WAIT, mesh.refresh.now()).await;
         if mesh.roster.age().is_none() {
             return Err(match fetched {
@@ -309,8 +322,9 @@ async fn settle(mesh: &Arc<Mesh>, row: OutboundRow, attempt: Attempt, mut slot: 
             }
         };
         match written {
-            Ok(next_attempt) => return wake_at(mesh, slot, next_attempt).await,
+            Ok(()) => return slot.give_back(),
             Err(error) => {
+                let error = Causes(&error);
                 tracing::warn!(mesh = %mesh.slug, id = %row.id, %error, "outbox_outcome_not_written");
             }
         }
@@ -322,22 +336,11 @@ async fn settle(mesh: &Arc<Mesh>, row: OutboundRow, attempt: Attempt, mut slot: 
     }
 }
 
-/// Wakes the worker when the row wants to be tried again; the rows behind it in its line wait for that.
-async fn wake_at(mesh: &Arc<Mesh>, mut slot: Slot, next_attempt: Option<Duration>) {
-    slot.give_back();
-    let Some(wait) = next_attempt else { return };
-    tokio::select! {
-        () = tokio::time::sleep(wait) => mesh.wake.notify_one(),
-        () = mesh.stop_draining.cancelled() => {}
-    }
-}
-
-/// Answers how long the row waits for its next attempt, when it was put back.
 async fn write_outcome(
     mesh: &Arc<Mesh>,
     row: &OutboundRow,
     attempt: &Attempt,
-) -> Result<Option<Duration>, StorageError> {
+) -> Result<(), StorageError> {
     let outbox = &mesh.context.outbox;
     match &attempt.outcome {
         Outcome::Done | Outcome::Duplicate { .. } => {
@@ -360,7 +363,6 @@ async fn write_outcome(
             tracing::debug!(mesh = %mesh.slug, id = %row.id, code = %reason.code, "send_retry");
             let at = clock::now().plus(wait);
             outbox.retry(&row.id, at, &reason.code, &reason.text).await?;
-            return Ok(Some(wait));
         }
         Outcome::Release => outbox.release(std::slice::from_ref(&row.id)).await?,
         Outcome::Reseal(reason) => match resealed(mesh, row) {
@@ -368,7 +370,7 @@ async fn write_outcome(
             Err(text) => mesh.announce_dead(outbox.dead(&row.id, &reason.code, &text).await?),
         },
     }
-    Ok(None)
+    Ok(())
 }
 
 fn resealed(mesh: &Mesh, row: &OutboundRow) -> Result<SealedBody, String> {

@@ -21,9 +21,8 @@ use super::session::SessionPresence;
 use super::{MemberIdentity, MeshHandle, api_status};
 use crate::sessions::Session;
 
-/// Age of a roster that is shown without asking the broker again.
-const FRESH: Duration = Duration::from_millis(500);
-/// Age of a roster above which a name that is not in it starts a refresh (daemon spec §7.5).
+/// Age of a roster above which who asks for a name that is not in it is told that it is being fetched anew (daemon
+/// spec §7.5).
 const STALE_FOR_NAMES: Duration = Duration::from_secs(5);
 /// How long a listing of the inbox waits for what the broker holds (daemon spec §9.7).
 const PULL_WAIT: Duration = Duration::from_millis(300);
@@ -157,9 +156,8 @@ impl MeshHandle {
         match resolution {
             Resolution::None { names, .. } => {
                 let is_refreshing = self.mesh.roster.age().is_none_or(|age| age > STALE_FOR_NAMES);
-                if is_refreshing {
-                    self.mesh.refresh.soon();
-                }
+                // Whoever joined a moment ago is not in a young roster either.
+                self.mesh.refresh.soon();
                 Resolution::None { names, is_refreshing }
             }
             found => found,
@@ -200,7 +198,7 @@ impl MeshHandle {
         seal(&draft, keys, mesh.member.public, &mesh.roster.view(), policy, &mesh.shared_keys)
     }
 
-    /// Who is there, asked anew unless that was done a moment ago. With `Listing::All` daemons' own connections too.
+    /// Who is there, asked of the broker. With `Listing::All` daemons' own connections too.
     ///
     /// # Errors
     /// [`MeshError`] when the broker cannot be asked; never an empty list in place of it.
@@ -235,7 +233,7 @@ impl MeshHandle {
         Ok(Peers { peers, no_session })
     }
 
-    /// The roster, absent members included.
+    /// The roster, absent members included, asked of the broker.
     ///
     /// # Errors
     /// As [`MeshHandle::peers`].
@@ -315,9 +313,6 @@ impl MeshHandle {
                 code: ErrorCode::BrokerUnavailable,
                 message: format!("no connection to the broker of {}", self.mesh.slug),
             });
-        }
-        if self.mesh.roster.age().is_some_and(|age| age < FRESH) {
-            return Ok(());
         }
         match tokio::time::timeout(REQUEST_TIMEOUT, self.mesh.refresh.now()).await {
             Ok(Ok(())) => Ok(()),

@@ -26,7 +26,7 @@ use super::receipt::{self, Subject};
 use super::sender::{Claim, Sender};
 use crate::clock;
 use crate::inbox::{Inserted, NewItem};
-use crate::storage::StorageError;
+use crate::storage::{Causes, StorageError};
 
 /// Messages of one connection on their way into the inbox.
 const STORING_MAX: usize = 128;
@@ -103,6 +103,11 @@ impl Receiver {
                 },
             }
         }
+    }
+
+    /// The connection is open again: what could not be learned before may be known now.
+    pub(super) fn opened(&mut self) {
+        self.asked_for.clear();
     }
 
     /// Takes a push: a system event is told, a message is opened and handed to the inbox.
@@ -291,7 +296,9 @@ impl Receiver {
                 }
             }
             Ok(Inserted::Duplicate) => self.acknowledge(stored.ack).await,
-            Err(error) => tracing::warn!(mesh = %self.mesh.slug, %error, "inbox_insert_failed"),
+            Err(error) => {
+                tracing::warn!(mesh = %self.mesh.slug, error = %Causes(&error), "inbox_insert_failed");
+            }
         }
     }
 

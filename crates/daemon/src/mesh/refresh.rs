@@ -14,15 +14,21 @@ use tokio::time::Instant;
 
 use super::Mesh;
 use super::roster::member_of;
+use crate::clock;
 
 /// Period of refreshes while somebody is there to see them (daemon spec §7.5).
 const PERIOD: Duration = Duration::from_secs(30);
 /// Least time between two fetches, so that a crowd of arrivals costs a few lists and not a list each.
 const LEAST_GAP: Duration = Duration::from_millis(250);
+/// The same while somebody waits for the answer.
+const LEAST_GAP_AWAITED: Duration = Duration::from_millis(20);
 
 /// Asks for fetches and tells when they are done.
 pub(super) struct Refresh {
     asked: AtomicU64,
+    /// The last request whose end is waited for.
+    awaited: AtomicU64,
+    hurry: Notify,
     wanted: Notify,
     answered: watch::Sender<Answered>,
 }
@@ -37,7 +43,13 @@ struct Answered {
 
 impl Default for Refresh {
     fn default() -> Self {
-        Self { asked: AtomicU64::new(0), wanted: Notify::new(), answered: watch::Sender::default() }
+        Self {
+            asked: AtomicU64::new(0),
+            awaited: AtomicU64::new(0),
+            hurry: Notify::new(),
+            wanted: Notify::new(),
+            answered: watch::Sender::default(),
+        }
     }
 }
 
@@ -49,13 +61,27 @@ impl Refresh {
         number
     }
 
-    /// Asks for a fetch and waits for its end; the caller limits the time.
+    /// Asks for a fetch that begins from now on and waits for its end; the caller limits the time.
     pub(super) async fn now(&self) -> Result<(), RequestError> {
         let mut answered = self.answered.subscribe();
         let number = self.soon();
+        self.awaited.fetch_max(number, Ordering::Relaxed);
+        self.hurry.notify_one();
         match answered.wait_for(|answered| answered.up_to >= number).await {
             Ok(answered) => answered.error.clone().map_or(Ok(()), Err),
             Err(_) => Err(RequestError::NotOpen),
+        }
+    }
+
+    /// The pause after the fetch that began at `started` and answered everything up to `up_to`.
+    async fn rest(&self, started: Instant, up_to: u64) {
+        loop {
+            let is_awaited = self.awaited.load(Ordering::Relaxed) > up_to;
+            let gap = if is_awaited { LEAST_GAP_AWAITED } else { LEAST_GAP };
+            tokio::select! {
+                () = tokio::time::sleep_until(started + gap) => return,
+                () = self.hurry.notified() => {}
+            }
         }
     }
 }
@@ -77,7 +103,7 @@ pub(super) async fn run(mesh: Arc<Mesh>) {
         let error = fetch(&mesh).await.err();
         mesh.refresh.answered.send_replace(Answered { up_to, error });
         tokio::select! {
-            () = tokio::time::sleep_until(started + LEAST_GAP) => {}
+            () = mesh.refresh.rest(started, up_to) => {}
             () = mesh.stop.cancelled() => return,
         }
     }
@@ -85,6 +111,7 @@ pub(super) async fn run(mesh: Arc<Mesh>) {
 
 async fn fetch(mesh: &Mesh) -> Result<(), RequestError> {
     let connection = mesh.control().ok_or(RequestError::NotOpen)?;
+    let asked_at = clock::now();
     let (peers, members) = tokio::join!(list_peers(&connection), list_members(&connection));
     let peers = peers?;
     let members = match members {
@@ -96,7 +123,7 @@ async fn fetch(mesh: &Mesh) -> Result<(), RequestError> {
         Err(RequestError::Timeout) if mesh.negotiated().is_legacy => members_of(&peers),
         Err(error) => return Err(error),
     };
-    mesh.roster.replace(peers, members);
+    mesh.roster.replace(peers, members, asked_at);
     Ok(())
 }
 

@@ -1,12 +1,13 @@
 //! Who is in the mesh and who is there, as far as this daemon knows: a snapshot that readers share and never wait for
 //! (daemon spec §7.5).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use claudemesh_protocol::wire::{MemberRow, PeerRow};
-use claudemesh_protocol::{GroupName, PeerRole, PublicKey};
-use parking_lot::RwLock;
+use claudemesh_protocol::{GroupName, PeerRole, PublicKey, Timestamp};
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 /// One snapshot of presences and members.
@@ -18,6 +19,8 @@ pub(super) struct RosterView {
     pub members: Vec<MemberRow>,
     /// When it was fetched; `None` before the first answer.
     pub fetched_at: Option<Instant>,
+    /// When it was asked for: what happened before then is in it.
+    pub asked_at: Option<Timestamp>,
 }
 
 /// The member key behind a presence.
@@ -72,10 +75,15 @@ impl RosterView {
     }
 }
 
+/// How long the broker may go on listing a session that we have ended: until it has read the close of its socket.
+const GOODBYE: Duration = Duration::from_secs(10);
+
 /// The shared snapshot of one mesh.
 #[derive(Default)]
 pub(super) struct Roster {
     view: RwLock<Arc<RosterView>>,
+    /// Own sessions that ended lately; as many as end within [`GOODBYE`].
+    ended: Mutex<HashMap<PublicKey, Instant>>,
 }
 
 impl Roster {
@@ -90,9 +98,29 @@ impl Roster {
     }
 
     /// Takes what the broker answered.
-    pub(super) fn replace(&self, peers: Vec<PeerRow>, members: Vec<MemberRow>) {
-        let view = RosterView { peers, members, fetched_at: Some(Instant::now()) };
+    pub(super) fn replace(
+        &self,
+        mut peers: Vec<PeerRow>,
+        members: Vec<MemberRow>,
+        asked_at: Timestamp,
+    ) {
+        let mut ended = self.ended.lock();
+        ended.retain(|_, at| at.elapsed() < GOODBYE);
+        peers.retain(|row| !ended.contains_key(&row.pubkey));
+        let fetched_at = Some(Instant::now());
+        let view = RosterView { peers, members, fetched_at, asked_at: Some(asked_at) };
         *self.view.write() = Arc::new(view);
+    }
+
+    /// An own session has ended: it is gone from here on, whatever the broker still lists.
+    pub(super) fn end_own(&self, key: PublicKey) {
+        self.ended.lock().insert(key, Instant::now());
+        self.remove_presence(key);
+    }
+
+    /// An own session begins, perhaps with a key that was here before.
+    pub(super) fn begin_own(&self, key: PublicKey) {
+        self.ended.lock().remove(&key);
     }
 
     /// Patches the snapshot: the presence of `key` has gone. True when there was one.
@@ -159,7 +187,7 @@ pub(super) mod fixture {
 
     /// A snapshot.
     pub(crate) fn view(peers: Vec<PeerRow>, members: Vec<MemberRow>) -> RosterView {
-        RosterView { peers, members, fetched_at: Some(tokio::time::Instant::now()) }
+        RosterView { peers, members, fetched_at: Some(tokio::time::Instant::now()), asked_at: None }
     }
 }
 
@@ -173,13 +201,28 @@ mod tests {
         let roster = Roster::default();
         let mut dana = member("dana", 2);
         dana.online = true;
-        roster
-            .replace(vec![session("dana", 20, 2), daemon("eve", 3)], vec![dana, member("eve", 3)]);
+        let peers = vec![session("dana", 20, 2), daemon("eve", 3)];
+        roster.replace(peers, vec![dana, member("eve", 3)], Timestamp::from_millis(1));
         assert!(roster.remove_presence(key(20)));
         assert!(!roster.remove_presence(key(20)));
         let view = roster.view();
         assert!(view.presence(key(20)).is_none());
         assert!(!view.member(key(2)).unwrap().online && view.member(key(3)).unwrap().online);
         assert!(view.knows(key(2)) && !view.knows(key(20)));
+    }
+
+    #[test]
+    fn an_own_session_that_ended_is_not_listed_again_until_it_returns() {
+        let roster = Roster::default();
+        let fetch = || {
+            roster.replace(vec![session("mine", 20, 2)], Vec::new(), Timestamp::from_millis(1));
+            roster.view().presence(key(20)).is_some()
+        };
+        assert!(fetch());
+        roster.end_own(key(20));
+        assert!(roster.view().presence(key(20)).is_none());
+        assert!(!fetch(), "the broker has not read the close yet");
+        roster.begin_own(key(20));
+        assert!(fetch());
     }
 }

@@ -84,6 +84,7 @@ impl Mesh {
             return;
         }
         let key = presence.keys.public();
+        self.roster.begin_own(key);
         let stop = self.stop.child_token();
         let connection = Arc::new(Mutex::new(None));
         let source = Arc::new(SessionHelloSource {
@@ -120,6 +121,7 @@ impl Mesh {
         if let Some(link) = link {
             link.stop.cancel();
             self.shared_keys.forget(*key);
+            self.roster.end_own(*key);
         }
     }
 
@@ -182,11 +184,13 @@ async fn run(
         match event {
             None => return,
             Some(ConnectionEvent::Opened(_)) => {
+                receiver.opened();
                 renew_at = Instant::now() + ATTESTATION_TTL.saturating_sub(RENEW_BEFORE);
                 mesh.refresh.soon();
                 mesh.wake.notify_one();
             }
             Some(ConnectionEvent::Closed { status, .. }) => {
+                mesh.refresh.soon();
                 if status == Status::Disabled(DisabledReason::Kicked) {
                     tracing::warn!(mesh = %mesh.slug, session = %keys.public().short(12), "session_kicked");
                     mesh.context.sessions.kicked(&mesh.slug, &keys.public());

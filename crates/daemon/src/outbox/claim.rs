@@ -15,9 +15,10 @@ pub struct ClaimFrom {
     pub free: usize,
 }
 
-/// Of each target's line, the row at its head, found by skipping through the index of open rows.
-const CLAIM: &str = "\
-    WITH RECURSIVE line(target) AS ( \
+/// `head(seq)`: of each target's line, the row at its head, found by skipping through the index of open rows.
+macro_rules! heads {
+    () => {
+        "WITH RECURSIVE line(target) AS ( \
       SELECT min(target_spec) FROM outbox \
         WHERE mesh=$1 AND sender_session_pubkey IS $2 AND status IN ('pending','inflight') \
       UNION ALL \
@@ -28,11 +29,24 @@ const CLAIM: &str = "\
       SELECT (SELECT min(seq) FROM outbox \
         WHERE mesh=$1 AND sender_session_pubkey IS $2 AND status IN ('pending','inflight') \
           AND target_spec = line.target) FROM line WHERE line.target IS NOT NULL \
-    ) \
-    UPDATE outbox SET status='inflight' WHERE seq IN ( \
+    ) "
+    };
+}
+
+const CLAIM: &str = concat!(
+    heads!(),
+    "UPDATE outbox SET status='inflight' WHERE seq IN ( \
       SELECT outbox.seq FROM head JOIN outbox ON outbox.seq=head.seq \
       WHERE status='pending' AND next_attempt_at<=$3 AND expires_at>$3 ORDER BY outbox.seq LIMIT $4 \
-    ) RETURNING *";
+    ) RETURNING *"
+);
+
+/// A row behind another one waits for that one, whatever its own time says.
+const DUE: &str = concat!(
+    heads!(),
+    "SELECT min(min(next_attempt_at, expires_at)) FROM head JOIN outbox ON outbox.seq=head.seq \
+     WHERE status='pending'"
+);
 
 impl Outbox {
     /// Marks the rows that may be sent now as in flight and answers them, oldest first, after the commit. A row waits
@@ -53,6 +67,28 @@ impl Outbox {
         }
         let mesh = mesh.to_owned();
         self.write(move |conn| Box::pin(claim(conn, mesh, connections, now))).await
+    }
+
+    /// When the earliest row that these connections may carry wants to be sent, or gives up. It is in the past only
+    /// when that row is due now.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn next_due(
+        &self,
+        mesh: &str,
+        connections: &[ClaimFrom],
+    ) -> Result<Option<Timestamp>, StorageError> {
+        let mut earliest: Option<i64> = None;
+        for from in connections.iter().filter(|from| from.free > 0) {
+            let due: Option<i64> = sqlx::query_scalar(DUE)
+                .bind(mesh)
+                .bind(from.sender.map(PublicKey::to_hex))
+                .fetch_one(self.shared.db.reader())
+                .await?;
+            earliest = earliest.into_iter().chain(due).min();
+        }
+        Ok(earliest.map(Timestamp::from_millis))
     }
 }
 

@@ -38,8 +38,7 @@ impl Join<'_> {
         if let Some(mesh) =
             self.known_mesh(&preview.mesh_slug, &preview.broker_url, preview.owner_pubkey)
         {
-            // A crash after the membership was written may have left the keys of its claim.
-            PendingJoins::open(context)?.remove(&pending_id)?;
+            PendingJoins::open(context)?.forget_finished(self.config)?;
             return Ok(already_in(mesh));
         }
         let began_before = PendingJoins::open(context)?.keys(&pending_id).is_some();

@@ -64,6 +64,7 @@ pub(super) async fn ensure(
                 http.base(),
             ))?;
         }
+        forget_pending(context);
         return Ok(AccountState { user, token: account.token(), was_created: false });
     }
     let (user, token) = match finish_pending(context, http, record).await? {
@@ -71,8 +72,7 @@ pub(super) async fn ensure(
         None => setup(context, http, dir, record, name).await?,
     };
     context.store_account(&Account::new(&token, user.clone(), "setup", http.base()))?;
-    // The token stands in auth.json now; the note would only repeat it.
-    let _ = std::fs::remove_file(pending_path(context));
+    forget_pending(context);
     Ok(AccountState { user, token, was_created: true })
 }
 
@@ -160,6 +160,11 @@ async fn setup_code(dir: &Path) -> Option<Zeroizing<String>> {
 
 fn pending_path(context: &Context) -> PathBuf {
     context.paths.auth_file().with_file_name("auth-pending.json")
+}
+
+/// The token stands in auth.json; the note would only repeat it, and does no harm when it stays.
+fn forget_pending(context: &Context) {
+    let _ = std::fs::remove_file(pending_path(context));
 }
 
 fn read_pending(context: &Context) -> Option<Pending> {

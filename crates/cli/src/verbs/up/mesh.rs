@@ -9,7 +9,7 @@ use claudemesh_protocol::slug::Slug;
 use super::account::AccountState;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::local::is_at;
+use crate::local::{PendingJoins, is_at};
 use crate::remote::{SignedIn, http_failure};
 use crate::verbs::create::{self, NewMesh};
 
@@ -40,6 +40,7 @@ pub(super) async fn ensure(
         http.meshes(&account.token).await.map_err(|error| http_failure(error, http.base()))?.meshes;
     move_to(context, record, &on_server)?;
     let config = context.config()?;
+    PendingJoins::open(context)?.forget_finished(&config)?;
     if let Some(entry) = config.mesh(slug.as_str()) {
         let remote = on_server.iter().find(|mesh| mesh.id == entry.mesh_id);
         if remote.is_none() && !is_at(entry, &record.url) {

@@ -84,6 +84,50 @@ async fn the_same_message_is_stored_once_and_a_stolen_id_suppresses_nothing() {
     running.shutdown().await;
 }
 
+/// Daemon §13.2: the first copy may come before the roster knows its sender; the second is the same message and only
+/// adds the proof. DLV.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_that_is_verified_adds_the_proof_and_no_second_message() {
+    let (_home, member, running) = scene().await;
+    let proved = item(member.public(), RecipientKind::Member, "m1");
+    let mut early = proved.clone();
+    (early.sender_member_pubkey, early.sender_verified) = (None, false);
+    early.sender_name = "0707070707070707".to_owned();
+    assert!(matches!(put(&running, early.clone()).await, Inserted::New(_)));
+    assert_eq!(put(&running, proved.clone()).await, Inserted::Duplicate);
+    // A proof is not taken back by a copy without one.
+    assert_eq!(put(&running, early).await, Inserted::Duplicate);
+    let items = running.client().inbox(&peek()).await.unwrap().items;
+    let shown: Vec<_> = items
+        .iter()
+        .map(|item| (item.sender_verified, item.sender_name.as_str(), &item.sender_member_pubkey))
+        .collect();
+    assert_eq!(shown, [(true, "Ann", &proved.sender_pubkey.to_hex())]);
+    running.shutdown().await;
+}
+
+/// The broker's id, too, names a sender's message; it suppresses no other sender's and proves nothing about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_broker_id_of_the_same_sender_is_the_same_message() {
+    let (_home, member, running) = scene().await;
+    let mut first = item(member.public(), RecipientKind::Member, "m1");
+    (first.sender_member_pubkey, first.sender_verified) = (None, false);
+    let mut other = item(member.public(), RecipientKind::Member, "m2");
+    other.broker_message_id.clone_from(&first.broker_message_id);
+    let again = other.clone();
+    other.sender_pubkey = PublicKey::from_bytes([8; 32]);
+    assert!(matches!(put(&running, first).await, Inserted::New(_)));
+    assert!(matches!(put(&running, other).await, Inserted::New(_)));
+    let verified = async || {
+        let items = running.client().inbox(&peek()).await.unwrap().items;
+        items.into_iter().rev().map(|item| item.sender_verified).collect::<Vec<_>>()
+    };
+    assert_eq!(verified().await, [false, true]);
+    assert_eq!(put(&running, again).await, Inserted::Duplicate);
+    assert_eq!(verified().await, [true, true]);
+    running.shutdown().await;
+}
+
 /// CLI §3.6: `inbox --unread --json` twice → second `[]`; with `--peek` both equal.
 #[tokio::test(flavor = "multi_thread")]
 async fn listing_marks_seen_and_peeking_does_not() {

@@ -53,8 +53,13 @@ impl Home {
             owner_pubkey: None,
             role: None,
         };
-        Config::update(&self.paths.membership_file(), |config| config.add_mesh(entry)).unwrap();
+        self.join_as(entry);
         keys
+    }
+
+    /// Joins as a member that a broker knows.
+    pub fn join_as(&self, entry: MeshEntry) {
+        Config::update(&self.paths.membership_file(), |config| config.add_mesh(entry)).unwrap();
     }
 
     pub fn leave(&self, slug: &str) {

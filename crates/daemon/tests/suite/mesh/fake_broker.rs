@@ -50,7 +50,7 @@ pub fn modern_features() -> Value {
 
 pub struct Peer {
     socket: WebSocketStream<TcpStream>,
-    members: Vec<(PublicKey, &'static str)>,
+    pub members: Vec<(PublicKey, &'static str)>,
 }
 
 impl Peer {
@@ -94,5 +94,13 @@ impl Peer {
                 _ => {}
             }
         }
+    }
+}
+
+/// Answers lists until `done`.
+pub async fn serving<T>(peer: &mut Peer, done: impl Future<Output = T>) -> T {
+    tokio::select! {
+        _ = peer.wait_for("nothing") => unreachable!(),
+        done = done => done,
     }
 }

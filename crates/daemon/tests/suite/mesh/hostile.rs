@@ -111,6 +111,33 @@ async fn repeats_and_rubbish_are_acknowledged_and_not_shown() {
     scene.node.receives(1).await;
 }
 
+/// Daemon spec §13.2: a message whose sender is not in the roster yet, pushed again when it is, is one message, proved
+/// the second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redelivery_after_the_sender_became_known_is_not_shown_twice() {
+    let mut scene = scene().await;
+    scene.peer.members.retain(|(_, name)| *name == "me");
+    let push = scene.push("early", &scene.alice, "hello");
+    scene.peer.send(&push).await;
+    scene.peer.wait_for("client_ack").await;
+    let early = scene.node.receives(1).await.remove(0);
+    assert!(!early.sender_verified);
+    // The broker restarts before the acknowledgement counts.
+    scene.peer.members.push((scene.alice.public(), "alice"));
+    let members = scene.peer.members.clone();
+    drop(scene.peer);
+    let mut peer = scene.broker.accept(modern_features()).await;
+    peer.members = members;
+    peer.send(&push).await;
+    peer.wait_for("client_ack").await;
+    let item = scene.node.receives(1).await.remove(0);
+    assert_eq!((item.id, item.sender_verified), (early.id, true));
+    assert_eq!(
+        (item.sender_name.as_str(), item.sender_member_pubkey),
+        ("alice", scene.alice.public().to_hex())
+    );
+}
+
 /// Daemon spec §13 Accept: somebody who sends another's id first does not suppress the other's message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stolen_id_suppresses_nothing() {

@@ -29,6 +29,8 @@ use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::invite::PlainHttp;
 use claudemesh_protocol::{Group, MemberId, MeshId, Priority, PublicKey, TargetSpec};
 use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 pub struct World {
     pub broker: RunningBroker,
     pub mesh: Provisioned,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl World {
@@ -61,7 +63,18 @@ impl World {
         let mesh = provision::members(store, &AtRestKey::generate(), &request, clock::now())
             .await
             .unwrap();
-        Self { broker, mesh, _dir: dir }
+        Self { broker, mesh, dir }
+    }
+
+    /// A number from the broker's own database.
+    pub async fn count(&self, from: &str) -> u64 {
+        let file = Settings::embedded(self.dir.path()).database_path();
+        let options = SqliteConnectOptions::new().filename(file).read_only(true);
+        let mut conn = options.connect().await.unwrap();
+        let sql = AssertSqlSafe(format!("SELECT count(*) FROM {from}"));
+        let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        u64::try_from(count).unwrap()
     }
 
     /// The entry of `config.json` of one member.
