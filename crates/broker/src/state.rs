@@ -9,6 +9,7 @@ use claudemesh_crypto::at_rest::AtRestKey;
 use claudemesh_protocol::Timestamp;
 use claudemesh_protocol::limits::BrokerLimits;
 use claudemesh_store::Store;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -181,6 +182,14 @@ impl Broker {
     /// The future itself must end when [`Broker::stopping`] is cancelled.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.0.tasks.spawn(self.0.killed.clone().run_until_cancelled_owned(future));
+    }
+
+    /// As [`Broker::spawn`], for somebody who waits for the outcome and may go away before; `None` when it was killed.
+    pub(crate) fn spawn_returning<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
+        self.0.tasks.spawn(self.0.killed.clone().run_until_cancelled_owned(future))
     }
 
     /// Runs `future` in place, dropped where it stands by a kill; for tasks that somebody else spawned

@@ -127,6 +127,7 @@ pub(crate) async fn claim(
         mesh_name: Some(mesh.name),
         broker_url: Some(broker.links().ws_url_for(connection.local)),
         role: Some(member.role),
+        display_name: Some(member.display_name),
         already_member: is_known,
     }))
 }

@@ -32,9 +32,12 @@ pub(crate) async fn join(
     }
     let fields = Fields::read(body).await.map_err(ApiError::with_ok_false)?;
     match join_by(&broker, client, &fields).await {
-        Ok((member, is_known)) => {
-            Ok(Json(JoinV1Reply { ok: true, member_id: member.id, already_member: is_known }))
-        }
+        Ok((member, is_known)) => Ok(Json(JoinV1Reply {
+            ok: true,
+            member_id: member.id,
+            display_name: Some(member.display_name),
+            already_member: is_known,
+        })),
         Err(error) => Err(error.with_ok_false()),
     }
 }

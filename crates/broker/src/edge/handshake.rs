@@ -465,9 +465,12 @@ async fn admit(
     broker: &Broker,
     mesh: &Arc<Mesh>,
     connection: &Arc<Connection>,
-    arriving: Arriving,
-    welcome: Welcome,
+    mut arriving: Arriving,
+    mut welcome: Welcome,
 ) -> Result<Peer, Refused> {
+    if live::give_way(mesh, &mut arriving) {
+        welcome.warnings.push("display_name_taken".to_owned());
+    }
     let reservation = live::reserve(broker, mesh, &arriving).map_err(unsettled)?;
     let mut peer = Peer {
         broker: broker.clone(),

@@ -15,6 +15,7 @@ use axum::routing::{delete, get, post};
 use claudemesh_protocol::ErrorCode;
 use claudemesh_protocol::id::random_row_id;
 use futures_util::FutureExt as _;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::accounts;
 use crate::edge::error::ApiError;
@@ -87,7 +88,7 @@ pub(crate) fn router(broker: Broker) -> Router {
 /// Runs around every request.
 async fn around(State(broker): State<Broker>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let _in_flight = broker.requests().token();
+    let in_flight = broker.requests().token();
     let method = request.method().clone();
     let path_class = PathClass::of(request.uri().path());
     let route = request
@@ -100,10 +101,8 @@ async fn around(State(broker): State<Broker>, mut request: Request, next: Next) 
         Err(error) => error.into_response(),
         Ok(()) if method == Method::OPTIONS && path_class == PathClass::Public => preflight(),
         Ok(()) => {
-            AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_panic| {
-                tracing::error!(request_id, route, "a request handler panicked");
-                ApiError::internal().into_response()
-            })
+            let handled = handle(request, next, request_id.clone(), route.clone(), in_flight);
+            if method.is_safe() { handled.await } else { to_the_end(&broker, handled).await }
         }
     };
     let (mut response, error_code) = rendered(outcome, &request_id);
@@ -111,6 +110,29 @@ async fn around(State(broker): State<Broker>, mut request: Request, next: Next) 
     let done = Done { method, route, request_id, status: response.status(), error_code };
     done.record(&broker, started.elapsed());
     response
+}
+
+async fn handle(
+    request: Request,
+    next: Next,
+    request_id: String,
+    route: String,
+    _in_flight: TaskTrackerToken,
+) -> Response {
+    AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_panic| {
+        tracing::error!(request_id, route, "a request handler panicked");
+        ApiError::internal().into_response()
+    })
+}
+
+/// Lets a request that may change something come to its end even when the client hangs up, which drops the future that
+/// waits here: what it commits and what memory must learn of it are never torn apart.
+async fn to_the_end(
+    broker: &Broker,
+    handled: impl Future<Output = Response> + Send + 'static,
+) -> Response {
+    let finished = broker.spawn_returning(handled).await;
+    finished.ok().flatten().unwrap_or_else(|| ApiError::internal().into_response())
 }
 
 /// Which headers and gates a path has.

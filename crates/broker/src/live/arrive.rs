@@ -130,6 +130,24 @@ fn rivals(state: &MeshState, arriving: &Arriving) -> Vec<PresenceId> {
         .collect()
 }
 
+/// Gives the arrival another name when the one it wants, or comes back with, is another member's. True when it did.
+pub(crate) fn give_way(mesh: &Mesh, arriving: &mut Arriving) -> bool {
+    let state = mesh.lock();
+    let wish = match (&arriving.display_name, placement(&state, arriving)) {
+        (Some(name), _) => Some(name.as_str()),
+        (None, Placement::Reattach(id)) => {
+            state.presence(&id).map(|entry| entry.presence.display_name.as_str())
+        }
+        // It gets its member's name.
+        (None, Placement::New { .. }) => None,
+    };
+    let instead = wish.and_then(|wish| state.name_instead(&arriving.member_id, wish));
+    drop(state);
+    let is_other = instead.is_some();
+    arriving.display_name = instead.or_else(|| arriving.display_name.take());
+    is_other
+}
+
 /// Finds the place and counts it.
 ///
 /// # Errors

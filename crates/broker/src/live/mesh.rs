@@ -11,11 +11,11 @@ use claudemesh_core::loop_guard::LoopGuard;
 use claudemesh_core::presence::{Lease, Presence};
 use claudemesh_core::queue::KeyQueue;
 use claudemesh_core::rate::TokenBucket;
-use claudemesh_protocol::limits::UNACKED_MAX;
+use claudemesh_protocol::limits::{HELLO_NAME_MAX_CHARS, UNACKED_MAX};
 use claudemesh_protocol::permission::Standing;
 use claudemesh_protocol::status::MemberRole;
 use claudemesh_protocol::wire::{Push, ServerFrame};
-use claudemesh_protocol::{MemberId, MeshId, PresenceId, Priority, PublicKey, Timestamp};
+use claudemesh_protocol::{MemberId, MeshId, PresenceId, Priority, PublicKey, Timestamp, text};
 use claudemesh_store::{DeliverySeq, RosterEntry};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -100,6 +100,8 @@ pub(crate) struct MeshState {
     pub(crate) info: claudemesh_store::Mesh,
     roster: HashMap<MemberId, RosterEntry>,
     by_member_key: HashMap<PublicKey, MemberId>,
+    /// Whose each name is, folded; of members that had it before names were unique, the first to join.
+    by_name: HashMap<String, MemberId>,
     presences: HashMap<PresenceId, Entry>,
     by_session_key: HashMap<PublicKey, PresenceId>,
     by_member: HashMap<MemberId, Vec<PresenceId>>,
@@ -119,6 +121,7 @@ impl MeshState {
             info,
             roster: HashMap::new(),
             by_member_key: HashMap::new(),
+            by_name: HashMap::new(),
             presences: HashMap::new(),
             by_session_key: HashMap::new(),
             by_member: HashMap::new(),
@@ -141,6 +144,12 @@ impl MeshState {
             .iter()
             .filter_map(|entry| Some((entry.member.pubkey?, entry.member.id.clone())))
             .collect();
+        self.by_name.clear();
+        for entry in &roster {
+            self.by_name
+                .entry(text::folded_name(&entry.member.display_name))
+                .or_insert_with(|| entry.member.id.clone());
+        }
         self.roster = roster.into_iter().map(|entry| (entry.member.id.clone(), entry)).collect();
     }
 
@@ -155,6 +164,16 @@ impl MeshState {
 
     pub(crate) fn member_by_key(&self, key: PublicKey) -> Option<&RosterEntry> {
         self.roster.get(self.by_member_key.get(&key)?)
+    }
+
+    /// The name a presence of this member gets instead of the one it wants, because that is another member's. Nobody who
+    /// is here catches what is meant for a member that is away.
+    pub(crate) fn name_instead(&self, member: &MemberId, wish: &str) -> Option<String> {
+        let own =
+            self.roster.get(member).map(|entry| text::folded_name(&entry.member.display_name));
+        text::instead_of_taken(wish, HELLO_NAME_MAX_CHARS, |name| {
+            own.as_deref() != Some(name) && self.by_name.get(name).is_some_and(|id| id != member)
+        })
     }
 
     /// Remembers what the member's own connection left behind, for matching it while it is away.

@@ -16,11 +16,12 @@ use claudemesh_core::queue::KeyQueue;
 use claudemesh_protocol::limits::BrokerLimits;
 use claudemesh_protocol::{MeshId, PeerRole, PublicKey};
 use claudemesh_store::{DeliveryOutcome, DeliveryWrite, PreviousRun, Reroute, StoreError};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::OnceCell;
 
 use crate::state::Broker;
 
-pub(crate) use arrive::{Arriving, Settled, Unsettled, reserve, settle};
+pub(crate) use arrive::{Arriving, Settled, Unsettled, give_way, reserve, settle};
 pub(crate) use connection::{Close, Connection};
 pub(crate) use depart::{drain, evict_member, leave, lose_socket};
 pub(crate) use event::{Subject, peer_event};
@@ -44,16 +45,25 @@ const RESTART_GRACE: std::time::Duration = std::time::Duration::from_secs(30);
 /// The meshes in memory.
 pub(crate) struct Live {
     meshes: RwLock<HashMap<MeshId, Arc<Mesh>>>,
+    /// First reads that are under way, so that each mesh is read once however many ask.
+    loadings: Mutex<HashMap<MeshId, Loading>>,
 }
+
+/// A first read of a mesh; `None` when it is unknown or archived.
+type Loading = Arc<OnceCell<Option<Arc<Mesh>>>>;
 
 impl Live {
     pub(crate) fn new(_limits: &BrokerLimits) -> Self {
-        Self { meshes: RwLock::default() }
+        Self { meshes: RwLock::default(), loadings: Mutex::default() }
     }
 
     /// The mesh, if it is in memory.
     pub(crate) fn loaded(&self, id: &MeshId) -> Option<Arc<Mesh>> {
         self.meshes.read().get(id).cloned()
+    }
+
+    fn loading(&self, id: &MeshId) -> Loading {
+        Arc::clone(self.loadings.lock().entry(id.clone()).or_default())
     }
 
     /// Every mesh in memory.
@@ -96,9 +106,18 @@ pub(crate) async fn open_mesh(
         let is_archived = mesh.lock().info.archived_at.is_some();
         return Ok((!is_archived).then_some(mesh));
     }
-    let Some(mesh) = load(broker, id).await? else { return Ok(None) };
-    reroute_orphans(broker, &mesh).await?;
-    Ok(Some(keep(broker, mesh)))
+    // Thousands of clients come back at once after a restart; one of them reads, the others wait for it.
+    let loading = broker.live().loading(id);
+    let loaded = loading
+        .get_or_try_init(|| async {
+            let Some(mesh) = load(broker, id).await? else { return Ok(None) };
+            reroute_orphans(broker, &mesh).await?;
+            Ok::<_, StoreError>(Some(keep(broker, mesh)))
+        })
+        .await
+        .cloned();
+    broker.live().loadings.lock().remove(id);
+    loaded
 }
 
 /// Reads a mesh; rows that wait from before are counted.

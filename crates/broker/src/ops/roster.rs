@@ -6,7 +6,8 @@ use claudemesh_protocol::permission::Grant;
 use claudemesh_protocol::wire::{
     ListPeers, MemberRow, MembersList, PeerRow, PeersList, Profile, ServerFrame,
 };
-use claudemesh_protocol::{PublicKey, Timestamp};
+use claudemesh_protocol::{Group, PublicKey, Timestamp};
+use claudemesh_store::RosterEntry;
 
 use super::Peer;
 use crate::live::{Entry, MeshState};
@@ -99,7 +100,11 @@ pub(super) fn list_members(peer: &Peer, req_id: Option<String>) -> ServerFrame {
                 display_name: member.display_name.clone(),
                 role: member.role,
                 role_tag: member.role_tag.clone(),
-                groups: member.default_groups.clone(),
+                groups: if online {
+                    member.default_groups.clone()
+                } else {
+                    groups_when_absent(entry)
+                },
                 joined_at: member.joined_at.to_iso(),
                 last_seen_at: member.last_seen_at.map(Timestamp::to_iso),
                 online,
@@ -110,6 +115,18 @@ pub(super) fn list_members(peer: &Peer, req_id: Option<String>) -> ServerFrame {
     members.sort_unstable_by_key(|(joined_at, pubkey, _)| (*joined_at, *pubkey));
     let members = members.into_iter().map(|(_, _, row)| row).collect();
     MembersList { members, req_id }.into()
+}
+
+/// Every group by which a message may find the member while it is away, so that whoever writes to one of them wraps a key
+/// for it: those it was last in, and its defaults, which count while nothing else is known (broker spec §3.2).
+fn groups_when_absent(entry: &RosterEntry) -> Vec<Group> {
+    let mut groups = entry.member.default_groups.clone();
+    for last in entry.last_groups.iter().flatten() {
+        if !groups.iter().any(|group| group.name == last.name) {
+            groups.push(last.clone());
+        }
+    }
+    groups
 }
 
 #[cfg(test)]

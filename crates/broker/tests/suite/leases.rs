@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use claudemesh_protocol::status::GroupEncryption;
 use futures_util::SinkExt as _;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::peers::{Session, Socket};
+use crate::peers::{Session, Socket, Wanted, settings};
 use crate::world::{PATIENCE, World};
 
 async fn until_leased(socket: &mut Socket, count: usize) {
@@ -395,6 +396,36 @@ async fn the_roster_lists_everybody_by_join_time() {
     let members = reply["members"].as_array().unwrap();
     let bob = members.iter().find(|member| member["displayName"] == "bob").unwrap();
     assert!(bob["lastSeenAt"].is_string());
+}
+
+/// Whoever writes to a group wraps a key for each absent member that the broker would hold a copy for, by the groups it
+/// was last in (broker spec §3.2) or by its default ones.
+#[tokio::test]
+async fn the_roster_names_every_group_an_absent_member_may_be_matched_by() {
+    let world = World::start().await;
+    let wanted = [Wanted { name: "alice", groups: &[] }, Wanted { name: "bob", groups: &["dev"] }];
+    let people = world.mesh_with(settings(GroupEncryption::Required), &wanted).await;
+    let mut alice = world.daemon(&people[0]).await;
+    let mut bob = world.daemon(&people[1]).await;
+    bob.ask(json!({"type": "join_group", "name": "ops", "role": "lead"})).await;
+    bob.ask(json!({"type": "leave_group", "name": "dev"})).await;
+    let groups = |reply: &Value| {
+        let members = reply["members"].as_array().unwrap();
+        members.iter().find(|member| member["displayName"] == "bob").unwrap()["groups"].clone()
+    };
+    let reply = alice.ask(json!({"type": "list_members"})).await;
+    assert_eq!(groups(&reply), json!([{"name": "dev"}]), "present: its peer row says the rest");
+    bob.leave().await;
+    alice.event("peer_left").await;
+    let reply = alice.ask(json!({"type": "list_members"})).await;
+    assert_eq!(groups(&reply), json!([{"name": "dev"}, {"name": "ops", "role": "lead"}]));
+    let ack = alice
+        .message(json!({
+            "targetSpec": "@ops", "bodyVersion": 2,
+            "wrappedKeys": [{"to": people[1].key.public(), "nonce": "bm9uY2U=", "key": "a2V5"}],
+        }))
+        .await;
+    assert_eq!((&ack["queued"], &ack["held"]), (&json!(true), &json!(1)), "{ack}");
 }
 
 /// G-1 and the rest of rule R3.

@@ -11,7 +11,9 @@
 
 mod at_rest;
 mod claims;
+mod crash;
 mod handshake;
+mod hangup;
 mod http_edge;
 mod invites;
 mod join_v1;
@@ -19,6 +21,7 @@ mod leases;
 mod leaving;
 mod lifecycle;
 mod meshes;
+mod names;
 mod old_client;
 mod peers;
 mod postgres;

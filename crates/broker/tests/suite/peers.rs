@@ -139,7 +139,7 @@ impl World {
 
     /// A socket that has said nothing yet.
     pub async fn socket(&self) -> Socket {
-        let connecting = tokio_tungstenite::connect_async(self.broker().ws_url());
+        let connecting = tokio_tungstenite::connect_async(self.ws_url());
         let (ws, _) = tokio::time::timeout(PATIENCE, connecting).await.unwrap().unwrap();
         Socket { ws, seen: VecDeque::new(), closed: None, hello_ack: Value::Null }
     }
@@ -328,6 +328,18 @@ impl Socket {
     pub async fn pushes_so_far(&mut self) -> Vec<Value> {
         self.ask(json!({ "type": "list_members" })).await;
         self.take(|frame| frame["type"] == "push" && frame["subtype"] != "system")
+    }
+
+    /// Reads until the broker is gone; the stored messages among what it still said.
+    pub async fn last_pushes(&mut self) -> Vec<Value> {
+        self.close_reason().await;
+        self.take(|frame| frame["type"] == "push" && frame["subtype"] != "system")
+    }
+
+    /// Reads until the broker is gone; true when it had acknowledged this send.
+    pub async fn was_acked(&mut self, id: &str) -> bool {
+        self.close_reason().await;
+        !self.take(|frame| frame["type"] == "ack" && frame["id"] == id).is_empty()
     }
 
     /// As [`Socket::pushes_so_far`], for system events of this name.

@@ -23,6 +23,11 @@ async fn entry() {
         Some("healthcheck") => BrokerCommand::Healthcheck { address: None },
         Some("dry-run") => BrokerCommand::Migrate { dry_run: true },
         Some("migrate") => BrokerCommand::Migrate { dry_run: false },
+        Some("provision") => BrokerCommand::Provision {
+            mesh: "load".parse().unwrap(),
+            members: 3,
+            out: std::env::var_os("TEST_PROVISION_OUT").unwrap().into(),
+        },
         other => panic!("{other:?}"),
     };
     let args = BrokerArgs { config: None, command: Some(command) };
@@ -55,13 +60,14 @@ fn output(
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-struct Server {
+/// A serving process of its own, on the folder `data` of a directory.
+pub struct Server {
     child: Child,
-    record: BrokerRecord,
+    pub record: BrokerRecord,
 }
 
 impl Server {
-    async fn start(dir: &std::path::Path, variables: &[(&str, &str)]) -> Self {
+    pub async fn start(dir: &std::path::Path, variables: &[(&str, &str)]) -> Self {
         let log = std::fs::File::create(dir.join("log")).unwrap();
         let mut command = tokio::process::Command::from(command("serve", dir, variables));
         let mut child =
@@ -84,6 +90,12 @@ impl Server {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal)
             .unwrap();
+    }
+
+    /// The signal that ended it.
+    pub async fn end_signal(mut self) -> Option<i32> {
+        use std::os::unix::process::ExitStatusExt as _;
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().signal()
     }
 
     async fn exit_code(mut self) -> Option<i32> {
@@ -221,4 +233,35 @@ fn migrations_are_listed_then_applied_then_done() {
     assert!(log.contains("migrations are pending"), "{log}");
     assert!(output("migrate", dir.path(), &[]).1.contains("applied "));
     assert!(output("migrate", dir.path(), &[]).1.contains("the database is up to date"));
+}
+
+#[test]
+fn provisioned_keys_stand_in_a_private_file_and_nowhere_else() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("members.json");
+    let variables =
+        [("TEST_PROVISION_OUT", out.to_str().unwrap()), ("BROKER_WS_URL", "wss://mesh.example/ws")];
+    let (status, printed, complaint) = output("provision", dir.path(), &variables);
+    assert_eq!(status, Some(0), "{complaint}");
+    assert!(printed.contains(&format!("3 members written to {}", out.display())), "{printed}");
+    assert_eq!(std::fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
+    let made: serde_json::Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    assert_eq!(made["url"], "wss://mesh.example/ws");
+    assert!(made["mesh_id"].is_string());
+    let members = made["members"].as_array().unwrap();
+    assert_eq!(members.len(), 3);
+    for member in members {
+        let secret = member["secret_key"].as_str().unwrap();
+        let pair = claudemesh_crypto::KeyPair::from_hex(secret).unwrap();
+        assert_eq!(member["pubkey"], pair.public().to_hex());
+        assert!(member["member_id"].is_string());
+        assert!(!printed.contains(secret) && !complaint.contains(secret));
+    }
+    // A second call adds to the same mesh and replaces the file.
+    let again = output("provision", dir.path(), &variables);
+    assert_eq!(again.0, Some(0), "{}", again.2);
+    let more: serde_json::Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    assert_eq!(more["mesh_id"], made["mesh_id"]);
+    assert_ne!(more["members"], made["members"]);
 }

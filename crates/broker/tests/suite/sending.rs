@@ -484,3 +484,45 @@ async fn a_block_holds_for_direct_messages_and_silently_for_broadcasts() {
     assert_eq!(alice.message(to(&people[1].key)).await["queued"], true);
     bob.push().await;
 }
+
+/// OPS-5: while the disk is full sends are refused with nothing half done, everything else goes on, and service is back
+/// with the space.
+#[tokio::test]
+async fn a_full_disk_refuses_sends_and_disturbs_nobody_else() {
+    let mut world = World::start().await;
+    let people = world.mesh_of(&["alice", "bob", "carol"]).await;
+    world.stop().await;
+    let pages = std::fs::metadata(world.settings.database_path()).unwrap().len() / 4096;
+    world.max_database_pages = Some(u32::try_from(pages).unwrap() + 40);
+    world.resume().await;
+    let mut alice = world.daemon(&people[0]).await;
+    let mut carol = world.daemon(&people[2]).await;
+    let large = |turn: u64| {
+        json!({
+            "targetSpec": people[1].key.public(), "client_message_id": format!("c{turn}"),
+            "ciphertext": "x".repeat(8_000),
+        })
+    };
+    let mut accepted = 0;
+    let refused = loop {
+        let ack = alice.message(large(accepted)).await;
+        if ack["queued"] != true {
+            break ack;
+        }
+        accepted += 1;
+        assert!(accepted < 50, "the page limit has no effect");
+    };
+    assert!(error(&refused).starts_with("unavailable"), "{refused}");
+    assert_eq!(open_rows(&world).await, accepted, "nothing of the refused one was kept");
+    assert_eq!((alice.peers().await.len(), carol.peers().await.len()), (2, 2));
+    assert_eq!(world.get("/health").await.ok()["db"], "up");
+    assert!(error(&carol.message(large(900)).await).starts_with("unavailable"));
+    let store = world.broker().broker().store();
+    let later = world.clock.now().plus(Duration::from_secs(1));
+    let ages = CleanupAges { settled_before: later, any_before: later };
+    assert_eq!(store.cleanup_messages(ages).await.unwrap(), accepted);
+    let ack = alice.message(large(accepted)).await;
+    assert_eq!((&ack["status"], &ack["queued"]), (&json!(201), &json!(true)), "{ack}");
+    let mut bob = world.daemon(&people[1]).await;
+    assert_eq!(bob.push().await["client_message_id"], format!("c{accepted}"));
+}

@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::process::Server;
+
 /// Longest wait for anything in these tests.
 pub const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -48,6 +50,8 @@ pub struct World {
     pub clock: Arc<ShiftedClock>,
     pub max_database_pages: Option<u32>,
     running: Option<RunningBroker>,
+    /// Where a broker in a process of its own serves this data instead.
+    apart: Option<String>,
     pub http: Client,
     /// Dropped after the broker.
     database: Option<TestDatabase>,
@@ -87,6 +91,7 @@ impl World {
             clock: Arc::default(),
             max_database_pages: None,
             running: None,
+            apart: None,
             http: client(),
             database: None,
         };
@@ -119,10 +124,25 @@ impl World {
             ..StartOptions::new(self.settings.clone())
         };
         self.running = Some(start(options).await.unwrap());
+        self.apart = None;
     }
 
     pub async fn stop(&mut self) {
         self.running.take().unwrap().shutdown().await;
+    }
+
+    /// Stops the broker and serves the same data in a process of its own, with crash points armed.
+    pub async fn move_apart(&mut self, points: &str) -> Server {
+        self.stop().await;
+        let dir = self.data_dir().parent().unwrap();
+        let server = Server::start(dir, &[("FAILPOINTS", points)]).await;
+        self.apart = Some(server.record.ws_url.clone());
+        server
+    }
+
+    /// Where sockets connect to.
+    pub fn ws_url(&self) -> &str {
+        self.apart.as_deref().unwrap_or_else(|| self.broker().ws_url())
     }
 
     pub async fn kill(&mut self) {
@@ -159,6 +179,11 @@ impl World {
 
     pub async fn get_as(&self, token: &str, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path).bearer_auth(token)).await
+    }
+
+    /// The broker's time.
+    pub fn clock_now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     pub fn setup_code(&self) -> String {

@@ -266,7 +266,7 @@ pub struct HelloAck {
     /// Version of the broker program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker_version: Option<String>,
-    /// Things the client should know, such as `session_pubkey_unproven`.
+    /// Things the client should know: `session_pubkey_unproven`, `parent_attestation_ignored`, `display_name_taken`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warnings: Option<Vec<String>>,
     /// The mesh.

@@ -1,5 +1,9 @@
 //! Claiming an invite: the checks, the use and the member row in one transaction.
 
+use std::collections::HashSet;
+
+use claudemesh_protocol::limits::MEMBER_NAME_MAX_CHARS;
+use claudemesh_protocol::text::{folded_name, instead_of_taken};
 use claudemesh_protocol::{InviteId, PublicKey, Timestamp, UserId};
 
 use super::{ClaimInvite, Invite, InviteForm, invite_columns};
@@ -58,6 +62,9 @@ pub(super) async fn claim(
     if !take_use(conn, id, now).await? {
         return Ok(ClaimInvite::Exhausted);
     }
+    if let Some(name) = name_instead(conn, &member).await? {
+        member.display_name = name;
+    }
     let joined = match (known, &key) {
         (Some(former), Some(key)) => rejoin(conn, &former, &member, key).await?,
         _ => match insert_member(conn, &member, Some(id)).await? {
@@ -75,7 +82,7 @@ pub(super) async fn claim(
     Ok(ClaimInvite::Joined(joined))
 }
 
-/// Reads the invite so that no other claim of it runs beside this one, and whether its mesh is archived.
+/// Reads the invite so that no other claim of this mesh runs beside this one, and whether the mesh is archived.
 async fn lock_invite(conn: &mut Conn<'_>, id: &InviteId) -> Result<Option<(Invite, bool)>> {
     const SQLITE: &str = concat!(
         "SELECT ",
@@ -85,7 +92,7 @@ async fn lock_invite(conn: &mut Conn<'_>, id: &InviteId) -> Result<Option<(Invit
     const POSTGRES: &str = concat!(
         "SELECT ",
         invite_columns!(),
-        ", g.archived_at FROM invite i JOIN mesh g ON g.id = i.mesh_id WHERE i.id = $1 FOR UPDATE OF i"
+        ", g.archived_at FROM invite i JOIN mesh g ON g.id = i.mesh_id WHERE i.id = $1 FOR UPDATE OF i FOR NO KEY UPDATE OF g"
     );
     let row = conn.first(Sql::per_engine(SQLITE, POSTGRES), &[id.as_str().into()]).await?;
     let Some(row) = row else { return Ok(None) };
@@ -121,6 +128,21 @@ async fn take_use(conn: &mut Conn<'_>, id: &InviteId, now: Timestamp) -> Result<
         )
         .await?;
     Ok(rows > 0)
+}
+
+/// Another name for the joiner when a member of the mesh, bound or not yet, has the one it wants.
+async fn name_instead(conn: &mut Conn<'_>, member: &NewMember) -> Result<Option<String>> {
+    let rows = conn
+        .all(
+            "SELECT display_name FROM member WHERE mesh_id = $1 AND revoked_at IS NULL",
+            &[member.mesh_id.as_str().into()],
+        )
+        .await?;
+    let taken: HashSet<String> = rows
+        .iter()
+        .map(|row| Ok(folded_name(&row.get::<String>("display_name")?)))
+        .collect::<Result<_>>()?;
+    Ok(instead_of_taken(&member.display_name, MEMBER_NAME_MAX_CHARS, |name| taken.contains(name)))
 }
 
 async fn give_back_use(conn: &mut Conn<'_>, id: &InviteId) -> Result<()> {

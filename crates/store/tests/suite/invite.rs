@@ -2,8 +2,8 @@
 
 use claudemesh_protocol::{Group, InviteId};
 use claudemesh_store::{
-    ClaimInvite, CreateInvite, InviteForm, InvitePreset, NewIdentity, NewInvite, Revocation,
-    RevokeKind, Store,
+    ClaimInvite, CreateInvite, InviteForm, InvitePreset, NewIdentity, NewInvite, NewMember,
+    Revocation, RevokeKind, Store,
 };
 
 use crate::fixture::{
@@ -14,6 +14,7 @@ on_both_engines!(
     fifty_claims_of_ten_uses_make_ten_members,
     claiming_again_consumes_nothing,
     one_key_joins_once_by_two_invites_at_once,
+    one_name_goes_to_one_member_by_two_invites_at_once,
     refusals_come_in_the_documented_order,
     a_banned_key_is_refused_and_a_leaver_joins_again,
     an_unbound_claim_that_is_never_used_gives_its_use_back,
@@ -62,6 +63,37 @@ async fn claiming_again_consumes_nothing(fixture: &Fixture) {
     assert_eq!(claim(second).await.unwrap(), ClaimInvite::Exhausted);
     assert_eq!(claim(first).await.unwrap(), ClaimInvite::AlreadyMember(member));
     assert_eq!(used(store, &code(&invite)).await, 1);
+}
+
+/// Ruling 51: letter case makes no difference, and neither does the moment.
+async fn one_name_goes_to_one_member_by_two_invites_at_once(fixture: &Fixture) {
+    let world = World::new(&fixture.store).await;
+    let invites =
+        [invite(&fixture.store, &world, 5).await, invite(&fixture.store, &world, 5).await];
+    let mut claims = tokio::task::JoinSet::new();
+    for turn in 0..10 {
+        let (store, id) = (fixture.store.clone(), invites[turn % 2].id.clone());
+        let name = if turn < 5 { "Zoe" } else { "ZOE" };
+        let member = NewMember {
+            display_name: name.to_owned(),
+            ..new_member(&world.mesh.id, NewIdentity::Key(fresh_key()))
+        };
+        claims.spawn(async move { store.claim_invite(&id, member, NOW).await.unwrap() });
+    }
+    let mut names: Vec<String> = claims
+        .join_all()
+        .await
+        .into_iter()
+        .map(|answer| match answer {
+            ClaimInvite::Joined(member) => member.display_name.to_lowercase(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    names.sort_unstable();
+    let mut expected: Vec<String> = (2..=10).map(|number| format!("zoe-{number}")).collect();
+    expected.push("zoe".to_owned());
+    expected.sort_unstable();
+    assert_eq!(names, expected);
 }
 
 /// D-2.
