@@ -1,8 +1,8 @@
 //! Messages and deliveries: the durable half of the main road (broker spec §1.3, §3). One message row, one delivery row
 //! per recipient key, one dedupe row per client message id, all of a send in one transaction.
 //!
-//! - [`Store::commit`] takes everything the delivery writer has queued and makes it durable with one commit.
-//! - [`Store::claim`] hands held rows to a connection under a lease.
+//! - [`crate::Store::commit`] takes everything the delivery writer has queued and makes it durable with one commit.
+//! - [`crate::Store::claim`] hands held rows to a connection under a lease.
 //! - `due`: claims that ran out, rows past their time, counts. - `status`: what became of a message.
 
 use std::sync::Arc;

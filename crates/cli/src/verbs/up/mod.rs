@@ -201,18 +201,28 @@ fn person_or(context: &Context, asked: Option<&str>) -> Outcome<String> {
 
 /// The OS user's full name, else the user name (CLI spec §5.6).
 pub(crate) fn person(environment: &Environment) -> String {
-    let user = environment.user.clone().unwrap_or_else(|| "me".to_owned());
     let uid = rustix::process::getuid().as_raw().to_string();
-    let full =
-        std::fs::read_to_string("/etc/passwd").ok().and_then(|passwd| full_name(&passwd, &uid));
-    let name = full.unwrap_or(user);
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = full_name(&passwd, &uid)
+        .or_else(|| environment.user.clone())
+        .or_else(|| login(&passwd, &uid))
+        .unwrap_or_else(|| "me".to_owned());
     claudemesh_protocol::text::display_name(&name, limits::MEMBER_NAME_MAX_CHARS)
         .unwrap_or_else(|_| "me".to_owned())
 }
 
+/// The user name of the line with this user id; for environments without `USER`, such as service units.
+fn login(passwd: &str, uid: &str) -> Option<String> {
+    line_of(passwd, uid)?.split(':').next().map(str::to_owned)
+}
+
+fn line_of<'a>(passwd: &'a str, uid: &str) -> Option<&'a str> {
+    passwd.lines().find(|line| line.split(':').nth(2) == Some(uid))
+}
+
 /// First part of the comment field of the line with this user id; system accounts name themselves there.
 fn full_name(passwd: &str, uid: &str) -> Option<String> {
-    let line = passwd.lines().find(|line| line.split(':').nth(2) == Some(uid))?;
+    let line = line_of(passwd, uid)?;
     let login = line.split(':').next()?;
     let name = line.split(':').nth(4)?.split(',').next()?.trim();
     let is_person = !name.is_empty() && name.to_ascii_lowercase() != login;
