@@ -172,10 +172,18 @@ async fn back_up(
     path: &Path,
 ) -> Result<PathBuf, MigrationError> {
     let prefix = backup_prefix(path);
-    let copy = path.with_file_name(format!("{prefix}{}", unix_millis()));
+    // The copy is made by SQLite, under this process's umask; an empty file of the right mode goes first. Another process
+    // may copy in the same millisecond: the next name is as good.
+    let mut stamp = unix_millis();
+    let (copy, made) = loop {
+        let copy = path.with_file_name(format!("{prefix}{stamp}"));
+        match create_private(&copy) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => stamp += 1,
+            made => break (copy, made),
+        }
+    };
     let failed = |source| MigrationError::Backup { path: copy.clone(), source };
-    // The copy is made by SQLite, under this process's umask; an empty file of the right mode goes first.
-    create_private(&copy).map_err(|error| failed(sqlx::Error::Io(error)))?;
+    made.map_err(|error| failed(sqlx::Error::Io(error)))?;
     sqlx::query(AssertSqlSafe("VACUUM INTO $1".to_owned()))
         .bind(copy.to_string_lossy().into_owned())
         .execute(connection)
