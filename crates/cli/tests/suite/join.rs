@@ -34,6 +34,18 @@ fn a_link_makes_a_member_that_the_broker_knows() {
     assert!(!carol.file("config.json").exists());
 }
 
+/// Ruling 51: a name belongs to one member; whoever asks for it as well is told the one it got.
+#[test]
+fn a_taken_name_comes_with_a_number() {
+    let ana = Home::new();
+    ana.up();
+    let link = ana.invite(2);
+    let (first, second) = (Home::new(), Home::new());
+    assert_eq!(first.json_ok(&["join", &link, "--name", "Bob"])["displayName"], "Bob");
+    let told = second.ok(&["join", &link, "--name", "bob"]);
+    assert!(told.contains("you are bob-2 on home"), "{told}");
+}
+
 #[test]
 fn words_for_people() {
     let (ana, _bob) = two_people();

@@ -58,7 +58,7 @@ impl Join<'_> {
         let request = keys.claim(code, &self.name)?;
         let reply = context.out.during("joining", broker.claim(code, &request)).await;
         let reply = reply.map_err(|error| refused(http_failure(error, broker.base()), &masked))?;
-        let joined = keys.joined(reply, &preview)?;
+        let joined = keys.joined(reply, &preview, &self.name)?;
         let slug = self.write(&joined, &server)?;
         PendingJoins::open(context)?.remove(&pending_id)?;
         Ok(self.report(&joined, &slug, None).await)
@@ -110,7 +110,7 @@ impl Keys {
     }
 
     /// Believes the answer only as far as the owner's signature goes.
-    fn joined(self, reply: ClaimReply, preview: &InvitePreview) -> Outcome<Joined> {
+    fn joined(self, reply: ClaimReply, preview: &InvitePreview, asked: &str) -> Outcome<Joined> {
         let signature = reply.signature.ok_or_else(|| forged("the answer carries no signature"))?;
         if reply.owner_pubkey != preview.owner_pubkey {
             return Err(forged("the owner of the mesh changed while joining"));
@@ -137,6 +137,7 @@ impl Keys {
             root_key: root_key.to_b64url(),
             invite_version: 2,
             was_member: reply.already_member.unwrap_or(false),
+            other_name: reply.display_name.filter(|name| name != asked),
         })
     }
 }

@@ -126,6 +126,8 @@ struct Joined {
     root_key: Zeroizing<String>,
     invite_version: u64,
     was_member: bool,
+    /// The name the server gave, when another member has the one that was asked for.
+    other_name: Option<String>,
 }
 
 impl Join<'_> {
@@ -225,6 +227,9 @@ impl Join<'_> {
             ("broker", joined.broker_url.clone()),
             ("role", joined.role.as_str().to_owned()),
         ]);
+        if let Some(name) = &joined.other_name {
+            screen.attention(format!("another member has your name: you are {name} on {slug}"));
+        }
         if let Some(note) = note {
             screen.note(note);
         }
@@ -237,6 +242,7 @@ impl Join<'_> {
             "brokerUrl": joined.broker_url,
             "role": joined.role,
             "alreadyMember": joined.was_member,
+            "displayName": joined.other_name.as_ref().unwrap_or(&self.name),
         });
         Report::new(Document::object(document), screen)
     }

@@ -69,6 +69,7 @@ impl Join<'_> {
             root_key: Zeroizing::new(invite.mesh_root_key.clone()),
             invite_version: 1,
             was_member: reply.already_member.unwrap_or(false),
+            other_name: reply.display_name.filter(|name| *name != self.name),
         };
         let slug = self.write(&joined, http.base())?;
         PendingJoins::open(context)?.remove(&pending_id)?;
