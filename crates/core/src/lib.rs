@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod entropy;
 pub mod gate;
 pub mod grants;
+pub mod lease;
 pub mod loop_guard;
 pub mod presence;
 pub mod queue;

@@ -226,4 +226,6 @@ pub fn role_of(handshake: Handshake, asked: Option<&str>, peer_type: Option<&str
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -152,7 +152,58 @@ mod tests {
         assert_eq!(change, StatusChange::Changed);
     }
 
+    /// The tables of broker spec §2.3, line by line.
+    fn by_the_book(
+        recorded: StatusRecord,
+        (status, source): (PeerStatus, StatusSource),
+        now: Timestamp,
+    ) -> StatusRecord {
+        let age = now.as_millis() - recorded.updated_at.as_millis();
+        let is_fresh = (0..=30_000).contains(&age);
+        let rank = |source| match source {
+            StatusSource::Hook => 3,
+            StatusSource::Manual => 2,
+            StatusSource::Jsonl => 1,
+        };
+        let taken = StatusRecord { status, source, updated_at: now };
+        let touched = StatusRecord { updated_at: now, ..recorded };
+        let is_dnd = recorded.status == PeerStatus::Dnd;
+        match (status == recorded.status, source) {
+            (_, StatusSource::Hook | StatusSource::Jsonl) if is_dnd => recorded,
+            (false, StatusSource::Jsonl) if recorded.source != StatusSource::Jsonl && is_fresh => {
+                recorded
+            }
+            (true, _) if rank(source) < rank(recorded.source) && is_fresh => touched,
+            (_, StatusSource::Hook | StatusSource::Manual | StatusSource::Jsonl) => taken,
+        }
+    }
+
     proptest! {
+        /// STAT-1, STAT-2, STAT-3 over random schedules, clocks that go back included.
+        #[test]
+        fn every_report_and_sweep_goes_by_the_book(
+            steps in prop::collection::vec((prop::option::of((0_usize..3, 0_usize..3)), -20_i64..80), 1..60),
+        ) {
+            let mut record = StatusRecord::initial(at(0));
+            let mut now = 0;
+            for (report, step) in steps {
+                now += step;
+                let before = record;
+                let (change, expected) = if let Some((status, source)) = report {
+                    let (status, source) = (PeerStatus::ALL[status], StatusSource::ALL[source]);
+                    let change = record.report(status, source, at(now), WINDOW);
+                    (change, by_the_book(before, (status, source), at(now)))
+                } else {
+                    let age = at(now).as_millis() - before.updated_at.as_millis();
+                    let is_over = before.status == PeerStatus::Working && age > 60_000;
+                    let expected = if is_over { StatusRecord::initial(at(now)) } else { before };
+                    (record.decay(at(now), TTL), expected)
+                };
+                prop_assert_eq!(record, expected);
+                prop_assert_eq!(change == StatusChange::Changed, before.status != record.status);
+            }
+        }
+
         #[test]
         fn whatever_is_reported_dnd_is_left_only_by_manual(
             reports in prop::collection::vec((0_usize..3, 0_usize..3, 0_i64..100), 1..40),

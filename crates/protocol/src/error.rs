@@ -266,6 +266,12 @@ codes! {
     Degraded = "degraded", 503, Io, Transient;
     /// Local API: this member was removed from the mesh.
     MemberRevoked = "member_revoked", 403, Auth, Permanent;
+    /// Local API: the outbox row is on its way to the broker.
+    RowInflight = "row_inflight", 409, AlreadyExists, Transient;
+    /// Local API: the outbox row is done or aborted; `row_status` says which.
+    RowFinished = "row_finished", 409, AlreadyExists, Permanent;
+    /// The session that sent a message has ended and its key is gone.
+    SenderSessionGone = "sender_session_gone", 409, NotFound, Permanent;
     /// Command line: the daemon cannot be reached or started.
     DaemonUnreachable = "daemon_unreachable", 503, Network, Transient;
     /// Command line: no such word.

@@ -17,6 +17,7 @@ pub mod invite;
 pub mod key;
 pub mod limits;
 pub mod permission;
+pub mod receipt;
 pub mod slug;
 pub mod status;
 pub mod target;

@@ -47,6 +47,15 @@ pub const ATTESTATION_MAX_TTL: Duration = Duration::from_hours(24);
 /// Life of the attestations we mint (wire spec §2.4).
 pub const ATTESTATION_TTL: Duration = Duration::from_hours(12);
 
+/// How long a status that a hook reported waits for its program to connect (broker spec §2.3).
+pub const PENDING_STATUS_TTL: Duration = Duration::from_secs(10);
+/// Programs whose hook reports are counted at once; bounds the memory of the hook endpoint.
+pub const HOOK_SOURCES_MAX: usize = 10_000;
+/// Period of the search for presence rows nobody stands for any more (broker spec §2.2).
+pub const ROW_SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// Silence after which a presence row without a socket or lease in memory is ended (broker spec §2.2).
+pub const STALE_ROW_AFTER: Duration = Duration::from_mins(3);
+
 /// A socket must have an accepted hello within this time (wire spec §1.1).
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest first frame, in bytes, before the sender is known (broker spec §7.6).
@@ -70,6 +79,9 @@ pub const JSON_MAX_DEPTH: usize = 32;
 pub const OUTBOUND_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Pushed rows of one connection that may wait for their ack (broker spec §3.4).
 pub const UNACKED_MAX: usize = 256;
+/// Rows of its member one connected device may be owed while other devices already have them; beyond it, it misses what
+/// they acknowledge first. As many as one member may have waiting (broker spec §3.3).
+pub const COPIES_OWED_MAX: usize = 10_000;
 /// A connection whose outbound buffer stays full this long is closed with 1011 (broker spec §3.4).
 pub const SLOW_CONSUMER_AFTER: Duration = Duration::from_secs(30);
 /// Rows claimed by one drain step (broker spec §3.4).
@@ -105,6 +117,13 @@ pub const RECEIPTS_PER_ROW: u32 = 20;
 pub const RECEIPT_PATH_MAX_CHARS: usize = 64;
 /// Longest `evidence` of a receipt, in characters (wire spec §3.1).
 pub const RECEIPT_EVIDENCE_MAX_CHARS: usize = 256;
+/// Longest `reason` of a receipt, in characters: a word or two, never message text (wire spec §3.1).
+pub const RECEIPT_REASON_MAX_CHARS: usize = 64;
+/// Receipts of one member at once. They are free of the send rate; this bounds the signatures a flood can make the
+/// broker check, and lies above what a member that drains a full backlog sends (broker spec §6.6).
+pub const RECEIPT_BURST: u32 = 10_000;
+/// Receipts of one member per minute in the long run (broker spec §6.6).
+pub const RECEIPTS_PER_MIN: u32 = 60_000;
 /// Frames waiting in the outbound queue of one connection; with [`OUTBOUND_MAX_BYTES`] it bounds a slow reader.
 pub const OUTBOUND_MAX_FRAMES: usize = 4_096;
 /// Longest avatar of a profile, in characters (broker spec §2.4).
@@ -298,6 +317,8 @@ pub struct BrokerLimits {
     pub invite_claims_per_code_hour: u32,
     /// `INVITE_PREVIEWS_PER_IP_MIN`: previews per minute and address.
     pub invite_previews_per_ip_min: u32,
+    /// `HOOK_RATE_LIMIT_PER_MIN`: hook reports per minute of one process id and directory.
+    pub hook_rate_limit_per_min: u32,
     /// `HELLO_TIMEOUT_MS`: time from upgrade to accepted hello, in milliseconds.
     pub hello_timeout_ms: u64,
     /// `PING_INTERVAL_MS`: period of WebSocket pings, in milliseconds.
@@ -339,6 +360,7 @@ impl Default for BrokerLimits {
             invite_claims_per_ip_hour: 20,
             invite_claims_per_code_hour: 60,
             invite_previews_per_ip_min: 60,
+            hook_rate_limit_per_min: 30,
             hello_timeout_ms: millis(HELLO_TIMEOUT),
             ping_interval_ms: millis(PING_INTERVAL),
             silence_limit_ms: millis(SILENCE_LIMIT),

@@ -227,6 +227,9 @@ pub struct Ack {
     /// How long to wait before trying again, in milliseconds.
     #[serde(rename = "retry_after_ms", default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// For `loop_unblock`: whether there was a stop to lift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifted: Option<bool>,
     /// The request it answers.
     #[serde(rename = "_reqId", default, skip_serializing_if = "Option::is_none")]
     pub req_id: Option<String>,

@@ -113,6 +113,24 @@ pub struct Stats {
     pub errors: Option<u64>,
 }
 
+impl Stats {
+    /// Both together. Uptime belongs to one connection and is left out.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let sum = |left: Option<u64>, right: Option<u64>| match (left, right) {
+            (None, None) => None,
+            (left, right) => Some(left.unwrap_or(0).saturating_add(right.unwrap_or(0))),
+        };
+        Self {
+            messages_in: sum(self.messages_in, other.messages_in),
+            messages_out: sum(self.messages_out, other.messages_out),
+            tool_calls: sum(self.tool_calls, other.tool_calls),
+            errors: sum(self.errors, other.errors),
+            uptime: None,
+        }
+    }
+}
+
 /// Profile as peers see it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Profile {
@@ -210,6 +228,10 @@ pub struct PeerRow {
     /// `online` or `offline`, only when asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
+    /// Last proof of life, ISO: the last frame or pong that came from its newest socket, also after that was lost.
+    /// Absent at an older broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen_at: Option<String>,
 }
 
 /// Answer to [`ListPeers`].
