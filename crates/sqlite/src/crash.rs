@@ -5,7 +5,11 @@
 /// `fail` crate, e.g. `FAILPOINTS="commit.before_fsync=5*off->return"`).
 #[cfg(feature = "failpoints")]
 pub fn crash_point(name: &str) {
-    fail::eval(name, |_| -> () { std::process::abort() });
+    fail::eval(name, |argument| {
+        if argument.as_deref() != Some(ERROR) {
+            std::process::abort();
+        }
+    });
 }
 
 /// Does nothing: the feature `failpoints` is off.
@@ -24,9 +28,58 @@ pub fn refusal_point(_name: &str) -> bool {
     false
 }
 
-/// Arms the points named in the environment variable `FAILPOINTS` for the rest of the process. Called once by `main`
-/// of a binary built with the feature `failpoints`; does nothing without it.
+/// Arms the points named in the environment for the rest of the process. Called once by `main` of a binary built with
+/// the feature `failpoints`; does nothing without it.
+///
+/// `CLAUDEMESH_FAILPOINTS` has the syntax of daemon spec §26, `name=kill|error|sleep(ms)|panic[@n]`, several separated
+/// by `;`, where `@n` stands for the n-th time only and after; `FAILPOINTS` has that of the `fail` crate.
 pub fn arm_crash_points() {
     #[cfg(feature = "failpoints")]
-    std::mem::forget(fail::FailScenario::setup());
+    {
+        std::mem::forget(fail::FailScenario::setup());
+        let text = std::env::var("CLAUDEMESH_FAILPOINTS").unwrap_or_default();
+        for (name, actions) in text.split(';').filter_map(|point| point.split_once('=')) {
+            if let Err(error) = fail::cfg(name.trim(), &translated(actions.trim())) {
+                tracing::warn!(name, error, "failpoint_not_understood");
+            }
+        }
+    }
+}
+
+/// Argument of a point that fails as its resource would, instead of ending the process.
+#[cfg(feature = "failpoints")]
+const ERROR: &str = "error";
+
+/// `kill@3` as `2*off->return`.
+#[cfg(feature = "failpoints")]
+fn translated(actions: &str) -> String {
+    let (action, nth) = match actions.split_once('@') {
+        Some((action, nth)) => (action, nth.parse().unwrap_or(1_u32)),
+        None => (actions, 1),
+    };
+    let action = match action {
+        "kill" => "return".to_owned(),
+        "error" => format!("return({ERROR})"),
+        other => other.to_owned(),
+    };
+    if nth > 1 { format!("{}*off->{action}", nth - 1) } else { action }
+}
+
+#[cfg(all(test, feature = "failpoints"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_syntaxes_mean_the_same() {
+        for (ours, theirs) in [
+            ("kill", "return"),
+            ("kill@1", "return"),
+            ("kill@3", "2*off->return"),
+            ("error@2", "1*off->return(error)"),
+            ("sleep(20)", "sleep(20)"),
+            ("panic@2", "1*off->panic"),
+        ] {
+            assert_eq!(translated(ours), theirs);
+        }
+    }
 }

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
 
 use crate::migrate::{self, Migration, MigrationReport};
-use crate::{BatchWriter, JobFuture, MigrationError, OpenError, WriteError, error};
+use crate::reader::Reader;
+use crate::{BatchWriter, JobFuture, MigrationError, OpenError, WriteError, error, settle};
 
 /// How long a statement waits for another process that holds the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,6 +74,12 @@ impl Options {
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
             .pragma("journal_size_limit", LOG_KEEP_BYTES.to_string())
             .pragma("temp_store", "memory");
+        #[cfg(feature = "simulation")]
+        let options = if crate::simulation::is_active() {
+            options.pragma("wal_autocheckpoint", "0")
+        } else {
+            options
+        };
         match self.max_pages {
             Some(pages) => options.pragma("max_page_count", pages.to_string()),
             None => options,
@@ -89,7 +96,7 @@ pub struct Database {
 struct Shared {
     options: Options,
     writer: BatchWriter,
-    reader: SqlitePool,
+    reader: Reader,
 }
 
 impl Database {
@@ -102,26 +109,45 @@ impl Database {
         create_private(&path).map_err(|source| OpenError::File { path: path.clone(), source })?;
         let connect = options.connect_options();
         let refused = |source| OpenError::Database { path: path.clone(), source };
-        let connection = connect_patiently(&connect).await.map_err(refused)?;
-        let reader = SqlitePoolOptions::new()
+        let connection = settle(connect_patiently(&connect)).await.map_err(refused)?;
+        let reads = connect.clone().pragma("query_only", "on");
+        let pool = SqlitePoolOptions::new()
             .max_connections(options.readers)
             .min_connections(0)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
-            .connect_lazy_with(connect.clone().pragma("query_only", "on"));
-        let writer = BatchWriter::start(connection, connect);
+            .connect_lazy_with(reads.clone());
+        #[cfg(feature = "simulation")]
+        let reader = {
+            let readers =
+                |disk| crate::simulation::SimulatedReaders::new(disk, path.clone(), reads);
+            Reader::new(pool, crate::simulation::disk().map(readers))
+        };
+        #[cfg(not(feature = "simulation"))]
+        let reader = Reader::new(pool);
+        let writer = BatchWriter::start(connection, connect, &path);
         Ok(Self { shared: Arc::new(Shared { options, writer, reader }) })
     }
 
     /// Applies pending migrations in order, each in its own transaction; makes a backup beside the file first when the
     /// database is not empty (the newest three are kept). Safe when two processes do it at once.
     pub async fn migrate(&self, known: &[Migration]) -> Result<MigrationReport, MigrationError> {
-        let mut connection = connect_to(&self.shared.options.connect_options()).await?;
-        migrate::run(&mut connection, &self.shared.options.path, known).await
+        let options = &self.shared.options;
+        settle(async {
+            let mut connection = connect_to(&options.connect_options()).await?;
+            let report = migrate::run(&mut connection, &options.path, known).await?;
+            connection.close().await?;
+            #[cfg(feature = "simulation")]
+            if let Some(disk) = crate::simulation::disk() {
+                disk.committed(&options.path, crate::Durability::Full);
+            }
+            Ok(report)
+        })
+        .await
     }
 
-    /// The pool for reading. Its connections refuse to write.
-    pub fn reader(&self) -> &SqlitePool {
+    /// The connections for reading. They refuse to write.
+    pub fn reader(&self) -> &Reader {
         &self.shared.reader
     }
 

@@ -31,10 +31,27 @@ mod crash;
 mod database;
 mod error;
 mod migrate;
+mod planted;
+mod reader;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod writer;
 
 pub use crash::{arm_crash_points, crash_point, refusal_point};
 pub use database::{Database, Options};
 pub use error::{MigrationError, OpenError, WriteError};
 pub use migrate::{Migration, MigrationReport, Recorded, pending};
+#[cfg(feature = "planted-bugs")]
+pub use planted::plant;
+pub use planted::planted_bug;
+pub use reader::{ReadConnection, Reader};
 pub use writer::{BatchWriter, Durability, JobFuture};
+
+/// Waits for a statement on a connection; inside a simulation, runs it to its end before anything else happens.
+pub async fn settle<F: Future>(statement: F) -> F::Output {
+    #[cfg(feature = "simulation")]
+    if simulation::is_active() {
+        return simulation::drive(statement);
+    }
+    statement.await
+}

@@ -2,6 +2,9 @@
 //! transaction, commits once (one fsync), and only then answers all.
 
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
+#[cfg(feature = "simulation")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::WriteError;
 use crate::crash::{crash_point, refusal_point};
 use crate::database::connect_to;
+use crate::{WriteError, settle};
 
 /// Jobs that may wait; a submitter waits for room when there are more.
 const QUEUE_JOBS: usize = 1_024;
@@ -48,12 +51,20 @@ pub struct BatchWriter {
 
 impl BatchWriter {
     /// Starts the task on a connection; `reconnect` opens another when that one is beyond repair.
-    pub(crate) fn start(connection: SqliteConnection, reconnect: SqliteConnectOptions) -> Self {
+    pub(crate) fn start(
+        connection: SqliteConnection,
+        reconnect: SqliteConnectOptions,
+        file: &Path,
+    ) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE_JOBS);
         let stop = CancellationToken::new();
         let task = TaskTracker::new();
-        let writer =
-            WriterTask { queue, reconnect, connection: Some((connection, Durability::Full)) };
+        let writer = WriterTask {
+            queue,
+            reconnect,
+            connection: Some((connection, Durability::Full)),
+            disk: DiskBelow::new(file),
+        };
         task.spawn(writer.run(stop.clone()));
         task.close();
         Self { jobs, stop, task }
@@ -193,6 +204,7 @@ struct WriterTask {
     reconnect: SqliteConnectOptions,
     /// With the durability it is set to.
     connection: Option<(SqliteConnection, Durability)>,
+    disk: DiskBelow,
 }
 
 impl WriterTask {
@@ -200,6 +212,7 @@ impl WriterTask {
         loop {
             // Closing the queue refuses new jobs; those already in it are still received, then `None`.
             let next = tokio::select! {
+                biased;
                 job = self.queue.recv() => job,
                 () = stop.cancelled(), if !self.queue.is_closed() => {
                     self.queue.close();
@@ -216,7 +229,7 @@ impl WriterTask {
         }
         if let Some((connection, _)) = self.connection.take() {
             use sqlx::Connection as _;
-            if let Err(error) = connection.close().await {
+            if let Err(error) = settle(connection.close()).await {
                 tracing::warn!(%error, "the database did not close cleanly");
             }
         }
@@ -225,35 +238,41 @@ impl WriterTask {
     async fn process(&mut self, batch: Vec<Box<dyn Job>>) {
         let (mut connection, current) = match self.connection.take() {
             Some(open) => open,
-            None => match connect_to(&self.reconnect).await {
+            None => match settle(connect_to(&self.reconnect)).await {
                 Ok(connection) => (connection, Durability::Full),
                 Err(error) => return refuse_all(batch, &error.into()),
             },
         };
         let is_relaxed = batch.iter().all(|job| job.durability() == Durability::Relaxed);
         let wanted = if is_relaxed { Durability::Relaxed } else { Durability::Full };
-        if wanted != current
-            && let Err(error) = set_durability(&mut connection, wanted).await
-        {
-            return refuse_all(batch, &error.into());
+        let begin = begin_sql((wanted != current).then_some(wanted));
+        self.disk.before_commit(wanted).await;
+        if self.disk.is_full() {
+            self.connection = Some((connection, wanted));
+            return refuse_all(batch, &WriteError::Full);
         }
-        if run_batch(&mut connection, batch).await == Health::Sound {
+        let ran = settle(run_batch(&mut connection, begin, batch)).await;
+        if ran.commit.is_ok() {
+            self.disk.committed(wanted);
+            self.disk.before_answer().await;
+        }
+        if ran.health == Health::Sound {
             self.connection = Some((connection, wanted));
         }
+        crash_point("commit.after_fsync_before_reply");
+        ran.answer();
     }
 }
 
-/// In write-ahead mode `FULL` waits for the disk at each commit and `NORMAL` only when the log is copied back; the next
-/// `FULL` commit carries earlier ones to the disk with it.
-async fn set_durability(
-    connection: &mut SqliteConnection,
-    durability: Durability,
-) -> Result<(), sqlx::Error> {
-    let sql = match durability {
-        Durability::Full => "PRAGMA synchronous = FULL",
-        Durability::Relaxed => "PRAGMA synchronous = NORMAL",
-    };
-    sqlx::query(sql).execute(connection).await.map(drop)
+/// Opens a transaction, after setting how long its commit waits when that changes; one text, because each statement is
+/// a hand-over to the database's thread and back. In write-ahead mode `FULL` waits for the disk at each commit and
+/// `NORMAL` only when the log is copied back; the next `FULL` commit carries earlier ones to the disk with it.
+const fn begin_sql(change_to: Option<Durability>) -> &'static str {
+    match change_to {
+        None => "BEGIN IMMEDIATE",
+        Some(Durability::Full) => "PRAGMA synchronous = FULL; BEGIN IMMEDIATE",
+        Some(Durability::Relaxed) => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
+    }
 }
 
 /// Whether a connection can be used again.
@@ -263,17 +282,95 @@ enum Health {
     Broken,
 }
 
+/// A batch whose transaction has ended.
+struct Ran {
+    health: Health,
+    commit: Result<(), WriteError>,
+    finished: Vec<Box<dyn Outcome>>,
+    /// Jobs whose turn did not come because the commit failed before.
+    left: Vec<Box<dyn Job>>,
+}
+
+impl Ran {
+    fn answer(self) {
+        for outcome in self.finished {
+            outcome.answer(self.commit.clone());
+        }
+        if let Err(error) = self.commit {
+            refuse_all(self.left, &error);
+        }
+    }
+}
+
+/// The disk of a simulation; nothing otherwise.
+struct DiskBelow {
+    #[cfg(feature = "simulation")]
+    simulated: Option<(Arc<dyn crate::simulation::Disk>, PathBuf)>,
+}
+
+#[cfg(feature = "simulation")]
+impl DiskBelow {
+    fn new(file: &Path) -> Self {
+        Self { simulated: crate::simulation::disk().map(|disk| (disk, file.to_owned())) }
+    }
+
+    async fn before_commit(&self, durability: Durability) {
+        if let Some((disk, file)) = &self.simulated {
+            disk.before_commit(file, durability).await;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.simulated.as_ref().is_some_and(|(disk, file)| disk.is_full(file))
+    }
+
+    fn committed(&self, durability: Durability) {
+        if let Some((disk, file)) = &self.simulated {
+            disk.committed(file, durability);
+        }
+    }
+
+    async fn before_answer(&self) {
+        if let Some((disk, file)) = &self.simulated {
+            disk.before_answer(file).await;
+        }
+    }
+}
+
+#[cfg(not(feature = "simulation"))]
+#[expect(clippy::unused_async, clippy::unused_self, reason = "the real disk needs no telling")]
+impl DiskBelow {
+    const fn new(_file: &Path) -> Self {
+        Self {}
+    }
+
+    async fn before_commit(&self, _durability: Durability) {}
+
+    const fn is_full(&self) -> bool {
+        false
+    }
+
+    const fn committed(&self, _durability: Durability) {}
+
+    async fn before_answer(&self) {}
+}
+
 fn refuse_all(batch: Vec<Box<dyn Job>>, error: &WriteError) {
     for job in batch {
         job.refuse(error.clone());
     }
 }
 
-async fn run_batch(connection: &mut SqliteConnection, batch: Vec<Box<dyn Job>>) -> Health {
-    if let Err(error) = sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await {
-        refuse_all(batch, &error.into());
+/// Runs the jobs in one transaction. The answers are given by the caller.
+async fn run_batch(
+    connection: &mut SqliteConnection,
+    begin: &'static str,
+    batch: Vec<Box<dyn Job>>,
+) -> Ran {
+    if let Err(error) = sqlx::query(begin).execute(&mut *connection).await {
         // An unfinished transaction here means that the last rollback did not take.
-        return Health::Broken;
+        let commit = Err(error.into());
+        return Ran { health: Health::Broken, commit, finished: Vec::new(), left: batch };
     }
     let is_alone = batch.len() == 1;
     let mut finished = Vec::with_capacity(batch.len());
@@ -306,14 +403,7 @@ async fn run_batch(connection: &mut SqliteConnection, batch: Vec<Box<dyn Job>>) 
         None => commit(connection).await,
     };
     let health = if commit.is_err() { roll_back(connection).await } else { Health::Sound };
-    crash_point("commit.after_fsync_before_reply");
-    for outcome in finished {
-        outcome.answer(commit.clone());
-    }
-    if let Err(error) = commit {
-        refuse_all(jobs.collect(), &error);
-    }
-    health
+    Ran { health, commit, finished, left: jobs.collect() }
 }
 
 /// Runs one job so that its failure undoes it alone. The inner result is an error when the whole transaction is lost:

@@ -55,6 +55,7 @@ fn message(mesh: &MeshId, deliveries: u8, state: &InitialState) -> NewMessage {
     let delivery = |offset: u8| {
         let member = (first + offset) % MEMBERS;
         NewDelivery {
+            seq: None,
             recipient_key: key(member),
             recipient_member_id: MemberId::new(format!("{member:032}")),
             recipient_kind: RecipientKind::Session,

@@ -18,10 +18,12 @@
 //!            touch_members · set_default_groups · merge_grants · set_permissions · revoke_member · revoked_keys
 //! invites    create_invite · invite_by_code · invite_by_token · invites · revoke_invite · claim_invite
 //! presences  open_presence (with hello replay check) · save_presence_states · heartbeat · lease_presences
-//!            end_presence · lease_previous_run · peer_state · save_peer_states · session_key
-//! messages   commit (accept, ack, release, reroute; ONE commit for a batch) · lookup_dedupe · claim
+//!            end_presence · lease_previous_run · stale_presences · peer_state · peer_states_of_present
+//!            save_peer_states · session_key · keep_pending_status · purge_short_lived
+//! messages   commit (accept, ack, release, reroute, receipt; ONE commit for a batch) · commit_announcing · lookup_dedupe
+//!            number_rows · next_delivery_seq · claim · copies
 //!            release_expired_claims · expire · next_due · backlog · backlog_total · recipients_with_held_rows
-//!            message_status
+//!            message_status · senders_of_held
 //! secrets    broker_secret · keep_broker_secret
 //! upkeep     cleanup_messages · purge_dedupe · orphaned_dedupe_rows · purge
 //! ```
@@ -41,6 +43,7 @@ mod maintenance;
 mod member;
 mod mesh;
 mod peer_state;
+mod pending_status;
 mod presence;
 mod secret;
 mod store;
@@ -59,12 +62,14 @@ pub use mesh::{
     ClonePolicy, CreateMesh, DedupeRetention, Mesh, MeshSecrets, MeshSettings, NewMesh, UserMesh,
 };
 pub use message::{
-    AckById, Backlog, BacklogTotal, Claim, ClaimId, ClaimedDelivery, ClientMessage, Dedupe,
-    DeliveryOutcome, DeliverySeq, DeliveryState, DeliveryStatus, DeliveryWrite, DestinationKind,
-    Expired, InitialState, MessageLookup, MessageRef, MessageStatus, NewDelivery, NewMessage,
-    Recipient, RecipientKind, Reroute, Rerouted, SenderKind, StoredMessage,
+    AckById, AssertedBy, Backlog, BacklogTotal, Claim, ClaimId, ClaimedDelivery, ClientMessage,
+    Dedupe, DeliveryOutcome, DeliveryReceipt, DeliverySeq, DeliveryState, DeliveryStatus,
+    DeliveryWrite, DestinationKind, DeviceCopy, Expired, InitialState, MessageLookup, MessageRef,
+    MessageStatus, NewDelivery, NewMessage, NewReceipt, Receipted, Recipient, RecipientKind,
+    ReleasedRow, Reroute, Rerouted, SenderKind, StoredMessage, Told,
 };
 pub use peer_state::{PeerState, SessionKeySeen};
+pub use pending_status::{PendingStatus, PendingStatusOf};
 pub use presence::{
     EndPresence, HelloSeen, OpenPresence, PresenceEnded, PresenceRow, PresenceState, PreviousRun,
 };

@@ -11,14 +11,14 @@ pub const CLEANUP_STEP: usize = 1_000;
 
 const OLD_MESSAGES_SQLITE: &str = "
     SELECT m.seq FROM message m
-    WHERE m.created_at < $1 AND (m.created_at < $2 OR NOT EXISTS (
+    WHERE m.created_at < $1 AND ((m.created_at < $2 AND m.expires_at < $4) OR NOT EXISTS (
         SELECT 1 FROM delivery d WHERE d.message_seq = m.seq AND d.state IN (0, 1)))
     ORDER BY m.created_at LIMIT $3";
 
 /// The same; messages that another replica is removing are left to it.
 const OLD_MESSAGES_POSTGRES: &str = "
     SELECT m.seq FROM message m
-    WHERE m.created_at < $1 AND (m.created_at < $2 OR NOT EXISTS (
+    WHERE m.created_at < $1 AND ((m.created_at < $2 AND m.expires_at < $4) OR NOT EXISTS (
         SELECT 1 FROM delivery d WHERE d.message_seq = m.seq AND d.state IN (0, 1)))
     ORDER BY m.created_at LIMIT $3 FOR UPDATE OF m SKIP LOCKED";
 
@@ -28,6 +28,12 @@ const FORGET_HISTORY: Sql = Sql::per_engine(
         WHERE seq IN (SELECT value FROM json_each($1)) AND client_message_id IS NOT NULL)",
     "UPDATE client_message_dedupe SET history_available = 0 WHERE (mesh_id, client_message_id) IN (
         SELECT mesh_id, client_message_id FROM message WHERE seq = ANY($1) AND client_message_id IS NOT NULL)",
+);
+
+const DELETE_RECEIPTS: Sql = Sql::per_engine(
+    "DELETE FROM delivery_receipt WHERE delivery_seq IN (
+        SELECT seq FROM delivery WHERE message_seq IN (SELECT value FROM json_each($1)))",
+    "DELETE FROM delivery_receipt WHERE delivery_seq IN (SELECT seq FROM delivery WHERE message_seq = ANY($1))",
 );
 
 const DELETE_DELIVERIES: Sql = Sql::per_engine(
@@ -45,15 +51,15 @@ const DELETE_MESSAGES: Sql = Sql::per_engine(
 pub struct CleanupAges {
     /// Messages whose deliveries are all final go when made before this.
     pub settled_before: Timestamp,
-    /// Every message goes when made before this.
+    /// Every message goes when made before this and given up before [`CleanupAges::expired_before`].
     pub any_before: Timestamp,
+    /// A message whose own end lies after this waits on, however old: its mesh keeps messages longer.
+    pub expired_before: Timestamp,
 }
 
 /// Ended or outlived rows removed by [`Store::purge`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Purged {
-    /// Remembered hellos.
-    pub hellos: u64,
     /// Ended presences.
     pub presences: u64,
     /// Session keys.
@@ -65,8 +71,6 @@ pub struct Purged {
 /// Times before which [`Store::purge`] removes rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PurgeBefore {
-    /// Now, for rows that carry their own end.
-    pub now: Timestamp,
     /// Ended presences (30 days).
     pub presences: Timestamp,
     /// Session keys (7 days).
@@ -83,13 +87,18 @@ impl Store {
             Box::pin(async move {
                 let sql = Sql::per_engine(OLD_MESSAGES_SQLITE, OLD_MESSAGES_POSTGRES);
                 let step = i64::try_from(CLEANUP_STEP).unwrap_or(i64::MAX);
-                let bounds = [ages.settled_before.into(), ages.any_before.into(), step.into()];
+                let bounds = [
+                    ages.settled_before.into(),
+                    ages.any_before.into(),
+                    step.into(),
+                    ages.expired_before.into(),
+                ];
                 let rows = conn.all(sql, &bounds).await?;
                 let seqs = rows.iter().map(|row| row.integer("seq")).collect::<Result<Vec<_>>>()?;
                 if seqs.is_empty() {
                     return Ok(0);
                 }
-                for sql in [FORGET_HISTORY, DELETE_DELIVERIES, DELETE_MESSAGES] {
+                for sql in [FORGET_HISTORY, DELETE_RECEIPTS, DELETE_DELIVERIES, DELETE_MESSAGES] {
                     conn.execute(sql, &[Value::Integers(&seqs)]).await?;
                 }
                 Ok(u64::try_from(seqs.len()).unwrap_or(u64::MAX))
@@ -132,9 +141,6 @@ impl Store {
         self.write(move |mut conn| {
             Box::pin(async move {
                 Ok(Purged {
-                    hellos: conn
-                        .execute("DELETE FROM hello_seen WHERE expires_at <= $1", &[before.now.into()])
-                        .await?,
                     presences: conn
                         .execute(
                             "DELETE FROM presence WHERE disconnected_at IS NOT NULL AND disconnected_at < $1",

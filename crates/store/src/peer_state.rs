@@ -26,7 +26,7 @@ pub struct PeerState {
     pub last_summary: Option<String>,
     /// The name it last showed.
     pub last_display_name: Option<String>,
-    /// Counters over all its connections, already merged by the caller (wire spec §2.6).
+    /// Counters over all connections that have ended (wire spec §2.6).
     pub stats: Stats,
     /// When it was last connected.
     pub last_seen_at: Timestamp,
@@ -69,7 +69,25 @@ impl Store {
         row.as_ref().map(PeerState::from_row).transpose()
     }
 
-    /// Saves states, replacing older ones, all in one commit.
+    /// The saved states behind every presence that has not ended, in one question: a start reads them all.
+    pub async fn peer_states_of_present(&self) -> Result<Vec<PeerState>> {
+        let mut reader = self.reader().await?;
+        let rows = reader
+            .conn()
+            .all(
+                "SELECT s.mesh_id, s.member_id, s.session_pubkey, s.groups_json, s.profile, s.visible, s.last_summary,
+                    s.last_display_name, s.cumulative_stats, s.last_seen_at
+                 FROM peer_state s WHERE EXISTS (
+                    SELECT 1 FROM presence p WHERE p.disconnected_at IS NULL AND p.mesh_id = s.mesh_id
+                        AND p.member_id = s.member_id)",
+                &[],
+            )
+            .await?;
+        rows.iter().map(PeerState::from_row).collect()
+    }
+
+    /// Saves states, replacing older ones, all in one commit. Counters that are stored already stay: they grow when a
+    /// presence ends.
     pub async fn save_peer_states(&self, states: Vec<PeerState>) -> Result<()> {
         self.write(move |mut conn| {
             Box::pin(async move {
@@ -129,16 +147,51 @@ impl PeerState {
     }
 }
 
-/// Replaces the saved state of a member or session.
-pub(crate) async fn upsert(conn: &mut Conn<'_>, state: &PeerState) -> Result<()> {
+/// Replaces the saved state of a member or session, and adds what was counted to the counters that are stored.
+pub(crate) async fn upsert_counted(
+    conn: &mut Conn<'_>,
+    mut state: PeerState,
+    counted: Stats,
+) -> Result<()> {
+    let stored = conn
+        .first(
+            "SELECT cumulative_stats FROM peer_state WHERE mesh_id = $1 AND member_id = $2 AND session_pubkey = $3",
+            &[
+                state.mesh_id.as_str().into(),
+                state.member_id.as_str().into(),
+                state.session_pubkey.map(PublicKey::to_hex).unwrap_or_default().into(),
+            ],
+        )
+        .await?;
+    let Some(stored) = stored else {
+        state.stats = counted;
+        return upsert(conn, &state).await;
+    };
+    upsert(conn, &state).await?;
+    let sum = stored.json::<Stats>("cumulative_stats")?.plus(counted);
+    conn.execute(
+        "UPDATE peer_state SET cumulative_stats = $4
+         WHERE mesh_id = $1 AND member_id = $2 AND session_pubkey = $3",
+        &[
+            state.mesh_id.as_str().into(),
+            state.member_id.as_str().into(),
+            state.session_pubkey.map(PublicKey::to_hex).unwrap_or_default().into(),
+            to_json(&sum, "peer_state.cumulative_stats")?.into(),
+        ],
+    )
+    .await
+    .map(drop)
+}
+
+/// Replaces the saved state of a member or session, but for its counters.
+async fn upsert(conn: &mut Conn<'_>, state: &PeerState) -> Result<()> {
     conn.execute(
         "INSERT INTO peer_state (mesh_id, member_id, session_pubkey, groups_json, profile, visible, last_summary,
             last_display_name, cumulative_stats, last_seen_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (mesh_id, member_id, session_pubkey) DO UPDATE SET groups_json = excluded.groups_json,
             profile = excluded.profile, visible = excluded.visible, last_summary = excluded.last_summary,
-            last_display_name = excluded.last_display_name, cumulative_stats = excluded.cumulative_stats,
-            last_seen_at = excluded.last_seen_at",
+            last_display_name = excluded.last_display_name, last_seen_at = excluded.last_seen_at",
         &[
             state.mesh_id.as_str().into(),
             state.member_id.as_str().into(),

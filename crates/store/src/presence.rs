@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use claudemesh_protocol::status::{PeerRole, PeerStatus, StatusSource};
+use claudemesh_protocol::wire::presence::{SetProfile, Stats};
 use claudemesh_protocol::{Group, MemberId, MeshId, PresenceId, PublicKey, Timestamp};
 
 use crate::engine::{Conn, Row, Sql, Value, to_json};
 use crate::message::{self, ClaimId};
-use crate::{PeerState, Rerouted, Result, SessionKeySeen, Store, peer_state};
+use crate::pending_status::{self, PendingStatusOf};
+use crate::{PeerState, Rerouted, Result, SessionKeySeen, Store, StoreError, peer_state};
 
 const HEARTBEAT_PRESENCES: Sql = Sql::per_engine(
     "UPDATE presence SET last_ping_at = $2
@@ -52,6 +54,10 @@ pub struct PresenceState {
     pub groups: Vec<Group>,
     /// False hides it from broadcasts and lists.
     pub is_visible: bool,
+    /// Who it says it is.
+    pub profile: SetProfile,
+    /// What it has counted since it began.
+    pub stats: Option<Stats>,
 }
 
 /// A presence as stored.
@@ -119,6 +125,8 @@ pub struct HelloSeen {
 pub enum OpenPresence {
     /// The row stands and the hello is remembered.
     Opened,
+    /// The same; a status that waited for it was applied: it works from the start, or does not, as a hook said.
+    OpenedAs(PeerStatus),
     /// This very hello was accepted before; nothing was written.
     Replayed,
 }
@@ -130,8 +138,10 @@ pub struct EndPresence {
     pub id: PresenceId,
     /// Now.
     pub at: Timestamp,
-    /// What to keep for its return.
+    /// What to keep for its return; its counters are those stored so far, to which `counted` is added.
     pub peer_state: Option<PeerState>,
+    /// What this presence alone has counted.
+    pub counted: Stats,
     /// Claims it holds, which go back to held.
     pub claim_id: ClaimId,
     /// Set when its session key has no other presence: rows held for the key move to the member's queue.
@@ -139,7 +149,7 @@ pub struct EndPresence {
 }
 
 /// Work that ending a presence has done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PresenceEnded {
     /// Claims returned to held.
     pub released: u64,
@@ -147,6 +157,8 @@ pub struct PresenceEnded {
     pub rerouted: u64,
     /// Rows dropped because the member's queue had the message already.
     pub merged: u64,
+    /// Whose messages the moved rows are.
+    pub told: Vec<message::Told>,
 }
 
 /// Whose presences a restarted broker takes over.
@@ -160,17 +172,26 @@ pub enum PreviousRun {
 
 impl Store {
     /// Stores an accepted hello: replay memory, presence row (insert, or update when the id reattaches, which ends its
-    /// lease), session key and the member's last-seen time, in one commit.
+    /// lease), session key, the status that waited for it, and the member's last-seen time, in one commit.
     pub async fn open_presence(
         &self,
-        presence: PresenceRow,
+        mut presence: PresenceRow,
         hello: HelloSeen,
         session_key: Option<SessionKeySeen>,
+        pending: Option<PendingStatusOf>,
     ) -> Result<OpenPresence> {
         self.write(move |mut conn| {
             Box::pin(async move {
                 if !remember_hello(&mut conn, &hello).await? {
                     return Ok(OpenPresence::Replayed);
+                }
+                let waited = match &pending {
+                    Some(of) => pending_status::take(&mut conn, of).await?,
+                    None => None,
+                };
+                if let Some(status) = waited {
+                    presence.state.status = status;
+                    presence.state.status_source = StatusSource::Hook;
                 }
                 upsert(&mut conn, &presence).await?;
                 if let Some(seen) = &session_key {
@@ -181,7 +202,7 @@ impl Store {
                     &[presence.member_id.as_str().into(), presence.last_ping_at.into()],
                 )
                 .await?;
-                Ok(OpenPresence::Opened)
+                Ok(waited.map_or(OpenPresence::Opened, OpenPresence::OpenedAs))
             })
         })
         .await
@@ -197,7 +218,7 @@ impl Store {
                 for (id, state) in &states {
                     conn.execute(
                         "UPDATE presence SET status = $2, status_source = $3, status_updated_at = $4, summary = $5,
-                            groups_json = $6, visible = $7
+                            groups_json = $6, visible = $7, profile = $8, stats = $9
                          WHERE id = $1 AND disconnected_at IS NULL",
                         &[
                             id.as_str().into(),
@@ -207,6 +228,8 @@ impl Store {
                             state.summary.as_deref().into(),
                             to_json(&state.groups, "presence.groups_json")?.into(),
                             state.is_visible.into(),
+                            to_json(&state.profile, "presence.profile")?.into(),
+                            stats_text(state.stats.as_ref())?.into(),
                         ],
                     )
                     .await?;
@@ -252,6 +275,9 @@ impl Store {
     pub async fn end_presence(&self, end: EndPresence) -> Result<PresenceEnded> {
         self.write(move |mut conn| {
             Box::pin(async move {
+                if claudemesh_sqlite::refusal_point("store.end_presence.refuse") {
+                    return Err(StoreError::Unavailable("refused by a test".into()));
+                }
                 let ended = conn
                     .first(
                         "UPDATE presence SET disconnected_at = $2, lease_until = NULL
@@ -262,18 +288,45 @@ impl Store {
                     )
                     .await?;
                 let Some(row) = ended else { return Ok(PresenceEnded::default()) };
-                if let Some(state) = &end.peer_state {
-                    peer_state::upsert(&mut conn, state).await?;
+                if let Some(state) = end.peer_state {
+                    peer_state::upsert_counted(&mut conn, state, end.counted).await?;
                 }
                 let released = message::release_claims(&mut conn, &end.claim_id, &row).await?;
                 let rerouted = match &end.reroute {
                     Some(reroute) => message::reroute(&mut conn, reroute).await?,
                     None => Rerouted::default(),
                 };
-                Ok(PresenceEnded { released, rerouted: rerouted.moved, merged: rerouted.merged })
+                Ok(PresenceEnded {
+                    released,
+                    rerouted: rerouted.moved,
+                    merged: rerouted.merged,
+                    told: rerouted.told,
+                })
             })
         })
         .await
+    }
+
+    /// Rows that count as present although nothing has shown life since `silent_since` and no lease runs at `now`: what a
+    /// broker left that could not write the end. At most `limit`, oldest first. Whether memory holds them is the caller's
+    /// knowledge.
+    pub async fn stale_presences(
+        &self,
+        silent_since: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<PresenceRow>> {
+        let mut reader = self.reader().await?;
+        let rows = reader
+            .conn()
+            .all(
+                "SELECT * FROM presence WHERE disconnected_at IS NULL AND last_ping_at < $1
+                    AND (lease_until IS NULL OR lease_until <= $2)
+                 ORDER BY last_ping_at LIMIT $3",
+                &[silent_since.into(), now.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()],
+            )
+            .await?;
+        rows.iter().map(PresenceRow::from_row).collect()
     }
 
     /// Takes over after a restart: presences of the previous run that are not ended become leased until
@@ -342,6 +395,10 @@ impl PresenceRow {
                 summary: row.get("summary")?,
                 groups: row.json("groups_json")?,
                 is_visible: row.flag("visible")?,
+                profile: parsed_or_default(row.get::<Option<String>>("profile")?.as_deref()),
+                stats: row
+                    .get::<Option<String>>("stats")?
+                    .and_then(|text| serde_json::from_str(&text).ok()),
             },
             node_id: row.get("node_id")?,
             connected_at: row.time("connected_at")?,
@@ -349,6 +406,15 @@ impl PresenceRow {
             lease_until: row.time_option("lease_until")?,
         })
     }
+}
+
+fn stats_text(stats: Option<&Stats>) -> Result<Option<String>> {
+    stats.map(|stats| to_json(stats, "presence.stats")).transpose()
+}
+
+/// Rows of older releases say nothing.
+fn parsed_or_default<T: serde::de::DeserializeOwned + Default>(text: Option<&str>) -> T {
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 /// False when this very hello is remembered already.
@@ -374,9 +440,10 @@ async fn upsert(conn: &mut Conn<'_>, presence: &PresenceRow) -> Result<()> {
     conn.execute(
         "INSERT INTO presence (id, mesh_id, member_id, session_id, session_pubkey, display_name, role, pid, cwd,
             hostname, host_fingerprint, peer_type, channel, model, capabilities, attestation, status, status_source,
-            status_updated_at, summary, groups_json, visible, node_id, connected_at, last_ping_at, lease_until)
+            status_updated_at, summary, groups_json, visible, node_id, connected_at, last_ping_at, lease_until, profile,
+            stats)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-            $23, $24, $25, $26)
+            $23, $24, $25, $26, $27, $28)
          ON CONFLICT (id) DO UPDATE SET session_id = excluded.session_id, session_pubkey = excluded.session_pubkey,
             display_name = excluded.display_name, role = excluded.role, pid = excluded.pid, cwd = excluded.cwd,
             hostname = excluded.hostname, host_fingerprint = excluded.host_fingerprint,
@@ -385,7 +452,7 @@ async fn upsert(conn: &mut Conn<'_>, presence: &PresenceRow) -> Result<()> {
             status_source = excluded.status_source, status_updated_at = excluded.status_updated_at,
             summary = excluded.summary, groups_json = excluded.groups_json, visible = excluded.visible,
             node_id = excluded.node_id, last_ping_at = excluded.last_ping_at, lease_until = excluded.lease_until,
-            disconnected_at = NULL",
+            profile = excluded.profile, stats = excluded.stats, disconnected_at = NULL",
         &[
             presence.id.as_str().into(),
             presence.mesh_id.as_str().into(),
@@ -413,6 +480,8 @@ async fn upsert(conn: &mut Conn<'_>, presence: &PresenceRow) -> Result<()> {
             presence.connected_at.into(),
             presence.last_ping_at.into(),
             presence.lease_until.into(),
+            to_json(&state.profile, "presence.profile")?.into(),
+            stats_text(state.stats.as_ref())?.into(),
         ],
     )
     .await

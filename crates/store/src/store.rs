@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use claudemesh_sqlite::{Database, Durability, Recorded};
+use claudemesh_sqlite::{Database, Durability, ReadConnection, Recorded};
 use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, Postgres};
-use sqlx::sqlite::Sqlite;
 
 use crate::engine::{self, Conn};
+use crate::message::Numbers;
 use crate::{Result, StoreError};
 
 /// How long a health check waits for the database.
@@ -56,6 +57,7 @@ pub struct PostgresLocation {
 #[derive(Clone)]
 pub struct Store {
     engine: Engine,
+    numbers: Arc<OnceLock<Numbers>>,
 }
 
 #[derive(Clone)]
@@ -76,7 +78,7 @@ impl Store {
                 Engine::Postgres(engine::postgres::connect(location).await?)
             }
         };
-        Ok(Self { engine })
+        Ok(Self { engine, numbers: Arc::default() })
     }
 
     /// Brings the schema up to date under a lock (broker spec §6.3). Nothing else may be called before.
@@ -169,6 +171,11 @@ impl Store {
         }
     }
 
+    /// Row numbers, once they are given out from memory.
+    pub(crate) fn numbers(&self) -> &Arc<OnceLock<Numbers>> {
+        &self.numbers
+    }
+
     /// Runs `work` in a transaction and answers after the commit; an error rolls all of it back.
     pub(crate) async fn write<T, F>(&self, work: F) -> Result<T>
     where
@@ -213,7 +220,7 @@ impl Store {
 
 /// A pooled connection, given back when dropped.
 pub(crate) enum Reader {
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(ReadConnection),
     Postgres(PoolConnection<Postgres>),
 }
 

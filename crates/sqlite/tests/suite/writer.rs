@@ -211,8 +211,9 @@ async fn readers_cannot_write_and_do_not_see_the_uncommitted() {
         .write(move |conn| {
             Box::pin(async move {
                 sqlx::query("INSERT INTO note (text) VALUES ('x')").execute(conn).await?;
+                let mut reading = reader.acquire().await?;
                 let sql = "SELECT COUNT(*) FROM note";
-                Ok::<_, WriteError>(sqlx::query_scalar(sql).fetch_one(&reader).await?)
+                Ok::<_, WriteError>(sqlx::query_scalar(sql).fetch_one(&mut *reading).await?)
             })
         })
         .await

@@ -78,6 +78,12 @@ impl From<i64> for Value<'_> {
     }
 }
 
+impl From<Option<i64>> for Value<'_> {
+    fn from(number: Option<i64>) -> Self {
+        Self::Integer(number)
+    }
+}
+
 impl From<u32> for Value<'_> {
     fn from(number: u32) -> Self {
         Self::Integer(Some(i64::from(number)))
@@ -205,7 +211,7 @@ macro_rules! on_connection {
                         Value::Bulk(bulk) => $query.bind(bulk.json()),
                     };
                 }
-                $run.await.map($sqlite_row)
+                claudemesh_sqlite::settle($run).await.map($sqlite_row)
             }
             Conn::Postgres($c) => {
                 let mut $query = sqlx::query::<Postgres>($sql.postgres);

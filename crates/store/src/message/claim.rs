@@ -10,7 +10,8 @@ use claudemesh_protocol::{
 use claudemesh_sqlite::Durability;
 
 use super::{
-    ClaimId, DeliverySeq, RecipientKind, SenderKind, priority_from_stored, stored_priority,
+    ClaimId, DeliverySeq, DeliveryState, RecipientKind, SenderKind, priority_from_stored,
+    stored_priority,
 };
 use crate::engine::{Conn, Row, Sql, Value};
 use crate::{Result, Store, StoreError};
@@ -43,6 +44,26 @@ const CLAIM: Sql = Sql::per_engine(claim_sql!(""), claim_sql!("FOR UPDATE OF d S
 /// For the rest of the transaction. PostgreSQL's statistics do not know how the conditions of a claim hang together; it
 /// would expect few rows, read a whole backlog and sort it, for every hundred that are wanted.
 const KEEP_INDEX_ORDER: &str = "SELECT set_config('enable_sort', 'off', true)";
+
+/// Rows as a claim answers them, whoever holds them; given up ones and those of revoked senders are not among them.
+macro_rules! copies_sql {
+    ($wanted:literal) => {
+        concat!(
+            "SELECT d.seq, d.message_seq, d.recipient_key, d.recipient_member_id, d.recipient_kind, d.rerouted_from,
+                d.wrapped_key, d.attempt, d.due_at, d.state
+             FROM delivery d
+             WHERE d.seq ",
+            $wanted,
+            " AND d.state IN (0, 1, 2) AND d.expires_at > $2
+                AND (SELECT s.revoked_at FROM message m JOIN member s ON s.id = m.sender_member_id
+                    WHERE m.seq = d.message_seq) IS NULL
+             ORDER BY d.seq"
+        )
+    };
+}
+
+const COPIES: Sql =
+    Sql::per_engine(copies_sql!("IN (SELECT value FROM json_each($1))"), copies_sql!("= ANY($1)"));
 
 const MESSAGES: Sql = Sql::per_engine(
     "SELECT seq, id, mesh_id, sender_member_id, sender_session_pubkey, sender_kind, target_spec, priority, nonce,
@@ -140,6 +161,15 @@ pub struct ClaimedDelivery {
     pub message: StoredMessage,
 }
 
+/// A row to be handed to one more device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceCopy {
+    /// What to deliver.
+    pub row: ClaimedDelivery,
+    /// True when it waits, so that a claim brings it anyway.
+    pub is_held: bool,
+}
+
 impl Store {
     /// Claims held rows, and rows whose claim has run out: urgent classes first, then in accept order. Rows past their
     /// time and rows of revoked senders are left alone. Concurrent claims get disjoint rows. Does not wait for the disk:
@@ -149,6 +179,27 @@ impl Store {
             Box::pin(async move { run(&mut conn, &claim).await })
         })
         .await
+    }
+}
+
+impl Store {
+    /// Reads rows by number, to hand one more device of their recipient its own copy. Changes nothing: the claim stays
+    /// with whoever has it, and a delivered row is answered too while it is kept. In accept order.
+    pub async fn copies(&self, rows: &[DeliverySeq], now: Timestamp) -> Result<Vec<DeviceCopy>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let seqs: Vec<i64> = rows.iter().map(|seq| seq.0).collect();
+        let mut reader = self.reader().await?;
+        let mut conn = reader.conn();
+        let rows = conn.all(COPIES, &[Value::Integers(&seqs), now.into()]).await?;
+        let copies = with_messages(&mut conn, &rows).await?;
+        let states = rows.iter().map(|row| DeliveryState::from_stored(row.integer("state")?));
+        copies
+            .into_iter()
+            .zip(states)
+            .map(|(row, state)| Ok(DeviceCopy { row, is_held: state? == DeliveryState::Held }))
+            .collect()
     }
 }
 
@@ -175,22 +226,26 @@ async fn run(conn: &mut Conn<'_>, claim: &Claim) -> Result<Vec<ClaimedDelivery>>
         ];
         rows.extend(conn.all(CLAIM, &values).await?);
     }
+    let mut claimed = with_messages(conn, &rows).await?;
+    claimed.sort_by_key(|row| (stored_priority(row.message.priority), row.seq));
+    Ok(claimed)
+}
+
+/// Delivery rows with what they deliver, in the order given.
+async fn with_messages(conn: &mut Conn<'_>, rows: &[Row]) -> Result<Vec<ClaimedDelivery>> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
     let seqs = rows.iter().map(|row| row.integer("message_seq")).collect::<Result<Vec<_>>>()?;
     let messages = read_messages(conn, &seqs).await?;
-    let mut claimed = rows
-        .iter()
+    rows.iter()
         .zip(&seqs)
         .map(|(row, seq)| {
             let message =
                 messages.get(seq).ok_or_else(|| StoreError::corrupt("delivery.message_seq"))?;
             ClaimedDelivery::from_row(row, message.clone())
         })
-        .collect::<Result<Vec<_>>>()?;
-    claimed.sort_by_key(|row| (stored_priority(row.message.priority), row.seq));
-    Ok(claimed)
+        .collect()
 }
 
 async fn read_messages(conn: &mut Conn<'_>, seqs: &[i64]) -> Result<HashMap<i64, StoredMessage>> {

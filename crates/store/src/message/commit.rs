@@ -1,17 +1,22 @@
 //! The group commit of the message path: everything queued, one transaction, a constant number of statements.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use claudemesh_protocol::{MemberId, MeshId, MessageId, Timestamp};
 use claudemesh_sqlite::Durability;
+use tokio::sync::oneshot;
 
 use super::{
-    AckById, ClaimId, Dedupe, DeliveryOutcome, DeliverySeq, DeliveryWrite, Reroute, Rerouted,
+    AckById, ClaimId, Dedupe, DeliveryOutcome, DeliverySeq, DeliveryWrite, ReleasedRow, Reroute,
+    Rerouted, receipt,
 };
 use crate::engine::{Bulk, Cell, Conn, Row, Sql, Value, postgres, sqlite};
 use crate::{Result, Store, StoreError};
 
 mod accept;
+
+use accept::Accepting;
 
 const FIND_ACKED: Sql = Sql::per_engine(sqlite::FIND_ACKED, postgres::FIND_ACKED);
 
@@ -22,14 +27,7 @@ const ACK: Sql = Sql::per_engine(
      WHERE seq = ANY($1) AND state IN (0, 1) RETURNING seq",
 );
 
-const RELEASE: Sql = Sql::per_engine(
-    "UPDATE delivery SET state = 0, claim_id = NULL, due_at = expires_at,
-        attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END
-     WHERE seq IN (SELECT value FROM json_each($1)) AND state = 1 RETURNING seq",
-    "UPDATE delivery SET state = 0, claim_id = NULL, due_at = expires_at,
-        attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END
-     WHERE seq = ANY($1) AND state = 1 RETURNING seq",
-);
+const RELEASE: Sql = Sql::per_engine(sqlite::RELEASE, postgres::RELEASE);
 
 impl Store {
     /// Makes a batch durable in one transaction and answers every entry at its place. On an error nothing of the whole
@@ -44,21 +42,48 @@ impl Store {
     /// # Errors
     /// [`crate::StoreError::Full`] and [`crate::StoreError::Unavailable`]: the senders may try again.
     pub async fn commit(&self, batch: Vec<DeliveryWrite>) -> Result<Vec<DeliveryOutcome>> {
+        self.commit_with(batch, None).await
+    }
+
+    /// As [`Store::commit`]; tells, while the transaction is still open, the places of the accepts that are new: no
+    /// other send, stored, in this batch or under way, has their client message id. Whether they are stored is known at
+    /// the end only.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub async fn commit_announcing(
+        &self,
+        batch: Vec<DeliveryWrite>,
+        announce: oneshot::Sender<Vec<usize>>,
+    ) -> Result<Vec<DeliveryOutcome>> {
+        self.commit_with(batch, Some(announce)).await
+    }
+
+    async fn commit_with(
+        &self,
+        batch: Vec<DeliveryWrite>,
+        announce: Option<oneshot::Sender<Vec<usize>>>,
+    ) -> Result<Vec<DeliveryOutcome>> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
+        let numbers = Arc::clone(self.numbers());
         let is_repairable = |write: &DeliveryWrite| {
             matches!(
                 write,
                 DeliveryWrite::Ack { .. }
                     | DeliveryWrite::AckById(_)
                     | DeliveryWrite::Release { .. }
+                    | DeliveryWrite::Receipt(_)
             )
         };
         let durability =
             if batch.iter().all(is_repairable) { Durability::Relaxed } else { Durability::Full };
         self.write_with(durability, move |mut conn| {
-            Box::pin(async move { run(&mut conn, &batch).await })
+            Box::pin(async move {
+                let accepting = Accepting { numbers: numbers.get(), announce };
+                run(&mut conn, &batch, accepting).await
+            })
         })
         .await
     }
@@ -82,9 +107,13 @@ impl Store {
     }
 }
 
-async fn run(conn: &mut Conn<'_>, batch: &[DeliveryWrite]) -> Result<Vec<DeliveryOutcome>> {
+async fn run(
+    conn: &mut Conn<'_>,
+    batch: &[DeliveryWrite],
+    accepting: Accepting<'_>,
+) -> Result<Vec<DeliveryOutcome>> {
     let mut answers: HashMap<usize, DeliveryOutcome> = HashMap::with_capacity(batch.len());
-    accept::run(conn, batch, &mut answers).await?;
+    accept::run(conn, batch, accepting, &mut answers).await?;
     acknowledge(conn, batch, &mut answers).await?;
     release(conn, batch, &mut answers).await?;
     for (entry, write) in batch.iter().enumerate() {
@@ -92,6 +121,7 @@ async fn run(conn: &mut Conn<'_>, batch: &[DeliveryWrite]) -> Result<Vec<Deliver
             answers.insert(entry, DeliveryOutcome::Rerouted(reroute(conn, order).await?));
         }
     }
+    receipt::run(conn, batch, &mut answers).await?;
     (0..batch.len())
         .map(|entry| {
             answers.remove(&entry).ok_or_else(|| StoreError::corrupt("an entry has no answer"))
@@ -178,21 +208,28 @@ async fn release(
     batch: &[DeliveryWrite],
     answers: &mut HashMap<usize, DeliveryOutcome>,
 ) -> Result<()> {
-    let mut wanted: Vec<(usize, i64)> = Vec::new();
+    let mut wanted: Vec<(usize, &ReleasedRow, String)> = Vec::new();
     for (entry, write) in batch.iter().enumerate() {
-        if let DeliveryWrite::Release { deliveries } = write {
-            wanted.extend(deliveries.iter().map(|seq| (entry, seq.0)));
+        if let DeliveryWrite::Release { rows } = write {
+            wanted.extend(rows.iter().map(|row| (entry, row, row.recipient_key.to_hex())));
             answers.insert(entry, DeliveryOutcome::Released { rows: 0 });
         }
     }
     if wanted.is_empty() {
         return Ok(());
     }
-    let seqs: Vec<i64> = wanted.iter().map(|(_, seq)| *seq).collect();
-    let rows = conn.all(RELEASE, &[Value::Integers(&seqs)]).await?;
+    let mut bulk = Bulk::new(3, wanted.len());
+    for (_, row, key) in &wanted {
+        bulk.push([
+            Cell::Integer(Some(row.seq.0)),
+            Cell::Text(Some(key)),
+            Cell::Integer(Some(i64::from(!row.was_written))),
+        ]);
+    }
+    let rows = conn.all(RELEASE, &[Value::Bulk(&bulk)]).await?;
     let mut changed = rows.iter().map(|row| row.integer("seq")).collect::<Result<HashSet<_>>>()?;
-    for (entry, seq) in wanted {
-        if changed.remove(&seq)
+    for (entry, row, _) in wanted {
+        if changed.remove(&row.seq.0)
             && let Some(DeliveryOutcome::Released { rows }) = answers.get_mut(&entry)
         {
             *rows += 1;
@@ -202,7 +239,8 @@ async fn release(
 }
 
 /// Moves the open rows of an ended session key to its member's queue. A row whose message stands in that queue already
-/// (a broadcast that reached member and session) is dropped: the member gets it once.
+/// (a broadcast that reached member and session) is dropped: the member gets it once. Attempts start anew, because
+/// nobody has tried that queue yet.
 pub(crate) async fn reroute(conn: &mut Conn<'_>, order: &Reroute) -> Result<Rerouted> {
     let merged = conn
         .execute(
@@ -217,11 +255,11 @@ pub(crate) async fn reroute(conn: &mut Conn<'_>, order: &Reroute) -> Result<Rero
             ],
         )
         .await?;
-    let moved = conn
-        .execute(
+    let rows = conn
+        .all(
             "UPDATE delivery SET recipient_key = $3, recipient_member_id = $4, recipient_kind = 0, state = 0,
-                claim_id = NULL, due_at = expires_at, rerouted_from = COALESCE(rerouted_from, recipient_key)
-             WHERE mesh_id = $1 AND recipient_key = $2 AND state IN (0, 1)",
+                attempt = 0, claim_id = NULL, due_at = expires_at, rerouted_from = COALESCE(rerouted_from, recipient_key)
+             WHERE mesh_id = $1 AND recipient_key = $2 AND state IN (0, 1) RETURNING seq",
             &[
                 order.mesh_id.as_str().into(),
                 (&order.session_key).into(),
@@ -230,7 +268,15 @@ pub(crate) async fn reroute(conn: &mut Conn<'_>, order: &Reroute) -> Result<Rero
             ],
         )
         .await?;
-    Ok(Rerouted { moved, merged })
+    let mut moved = rows.iter().map(|row| row.integer("seq")).collect::<Result<Vec<_>>>()?;
+    moved.sort_unstable();
+    receipt::keep_rerouted(conn, &moved, order).await?;
+    let seqs: Vec<DeliverySeq> = moved.iter().copied().map(DeliverySeq).collect();
+    let mut told = receipt::senders_of(conn, &seqs).await?;
+    for one in &mut told {
+        one.recipient_key = order.session_key;
+    }
+    Ok(Rerouted { moved: seqs.len() as u64, merged, told })
 }
 
 /// Returns what an ended presence holds to held; `presence` has its mesh, session key and member key.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use claudemesh_protocol::{MemberId, MeshId, PublicKey, Timestamp};
 
+use super::DeliverySeq;
+use super::receipt::{self, Told};
 use crate::engine::{Row, Sql};
 use crate::{Result, Store};
 
@@ -16,7 +18,7 @@ macro_rules! expire_sql {
                 ORDER BY due_at LIMIT $2 ",
             $lock,
             ")
-             RETURNING mesh_id, recipient_key, recipient_member_id"
+             RETURNING seq, mesh_id, recipient_key, recipient_member_id"
         )
     };
 }
@@ -63,6 +65,8 @@ pub struct Expired {
     pub recipient_member_id: MemberId,
     /// How many.
     pub rows: u64,
+    /// Whose messages they are.
+    pub told: Vec<Told>,
 }
 
 impl Store {
@@ -94,13 +98,29 @@ impl Store {
             Box::pin(async move {
                 let rows = conn.all(EXPIRE, &[now.into(), limit.into()]).await?;
                 let mut by_recipient: BTreeMap<Recipient, Expired> = BTreeMap::new();
+                let mut seqs = Vec::with_capacity(rows.len());
                 for row in &rows {
                     let recipient = Recipient::from_row(row)?;
                     let member = MemberId::new(row.get::<String>("recipient_member_id")?);
+                    seqs.push(DeliverySeq(row.integer("seq")?));
                     by_recipient
                         .entry(recipient.clone())
-                        .or_insert(Expired { recipient, recipient_member_id: member, rows: 0 })
+                        .or_insert_with(|| Expired {
+                            recipient,
+                            recipient_member_id: member,
+                            rows: 0,
+                            told: Vec::new(),
+                        })
                         .rows += 1;
+                }
+                for told in receipt::senders_of(&mut conn, &seqs).await? {
+                    let recipient = Recipient {
+                        mesh_id: told.mesh_id.clone(),
+                        recipient_key: told.recipient_key,
+                    };
+                    if let Some(expired) = by_recipient.get_mut(&recipient) {
+                        expired.told.push(told);
+                    }
                 }
                 Ok(by_recipient.into_values().collect())
             })

@@ -2,6 +2,7 @@
 //! per recipient key, one dedupe row per client message id, all of a send in one transaction.
 //!
 //! - [`crate::Store::commit`] takes everything the delivery writer has queued and makes it durable with one commit.
+//! - `number`: row numbers that are known before the commit.
 //! - [`crate::Store::claim`] hands held rows to a connection under a lease.
 //! - `due`: claims that ran out, rows past their time, counts. - `status`: what became of a message.
 
@@ -11,17 +12,21 @@ use claudemesh_protocol::{
     MemberId, MeshId, MessageId, PresenceId, Priority, PublicKey, TargetSpec, Timestamp,
 };
 
-pub use self::claim::{Claim, ClaimedDelivery, StoredMessage};
+pub use self::claim::{Claim, ClaimedDelivery, DeviceCopy, StoredMessage};
 pub use self::due::{Backlog, BacklogTotal, Expired, Recipient};
+pub use self::receipt::{AssertedBy, DeliveryReceipt, NewReceipt, Receipted, Told};
 pub use self::status::{DeliveryStatus, MessageLookup, MessageStatus};
 
 pub(crate) use self::commit::{release_claims, release_claims_of_run, reroute};
+pub(crate) use self::number::Numbers;
 
 use crate::engine::stored_number;
 
 mod claim;
 mod commit;
 mod due;
+mod number;
+mod receipt;
 mod status;
 
 /// Row number of a delivery. Rows of one recipient are in accept order.
@@ -186,6 +191,8 @@ pub enum InitialState {
 /// A delivery to be made.
 #[derive(Debug, Clone)]
 pub struct NewDelivery {
+    /// Its number, from [`crate::Store::next_delivery_seq`]; `None` lets the store choose.
+    pub seq: Option<DeliverySeq>,
     /// Key it is for.
     pub recipient_key: PublicKey,
     /// The member behind the key; the backlog counts by it.
@@ -233,6 +240,24 @@ pub struct Reroute {
     pub member_key: PublicKey,
     /// Its member.
     pub member_id: MemberId,
+    /// Now.
+    pub at: Timestamp,
+}
+
+impl Reroute {
+    /// The reason receipts give for it.
+    pub const REASON: &'static str = "session_ended";
+}
+
+/// A claimed row that goes back to held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReleasedRow {
+    /// Its number.
+    pub seq: DeliverySeq,
+    /// The key it was claimed for. A row that has moved to another key meanwhile is somebody else's now and stays.
+    pub recipient_key: PublicKey,
+    /// True when it was written to a socket, so that the attempt counts.
+    pub was_written: bool,
 }
 
 /// One entry of a commit.
@@ -249,13 +274,15 @@ pub enum DeliveryWrite {
     },
     /// Rows were acknowledged by message id.
     AckById(AckById),
-    /// Claimed rows could not be written to a socket after all: back to held, at once and with the attempt uncounted.
+    /// Claimed rows go back to held at once.
     Release {
         /// Which.
-        deliveries: Vec<DeliverySeq>,
+        rows: Vec<ReleasedRow>,
     },
     /// A session ended.
     Reroute(Reroute),
+    /// A recipient says how far a message came.
+    Receipt(Box<NewReceipt>),
 }
 
 /// Answer to one entry of a commit, at the same place.
@@ -282,15 +309,19 @@ pub enum DeliveryOutcome {
     },
     /// A session's rows were moved.
     Rerouted(Rerouted),
+    /// What became of a receipt.
+    Receipted(Receipted),
 }
 
 /// What moving an ended session's rows has done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rerouted {
     /// Rows now held in the member's queue.
     pub moved: u64,
     /// Rows dropped because the member's queue has the same message.
     pub merged: u64,
+    /// Whose messages the moved rows are; `recipient_key` is the ended session's.
+    pub told: Vec<Told>,
 }
 
 /// A remembered client message id.

@@ -1,8 +1,10 @@
 //! What became of a message (broker spec §3.7).
 
-use claudemesh_protocol::{MemberId, MeshId, MessageId, PublicKey, TargetSpec, Timestamp};
+use claudemesh_protocol::{
+    MemberId, MeshId, MessageId, Priority, PublicKey, TargetSpec, Timestamp,
+};
 
-use super::{DeliveryState, RecipientKind};
+use super::{DeliveryReceipt, DeliveryState, RecipientKind, priority_from_stored};
 use crate::engine::Conn;
 use crate::{Result, Store};
 
@@ -21,10 +23,14 @@ pub struct DeliveryStatus {
     pub state: DeliveryState,
     /// How often it was handed out.
     pub attempt: u32,
+    /// End of its claim while claimed, else its expiry.
+    pub due_at: Timestamp,
     /// When it was acknowledged.
     pub delivered_at: Option<Timestamp>,
     /// Why it was dropped.
     pub drop_reason: Option<String>,
+    /// What was said about it; `None` while nothing was.
+    pub receipt: Option<DeliveryReceipt>,
 }
 
 /// A message with all its deliveries, in the order they were made.
@@ -36,6 +42,8 @@ pub struct MessageStatus {
     pub sender_member_id: Option<MemberId>,
     /// Target as written by the sender.
     pub target_spec: TargetSpec,
+    /// Urgency.
+    pub priority: Priority,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When undelivered rows are given up.
@@ -71,7 +79,7 @@ impl Store {
         let end = format!("{id_or_prefix}{{");
         let rows = conn
             .all(
-                "SELECT seq, id, sender_member_id, target_spec, created_at, expires_at FROM message
+                "SELECT seq, id, sender_member_id, target_spec, priority, created_at, expires_at FROM message
                  WHERE mesh_id = $1 AND id >= $2 AND id < $3 AND ($4 IS NULL OR sender_member_id = $4)
                  ORDER BY id LIMIT 2",
                 &[
@@ -93,6 +101,7 @@ impl Store {
             message_id,
             sender_member_id: row.get::<Option<String>>("sender_member_id")?.map(MemberId::new),
             target_spec: row.parsed("target_spec")?,
+            priority: priority_from_stored(row.integer("priority")?)?,
             created_at: row.time("created_at")?,
             expires_at: row.time("expires_at")?,
             deliveries,
@@ -103,9 +112,11 @@ impl Store {
 async fn read_deliveries(conn: &mut Conn<'_>, message_seq: i64) -> Result<Vec<DeliveryStatus>> {
     let rows = conn
         .all(
-            "SELECT recipient_key, recipient_member_id, recipient_kind, rerouted_from, state, attempt, delivered_at,
-                drop_reason
-             FROM delivery WHERE message_seq = $1 ORDER BY seq",
+            "SELECT d.recipient_key, d.recipient_member_id, d.recipient_kind, d.rerouted_from, d.state, d.attempt,
+                d.due_at, d.delivered_at, d.drop_reason,
+                r.ladder, r.side, r.since, r.asserted_by, r.path, r.evidence, r.reason
+             FROM delivery d LEFT JOIN delivery_receipt r ON r.delivery_seq = d.seq
+             WHERE d.message_seq = $1 ORDER BY d.seq",
             &[message_seq.into()],
         )
         .await?;
@@ -118,8 +129,10 @@ async fn read_deliveries(conn: &mut Conn<'_>, message_seq: i64) -> Result<Vec<De
                 rerouted_from: row.parsed_option("rerouted_from")?,
                 state: DeliveryState::from_stored(row.integer("state")?)?,
                 attempt: row.small("attempt")?,
+                due_at: row.time("due_at")?,
                 delivered_at: row.time_option("delivered_at")?,
                 drop_reason: row.get("drop_reason")?,
+                receipt: DeliveryReceipt::from_row(row)?,
             })
         })
         .collect()

@@ -136,7 +136,8 @@ async fn a_full_disk_refuses_whole_batches_and_recovers_with_space() {
     assert_eq!(store.backlog_total().await.unwrap().held, accepted, "nothing of it was written");
     assert!(matches!(store.commit(batch()).await, Err(StoreError::Full)));
     // Reading goes on, and so does what needs no room.
-    let ages = CleanupAges { settled_before: after(1), any_before: after(1) };
+    let late = after(8 * 24 * 3600);
+    let ages = CleanupAges { settled_before: late, any_before: late, expired_before: late };
     assert_eq!(store.cleanup_messages(ages).await.unwrap(), accepted);
     assert!(store.commit(batch()).await.is_ok(), "service resumes when space returns");
     assert_eq!(store.backlog_total().await.unwrap().held, 2);

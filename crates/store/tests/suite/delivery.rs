@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use claudemesh_protocol::{MessageId, Priority};
 use claudemesh_store::{
-    AckById, Backlog, BacklogTotal, ClaimId, DeliveryOutcome, DeliveryState, DeliveryWrite,
-    InitialState, MessageLookup, MessageRef, Reroute, Rerouted, Revocation, RevokeKind,
+    AckById, Backlog, BacklogTotal, ClaimId, DeliveryOutcome, DeliverySeq, DeliveryState,
+    DeliveryWrite, InitialState, MessageLookup, MessageRef, ReleasedRow, Reroute, Rerouted,
+    Revocation, RevokeKind,
 };
 
 use crate::fixture::{
@@ -22,8 +23,12 @@ on_both_engines!(
     concurrent_claims_get_disjoint_rows,
     rows_born_claimed_or_delivered_are_not_held,
     an_ack_counts_once_and_only_for_own_keys,
+    an_ack_of_a_session_leaves_the_copy_of_its_member,
     an_ack_may_stand_beside_its_accept,
-    a_released_row_is_held_again_with_its_attempt_uncounted,
+    a_released_row_counts_its_attempt_when_it_was_written,
+    a_copy_is_read_without_touching_the_claim,
+    rows_may_be_numbered_before_they_are_written,
+    a_commit_announces_what_is_new,
     rows_of_an_ended_session_move_once,
     messages_of_a_revoked_sender_stay_behind,
     an_expired_row_is_never_delivered,
@@ -215,6 +220,30 @@ async fn an_ack_counts_once_and_only_for_own_keys(fixture: &Fixture) {
     assert_eq!(store.next_due().await.unwrap(), None, "nothing is open any more");
 }
 
+/// DLV-6: a session acknowledges its own copy of a broadcast, and the member's only where it has none.
+async fn an_ack_of_a_session_leaves_the_copy_of_its_member(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    let session = fresh_key();
+    let ack = |message: &claudemesh_store::NewMessage| {
+        DeliveryWrite::AckById(AckById {
+            mesh_id: world.mesh.id.clone(),
+            recipient_keys: vec![session, world.bob.pubkey.unwrap()],
+            message: MessageRef::Broker(message.message_id.clone()),
+            at: after(1),
+        })
+    };
+    let copies = vec![to_member(&world.bob), to_session(&world.bob, session)];
+    let broadcast = message(&world.mesh.id, &world.alice, copies);
+    let seqs = send(store, broadcast.clone()).await;
+    let direct = world.message();
+    let direct_seqs = send(store, direct.clone()).await;
+    let acks = vec![ack(&broadcast), ack(&broadcast), ack(&direct)];
+    let outcomes = store.commit(acks).await.unwrap();
+    let acked = |deliveries| DeliveryOutcome::Acked { deliveries };
+    assert_eq!(outcomes, [acked(vec![seqs[1]]), acked(vec![]), acked(direct_seqs)]);
+}
+
 /// DLV-9.
 async fn an_ack_may_stand_beside_its_accept(fixture: &Fixture) {
     let store = &fixture.store;
@@ -233,19 +262,95 @@ async fn an_ack_may_stand_beside_its_accept(fixture: &Fixture) {
     assert!(store.claim(claim).await.unwrap().is_empty());
 }
 
-async fn a_released_row_is_held_again_with_its_attempt_uncounted(fixture: &Fixture) {
+async fn a_released_row_counts_its_attempt_when_it_was_written(fixture: &Fixture) {
     let store = &fixture.store;
     let world = World::new(store).await;
     let key = world.bob.pubkey.unwrap();
     let seqs = send(store, world.message()).await;
-    let release = DeliveryWrite::Release { deliveries: seqs.clone() };
-    let nothing = store.commit(vec![release.clone()]).await.unwrap();
+    let release = |recipient_key, was_written| DeliveryWrite::Release {
+        rows: vec![ReleasedRow { seq: seqs[0], recipient_key, was_written }],
+    };
+    let nothing = store.commit(vec![release(key, false)]).await.unwrap();
     assert_eq!(nothing, [DeliveryOutcome::Released { rows: 0 }]);
-    store.claim(claim_of(&world.mesh.id, key, after(1))).await.unwrap();
-    let released = store.commit(vec![release]).await.unwrap();
-    assert_eq!(released, [DeliveryOutcome::Released { rows: 1 }]);
-    let rows = store.claim(claim_of(&world.mesh.id, key, after(2))).await.unwrap();
-    assert_eq!((rows[0].seq, rows[0].attempt), (seqs[0], 1));
+    for (was_written, attempts) in [(false, [1, 1]), (true, [1, 2])] {
+        for attempt in attempts {
+            let rows = store.claim(claim_of(&world.mesh.id, key, after(1))).await.unwrap();
+            assert_eq!((rows[0].seq, rows[0].attempt), (seqs[0], attempt), "{was_written}");
+            let foreign = store.commit(vec![release(fresh_key(), true)]).await.unwrap();
+            assert_eq!(foreign, [DeliveryOutcome::Released { rows: 0 }], "a moved row stays");
+            let released = store.commit(vec![release(key, was_written)]).await.unwrap();
+            assert_eq!(released, [DeliveryOutcome::Released { rows: 1 }]);
+        }
+    }
+}
+
+async fn a_copy_is_read_without_touching_the_claim(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    let key = world.bob.pubkey.unwrap();
+    let seqs = send(store, world.message()).await;
+    let claimed = store.claim(claim_of(&world.mesh.id, key, after(1))).await.unwrap();
+    let copies = store.copies(&seqs, after(2)).await.unwrap();
+    assert_eq!((&copies[0].row, copies[0].is_held), (&claimed[0], false));
+    store
+        .commit(vec![DeliveryWrite::Ack { deliveries: seqs.clone(), at: after(2) }])
+        .await
+        .unwrap();
+    let late = store.copies(&seqs, after(3)).await.unwrap();
+    assert!(!late[0].is_held, "delivered elsewhere, still to be had");
+    assert_eq!(late[0].row.message, claimed[0].message);
+    assert!(
+        store.copies(&seqs, after(8 * 24 * 3600)).await.unwrap().is_empty(),
+        "its time is over"
+    );
+    assert!(store.copies(&[], after(2)).await.unwrap().is_empty());
+}
+
+/// Only SQLite numbers rows itself; on PostgreSQL the call says no and everything else is the same.
+async fn rows_may_be_numbered_before_they_are_written(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    let before = send(store, world.message()).await[0];
+    let is_numbering = store.number_rows().await.unwrap();
+    assert_eq!(is_numbering, store.engine_name() == "sqlite");
+    assert_eq!(store.number_rows().await.unwrap(), is_numbering, "a second call changes nothing");
+    let given = store.next_delivery_seq();
+    assert_eq!(given, is_numbering.then_some(DeliverySeq(before.0 + 1)));
+    let mut numbered = world.message();
+    numbered.deliveries[0].seq = given;
+    let unnumbered = send(store, world.message()).await[0];
+    let seq = send(store, numbered).await[0];
+    assert!(unnumbered > before && seq > before && seq != unnumbered);
+    assert!(given.is_none_or(|given| given == seq));
+    let rows =
+        store.claim(claim_of(&world.mesh.id, world.bob.pubkey.unwrap(), after(1))).await.unwrap();
+    assert_eq!(rows.len(), 3);
+}
+
+/// DLV-9: what is new is known while the transaction is open, and what is known is not announced.
+async fn a_commit_announces_what_is_new(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    let named = |id: &str, fingerprint: u8| {
+        let mut sent = world.message();
+        sent.client_message = Some(client_message(id, fingerprint));
+        sent
+    };
+    send(store, named("stored", 1)).await;
+    let batch = vec![
+        accept(named("stored", 1)),
+        accept(world.message()),
+        DeliveryWrite::Ack { deliveries: Vec::new(), at: after(1) },
+        accept(named("twice", 1)),
+        accept(named("twice", 1)),
+        accept(named("twice", 2)),
+    ];
+    let (announce, announced) = tokio::sync::oneshot::channel();
+    let outcomes = store.commit_announcing(batch, announce).await.unwrap();
+    assert_eq!(announced.await.unwrap(), [1, 3]);
+    assert!(matches!(outcomes[0], DeliveryOutcome::Duplicate(_)), "{outcomes:?}");
+    assert!(matches!(outcomes[4], DeliveryOutcome::Duplicate(_)), "{outcomes:?}");
+    assert!(matches!(outcomes[5], DeliveryOutcome::Conflict(_)), "{outcomes:?}");
 }
 
 async fn rows_of_an_ended_session_move_once(fixture: &Fixture) {
@@ -257,6 +362,7 @@ async fn rows_of_an_ended_session_move_once(fixture: &Fixture) {
     let member_key = world.bob.pubkey.unwrap();
     let reroute = |session_key| {
         DeliveryWrite::Reroute(Reroute {
+            at: after(2),
             mesh_id: world.mesh.id.clone(),
             session_key,
             member_key,
@@ -265,8 +371,16 @@ async fn rows_of_an_ended_session_move_once(fixture: &Fixture) {
     };
     let outcomes =
         store.commit(vec![reroute(first), reroute(second), reroute(first)]).await.unwrap();
-    let moved = |moved, merged| DeliveryOutcome::Rerouted(Rerouted { moved, merged });
-    assert_eq!(outcomes, [moved(1, 0), moved(0, 1), moved(0, 0)]);
+    let moved: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            DeliveryOutcome::Rerouted(Rerouted { moved, merged, told }) => {
+                (*moved, *merged, told.len())
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(moved, [(1, 0, 1), (0, 1, 0), (0, 0, 0)]);
     let rows = store.claim(claim_of(&world.mesh.id, member_key, after(1))).await.unwrap();
     assert_eq!(rows.len(), 1, "the member gets the broadcast once");
     assert_eq!(rows[0].rerouted_from, Some(first));

@@ -199,6 +199,7 @@ pub async fn invite(store: &Store, world: &World, max_uses: u32) -> Invite {
 
 pub fn to_member(member: &Member) -> NewDelivery {
     NewDelivery {
+        seq: None,
         recipient_key: member.pubkey.unwrap(),
         recipient_member_id: member.id.clone(),
         recipient_kind: RecipientKind::Member,

@@ -121,7 +121,8 @@ async fn a_duplicate_of_a_removed_message_says_so(fixture: &Fixture) {
     let mut sent = world.message();
     sent.client_message = Some(client_message("cm", 1));
     send(store, sent.clone()).await;
-    let ages = CleanupAges { settled_before: after(1), any_before: after(1) };
+    let late = after(8 * 24 * 3600);
+    let ages = CleanupAges { settled_before: late, any_before: late, expired_before: late };
     assert_eq!(store.cleanup_messages(ages).await.unwrap(), 1);
     let mut again = world.message();
     again.client_message = Some(client_message("cm", 1));

@@ -21,5 +21,6 @@ mod invite;
 mod member;
 mod mesh;
 mod presence;
+mod receipt;
 mod schema;
 mod upkeep;

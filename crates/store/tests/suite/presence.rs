@@ -7,8 +7,8 @@ use claudemesh_protocol::{
     Group, MemberId, PeerRole, PeerStatus, PresenceId, PublicKey, StatusSource, Timestamp,
 };
 use claudemesh_store::{
-    EndPresence, HelloSeen, OpenPresence, PeerState, PresenceRow, PresenceState, PreviousRun,
-    PurgeBefore, Reroute, SessionKeySeen,
+    EndPresence, HelloSeen, OpenPresence, PeerState, PendingStatus, PendingStatusOf, PresenceRow,
+    PresenceState, PreviousRun, PurgeBefore, Reroute, SessionKeySeen,
 };
 
 use crate::fixture::{
@@ -19,6 +19,9 @@ use crate::fixture::{
 on_both_engines!(
     a_hello_is_accepted_once_even_after_a_restart,
     a_restart_leases_the_presences_of_the_previous_run,
+    a_waiting_status_is_taken_once_by_its_program,
+    rows_without_a_sign_of_life_are_found_unless_leased,
+    counters_grow_when_a_presence_ends,
     ending_a_presence_releases_claims_and_moves_its_sessions_rows,
     a_heartbeat_moves_presence_session_key_and_member,
     a_session_key_stays_with_its_member_and_ages,
@@ -51,6 +54,8 @@ fn row(world: &World, session: Option<PublicKey>) -> PresenceRow {
             summary: None,
             groups: vec![Group::parse_lenient("ops").unwrap()],
             is_visible: true,
+            profile: SetProfile::default(),
+            stats: None,
         },
         node_id: "node-1".to_owned(),
         connected_at: NOW,
@@ -84,7 +89,7 @@ async fn a_hello_is_accepted_once_even_after_a_restart(fixture: &Fixture) {
     let hello = hello(NOW);
     let open = |store: claudemesh_store::Store, hello: HelloSeen| {
         let row = row(&world, None);
-        async move { store.open_presence(row, hello, None).await.unwrap() }
+        async move { store.open_presence(row, hello, None, None).await.unwrap() }
     };
     assert_eq!(open(fixture.store.clone(), hello.clone()).await, OpenPresence::Opened);
     assert_eq!(open(fixture.store.clone(), hello.clone()).await, OpenPresence::Replayed);
@@ -108,7 +113,8 @@ async fn a_restart_leases_the_presences_of_the_previous_run(fixture: &Fixture) {
     fresh_row.last_ping_at = after(100);
     stale_row.last_ping_at = NOW;
     for presence in [&fresh_row, &stale_row] {
-        let opened = store.open_presence(presence.clone(), hello(after(1)), None).await.unwrap();
+        let opened =
+            store.open_presence(presence.clone(), hello(after(1)), None, None).await.unwrap();
         assert_eq!(opened, OpenPresence::Opened);
     }
     let state = PresenceState {
@@ -136,12 +142,122 @@ async fn a_restart_leases_the_presences_of_the_previous_run(fixture: &Fixture) {
     let again = store.claim(claim).await.unwrap();
     assert_eq!((again.len(), again[0].attempt), (1, 2));
     // The same id connects again: no lease, same row.
-    let opened = store.open_presence(fresh_row.clone(), hello(after(130)), None).await.unwrap();
+    let opened =
+        store.open_presence(fresh_row.clone(), hello(after(130)), None, None).await.unwrap();
     assert_eq!(opened, OpenPresence::Opened);
     store.lease_presences(vec![stale_row.id.clone()], after(500)).await.unwrap();
     let node = PreviousRun::Node("node-1".to_owned());
     let rows = store.lease_previous_run(node, after(130), lease, grace).await.unwrap();
     assert_eq!(rows.len(), 2);
+}
+
+/// STAT-4.
+async fn a_waiting_status_is_taken_once_by_its_program(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    let keep = |pid: Option<i64>, session: &str, status, at| {
+        let pending = PendingStatus {
+            id: fresh(),
+            pid,
+            cwd: "/w".to_owned(),
+            session_id: session.to_owned(),
+            status,
+            created_at: at,
+        };
+        store.keep_pending_status(pending)
+    };
+    let open = |pid: i64, session: &str, now: Timestamp| {
+        let of = PendingStatusOf {
+            pid,
+            cwd: "/w".to_owned(),
+            session_id: session.to_owned(),
+            not_before: now.minus(Duration::from_secs(10)),
+        };
+        store.open_presence(row(&world, None), hello(now), None, Some(of))
+    };
+    keep(Some(1), "x", PeerStatus::Working, after(1)).await.unwrap();
+    keep(Some(1), "x", PeerStatus::Dnd, NOW).await.unwrap();
+    keep(None, "named", PeerStatus::Working, NOW).await.unwrap();
+    assert_eq!(open(2, "x", after(2)).await.unwrap(), OpenPresence::Opened);
+    let newest = OpenPresence::OpenedAs(PeerStatus::Working);
+    assert_eq!(open(1, "y", after(2)).await.unwrap(), newest);
+    assert_eq!(open(1, "y", after(3)).await.unwrap(), OpenPresence::Opened);
+    assert_eq!(open(7, "named", after(10)).await.unwrap(), newest);
+    keep(Some(1), "x", PeerStatus::Working, after(20)).await.unwrap();
+    assert_eq!(open(1, "y", after(31)).await.unwrap(), OpenPresence::Opened, "it is too old");
+    keep(Some(1), "x", PeerStatus::Working, after(40)).await.unwrap();
+    assert_eq!(store.purge_short_lived(NOW, after(41)).await.unwrap(), (0, 1));
+    assert_eq!(open(1, "y", after(41)).await.unwrap(), OpenPresence::Opened);
+}
+
+async fn rows_without_a_sign_of_life_are_found_unless_leased(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    let (silent, leased, ended) = (row(&world, None), row(&world, None), row(&world, None));
+    let mut seen = row(&world, None);
+    seen.last_ping_at = after(150);
+    for (number, presence) in [&silent, &leased, &ended, &seen].into_iter().enumerate() {
+        let at = after(u64::try_from(number).unwrap());
+        store.open_presence(presence.clone(), hello(at), None, None).await.unwrap();
+    }
+    store.lease_presences(vec![leased.id.clone()], after(300)).await.unwrap();
+    store.lease_presences(vec![silent.id.clone()], after(90)).await.unwrap();
+    let end = EndPresence {
+        id: ended.id.clone(),
+        at: after(5),
+        peer_state: None,
+        counted: Stats::default(),
+        claim_id: holder(ended.id.as_str()),
+        reroute: None,
+    };
+    store.end_presence(end).await.unwrap();
+    let found = store.stale_presences(after(20), after(200), 10).await.unwrap();
+    assert_eq!(found.iter().map(|row| &row.id).collect::<Vec<_>>(), [&silent.id]);
+    assert_eq!(store.stale_presences(after(20), after(300), 10).await.unwrap().len(), 2);
+    assert_eq!(store.stale_presences(after(20), after(300), 1).await.unwrap().len(), 1);
+    assert!(store.stale_presences(NOW, after(300), 10).await.unwrap().is_empty());
+}
+
+/// VIS-2.
+async fn counters_grow_when_a_presence_ends(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    let state = PeerState {
+        mesh_id: world.mesh.id.clone(),
+        member_id: world.bob.id.clone(),
+        session_pubkey: None,
+        groups: Vec::new(),
+        profile: SetProfile::default(),
+        is_visible: true,
+        last_summary: None,
+        last_display_name: None,
+        stats: Stats::default(),
+        last_seen_at: NOW,
+    };
+    for (number, counted) in [3, 4].into_iter().enumerate() {
+        let presence = row(&world, None);
+        let at = after(u64::try_from(number).unwrap());
+        store.open_presence(presence.clone(), hello(at), None, None).await.unwrap();
+        // A stopping broker writes what it knows, which adds nothing.
+        store.save_peer_states(vec![state.clone()]).await.unwrap();
+        let present = store.peer_states_of_present().await.unwrap();
+        let of_bob = present.iter().filter(|one| one.member_id == world.bob.id).count();
+        assert_eq!(of_bob, 1);
+        let end = EndPresence {
+            id: presence.id.clone(),
+            at: after(9),
+            peer_state: Some(state.clone()),
+            counted: Stats { messages_in: Some(counted), ..Stats::default() },
+            claim_id: holder(presence.id.as_str()),
+            reroute: None,
+        };
+        store.end_presence(end.clone()).await.unwrap();
+        store.end_presence(end).await.unwrap();
+    }
+    let stored = store.peer_state(&world.mesh.id, &world.bob.id, None).await.unwrap().unwrap();
+    assert_eq!(stored.stats.messages_in, Some(7));
+    let present = store.peer_states_of_present().await.unwrap();
+    assert!(present.iter().all(|one| one.member_id != world.bob.id), "nobody is present any more");
 }
 
 /// TGT-2b.
@@ -150,7 +266,7 @@ async fn ending_a_presence_releases_claims_and_moves_its_sessions_rows(fixture: 
     let world = World::new(store).await;
     let (mesh, session) = (&world.mesh.id, fresh_key());
     let presence = row(&world, Some(session));
-    store.open_presence(presence.clone(), hello(NOW), None).await.unwrap();
+    store.open_presence(presence.clone(), hello(NOW), None, None).await.unwrap();
     let to_bob = to_session(&world.bob, session);
     let direct = message(mesh, &world.alice, vec![to_bob.clone()]);
     let direct_id = direct.message_id.clone();
@@ -166,12 +282,14 @@ async fn ending_a_presence_releases_claims_and_moves_its_sessions_rows(fixture: 
         id: presence.id.clone(),
         at: after(2),
         peer_state: None,
+        counted: Stats::default(),
         claim_id: holder(presence.id.as_str()),
         reroute: Some(Reroute {
             mesh_id: mesh.clone(),
             session_key: session,
             member_key,
             member_id: world.bob.id.clone(),
+            at: NOW,
         }),
     };
     let ended = store.end_presence(end.clone()).await.unwrap();
@@ -191,7 +309,7 @@ async fn a_heartbeat_moves_presence_session_key_and_member(fixture: &Fixture) {
     let key = fresh_key();
     let presence = row(&world, Some(key));
     let session = seen(&world, key, &world.bob.id, NOW);
-    store.open_presence(presence.clone(), hello(NOW), Some(session)).await.unwrap();
+    store.open_presence(presence.clone(), hello(NOW), Some(session), None).await.unwrap();
     store.heartbeat(vec![presence.id.clone()], after(60)).await.unwrap();
     let session = store.session_key(&world.mesh.id, &key, after(60)).await.unwrap();
     assert_eq!(session.unwrap().last_seen_at, after(60));
@@ -211,9 +329,12 @@ async fn a_session_key_stays_with_its_member_and_ages(fixture: &Fixture) {
     let key = fresh_key();
     let mut session = seen(&world, key, &world.bob.id, NOW);
     session.attestation = Some("{\"v\":1}".to_owned());
-    store.open_presence(row(&world, Some(key)), hello(NOW), Some(session.clone())).await.unwrap();
+    store
+        .open_presence(row(&world, Some(key)), hello(NOW), Some(session.clone()), None)
+        .await
+        .unwrap();
     let stolen = seen(&world, key, &world.alice.id, after(9));
-    store.open_presence(row(&world, Some(key)), hello(after(9)), Some(stolen)).await.unwrap();
+    store.open_presence(row(&world, Some(key)), hello(after(9)), Some(stolen), None).await.unwrap();
     let found = store.session_key(&world.mesh.id, &key, NOW).await.unwrap();
     assert_eq!(found, Some(session), "another member takes nothing over");
     assert_eq!(store.session_key(&world.mesh.id, &key, after(1)).await.unwrap(), None);
@@ -253,26 +374,28 @@ async fn ended_rows_are_purged_after_their_time(fixture: &Fixture) {
     let key = fresh_key();
     let ended = row(&world, Some(key));
     let session = seen(&world, key, &world.bob.id, NOW);
-    store.open_presence(ended.clone(), hello(NOW), Some(session)).await.unwrap();
-    store.open_presence(row(&world, None), hello(after(500)), None).await.unwrap();
+    store.open_presence(ended.clone(), hello(NOW), Some(session), None).await.unwrap();
+    store.open_presence(row(&world, None), hello(after(500)), None, None).await.unwrap();
     let end = EndPresence {
         id: ended.id.clone(),
         at: after(10),
         peer_state: None,
+        counted: Stats::default(),
         claim_id: holder(ended.id.as_str()),
         reroute: None,
     };
     store.end_presence(end).await.unwrap();
     let before = |seconds| PurgeBefore {
-        now: after(seconds),
         presences: after(seconds),
         session_keys: after(seconds),
         peer_states: after(seconds),
     };
     let purged = store.purge(before(0)).await.unwrap();
-    assert_eq!((purged.hellos, purged.presences, purged.session_keys), (0, 0, 0));
+    assert_eq!((purged.presences, purged.session_keys), (0, 0));
+    assert_eq!(store.purge_short_lived(NOW, NOW).await.unwrap(), (0, 0));
     let purged = store.purge(before(121)).await.unwrap();
-    assert_eq!((purged.hellos, purged.presences, purged.session_keys), (1, 1, 1));
+    assert_eq!((purged.presences, purged.session_keys), (1, 1));
+    assert_eq!(store.purge_short_lived(after(121), NOW).await.unwrap(), (1, 0));
     let live = store
         .lease_previous_run(PreviousRun::EveryNode, NOW, Duration::ZERO, Duration::ZERO)
         .await
