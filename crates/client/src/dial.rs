@@ -28,6 +28,15 @@ pub enum DialError {
         /// The machine.
         host: String,
     },
+    /// The proxy does not let us through.
+    #[error("the proxy refuses to connect (status {status})")]
+    Proxy {
+        /// Its HTTP status.
+        status: u16,
+    },
+    /// The proxy that is set cannot be used.
+    #[error(transparent)]
+    ProxySetting(#[from] crate::proxy::ProxyError),
     /// Name resolution or TCP.
     #[error("cannot connect: {0}")]
     Io(#[from] io::Error),
@@ -54,6 +63,8 @@ pub struct Endpoint {
     pub host: String,
     /// Port.
     pub port: u16,
+    /// `wss://`: TLS follows on the byte stream.
+    pub is_tls: bool,
 }
 
 impl Endpoint {
@@ -73,25 +84,27 @@ impl Endpoint {
         if authority.contains('@') {
             return Err(invalid());
         }
-        let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((host, port)) => (host, port.strip_prefix(':')),
-            None => match authority.rsplit_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            },
-        };
-        let port = match port {
-            None => default_port,
-            Some(port) => port.parse().map_err(|_| invalid())?,
-        };
-        if host.is_empty() {
-            return Err(invalid());
+        let (host, port) = host_and_port(authority).ok_or_else(invalid)?;
+        let port = port.unwrap_or(default_port);
+        if scheme == "ws" && plain == PlainHttp::LoopbackOnly && !is_loopback(&host) {
+            return Err(DialError::Insecure { host });
         }
-        if scheme == "ws" && plain == PlainHttp::LoopbackOnly && !is_loopback(host) {
-            return Err(DialError::Insecure { host: host.to_owned() });
-        }
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self { host, port, is_tls: scheme == "wss" })
     }
+}
+
+/// Reads `host`, `host:port`, `[ipv6]` or `[ipv6]:port`; `None` for anything else.
+pub(crate) fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, port)) => (host, Some(port.strip_prefix(':')?)),
+        None => match authority.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let port = port.map(str::parse).transpose().ok()?;
+    (!host.is_empty()).then(|| (host.to_owned(), port))
 }
 
 /// TCP without Nagle's delay: frames are small and each is waited for.

@@ -2,6 +2,7 @@
 //!
 //! A timestamp is never used twice by one identity, and follows the broker's clock once that was told.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use claudemesh_crypto::{KeyPair, attestation, hello};
@@ -42,16 +43,27 @@ pub trait HelloSource: Send + Sync + 'static {
     fn hello(&self, context: HelloContext) -> BoxFuture<'_, Result<ClientFrame, HelloError>>;
 }
 
-/// Gives one identity timestamps that never repeat.
+/// Timestamps that [`HelloClock`] remembers; far more handshakes than one identity makes in a millisecond.
+const RECENT_TIMESTAMPS: usize = 64;
+
+/// Gives one identity timestamps that never repeat. They go back when the clock does: a broker whose clock was set back
+/// refuses those that are ahead of it.
 #[derive(Debug, Default)]
-pub struct HelloClock(Mutex<i64>);
+pub struct HelloClock(Mutex<VecDeque<i64>>);
 
 impl HelloClock {
-    /// `now`, or one millisecond after the last answer when that is later.
+    /// `now`, or the next millisecond that was not answered recently.
     pub fn next(&self, now: Timestamp) -> Timestamp {
-        let mut last = self.0.lock();
-        *last = now.as_millis().max(last.saturating_add(1));
-        Timestamp::from_millis(*last)
+        let mut recent = self.0.lock();
+        let mut millis = now.as_millis();
+        while recent.contains(&millis) {
+            millis = millis.saturating_add(1);
+        }
+        if recent.len() == RECENT_TIMESTAMPS {
+            recent.pop_front();
+        }
+        recent.push_back(millis);
+        Timestamp::from_millis(millis)
     }
 }
 

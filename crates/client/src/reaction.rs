@@ -32,11 +32,11 @@ pub enum Role {
 }
 
 impl Role {
-    /// Word for logs.
-    pub const fn as_str(self) -> &'static str {
+    /// In front of the names of log events (daemon spec §6.7).
+    pub const fn log_prefix(self) -> &'static str {
         match self {
-            Self::ControlPlane => "control-plane",
-            Self::Session => "session",
+            Self::ControlPlane => "broker_",
+            Self::Session => "session_broker_",
         }
     }
 }
@@ -54,6 +54,12 @@ pub enum DisabledReason {
     MemberAlreadyConnected,
     /// The broker lacks what this client needs.
     FeatureMissing,
+    /// The broker states something this client needs in a form it cannot read.
+    FeatureInvalid,
+    /// The broker offers less of something than this client needs.
+    FeatureBelowFloor,
+    /// Messages are told to wait longer than the broker remembers their ids.
+    MaxAge,
     /// The session was kicked by an admin.
     Kicked,
     /// The broker knows no session connections.
@@ -71,6 +77,9 @@ impl DisabledReason {
             Self::Replaced => "replaced",
             Self::MemberAlreadyConnected => "member_already_connected",
             Self::FeatureMissing => "feature_unavailable",
+            Self::FeatureInvalid => "feature_param_invalid",
+            Self::FeatureBelowFloor => "feature_param_below_floor",
+            Self::MaxAge => "outbox_max_age_above_dedupe_window",
             Self::Kicked => "kicked",
             Self::SessionsUnsupported => "sessions_unsupported",
             Self::HelloRefused => "hello_refused",
@@ -83,6 +92,8 @@ impl DisabledReason {
 pub enum Reaction {
     /// Again, by the schedule.
     Reconnect,
+    /// Again at once, without counting: the machine slept, or has another network.
+    ReconnectNow,
     /// Again within two seconds at first: the broker is restarting.
     ReconnectSoon,
     /// Again, but not before this time.
@@ -193,6 +204,8 @@ impl Backoff {
     /// Decides the next step; `rng` gives the jitter.
     pub fn next(&mut self, reaction: Reaction, rng: &mut impl Rng) -> NextStep {
         match reaction {
+            // A crowd of machines may wake up together.
+            Reaction::ReconnectNow => NextStep::Wait(between(Duration::ZERO, self.floor, rng)),
             Reaction::ReconnectSoon if self.attempt == 0 => {
                 self.attempt += 1;
                 NextStep::Wait(between(self.floor, SHUTDOWN_WAIT_MAX, rng))

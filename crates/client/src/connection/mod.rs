@@ -6,15 +6,16 @@
 //! the reading of the socket, so it must not wait for a reply of the same connection while it handles an event.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use claudemesh_protocol::invite::PlainHttp;
 use claudemesh_protocol::limits;
 use claudemesh_protocol::wire::{
-    Ack, ClientAck, ClientFrame, ErrorFrame, HelloAck, Push, Receipt, Send, ServerFrame,
+    Ack, ClientAck, ClientFrame, ErrorFrame, FrameKind, HelloAck, Push, Receipt, Send, ServerFrame,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -88,6 +89,8 @@ pub struct ConnectionOptions {
     pub timing: Timing,
     /// Mesh slug, for logs.
     pub mesh: String,
+    /// First characters of the session's key, for logs.
+    pub session: Option<String>,
 }
 
 impl ConnectionOptions {
@@ -106,7 +109,15 @@ impl ConnectionOptions {
             dialer: Arc::new(TcpDialer),
             timing: Timing::default(),
             mesh: String::new(),
+            session: None,
         }
+    }
+
+    /// Names the session in logs.
+    #[must_use]
+    pub fn session(mut self, key: impl Into<String>) -> Self {
+        self.session = Some(key.into());
+        self
     }
 
     /// Names the mesh in logs.
@@ -248,10 +259,13 @@ pub struct Counters {
 struct Shared {
     role: Role,
     mesh: String,
+    session: Option<String>,
     state: watch::Sender<ConnectionState>,
     live: Mutex<Option<Live>>,
     counters: Mutex<Counters>,
     retry_now: Notify,
+    /// Counts changes of the network; waiting connections dial, open ones ask whether they still work.
+    nudges: watch::Sender<u64>,
     refusal: Mutex<Option<Refusal>>,
     outbound_blocked: Duration,
 }
@@ -289,10 +303,12 @@ impl Connection {
         let shared = Arc::new(Shared {
             role: options.role,
             mesh: options.mesh.clone(),
+            session: options.session.clone(),
             state: watch::Sender::new(initial),
             live: Mutex::new(None),
             counters: Mutex::default(),
             retry_now: Notify::new(),
+            nudges: watch::Sender::new(0),
             refusal: Mutex::new(None),
             outbound_blocked: options.timing.outbound_blocked,
         });
@@ -334,7 +350,8 @@ impl Connection {
         self.queue(&live, text).await
     }
 
-    /// Sends a frame and waits for its one answer.
+    /// Sends a frame and waits for its one answer. When the socket ends before it, and a new one opens in time, a
+    /// frame that may be repeated without harm is sent once more (daemon spec §7.3).
     ///
     /// # Errors
     /// As [`Connection::send`], and [`RequestError::Refused`], [`RequestError::Timeout`],
@@ -344,6 +361,27 @@ impl Connection {
         frame: &ClientFrame,
         timeout: Duration,
     ) -> Result<ServerFrame, RequestError> {
+        let deadline = Instant::now() + timeout;
+        let opens = self.counters().opens;
+        let first = self.request_once(frame, deadline).await;
+        if !matches!(first, Err(RequestError::Disconnected)) || !is_repeatable(frame.kind()) {
+            return first;
+        }
+        let mut state = self.watch();
+        let reopened =
+            state.wait_for(|state| state.status == Status::Open && self.counters().opens > opens);
+        match tokio::time::timeout_at(deadline, reopened).await {
+            Ok(Ok(_)) => {}
+            _ => return first,
+        }
+        self.request_once(frame, deadline).await
+    }
+
+    async fn request_once(
+        &self,
+        frame: &ClientFrame,
+        deadline: Instant,
+    ) -> Result<ServerFrame, RequestError> {
         let live = self.live()?;
         let (req_id, reply) = live.pending.expect_reply();
         let text = frame.encode(Some(&req_id)).map_err(|_| RequestError::Encode)?;
@@ -351,7 +389,7 @@ impl Connection {
             self.queue(&live, text).await?;
             reply.await.map_err(|_| RequestError::Disconnected)?
         };
-        let answer = tokio::time::timeout(timeout, answer).await;
+        let answer = tokio::time::timeout_at(deadline, answer).await;
         live.pending.forget_reply(&req_id);
         answer.unwrap_or(Err(RequestError::Timeout))
     }
@@ -399,6 +437,13 @@ impl Connection {
         self.shared.retry_now.notify_one();
     }
 
+    /// The machine woke up or has another network (daemon spec §6.3): a connection that waits for its next attempt
+    /// dials at once, an open one is given up unless the broker answers within two seconds. One that is disabled
+    /// keeps waiting.
+    pub fn network_changed(&self) {
+        self.shared.nudges.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// Refuses the open socket: closes it with `code` and `reason` (cut to what a close frame holds) and tries again
     /// after `retry_every`.
     pub fn refuse(&self, code: u16, reason: &str, disabled: DisabledReason, retry_every: Duration) {
@@ -417,6 +462,14 @@ impl Connection {
         let close = Close::transport("renewed");
         *self.shared.refusal.lock() =
             Some(Refusal { close, says_goodbye: false, reaction: Reaction::SignAgain });
+        self.terminate();
+    }
+
+    /// Drops the open socket without goodbye and opens another by the schedule; `reason` is shown as that of the close.
+    pub fn drop_socket(&self, reason: &str) {
+        let close = Close::transport(reason);
+        *self.shared.refusal.lock() =
+            Some(Refusal { close, says_goodbye: false, reaction: Reaction::Reconnect });
         self.terminate();
     }
 
@@ -441,10 +494,40 @@ impl Connection {
         {
             queued
         } else {
-            tracing::warn!(mesh = %self.shared.mesh, role = self.shared.role.as_str(), "ws_outbound_blocked");
+            let Shared { mesh, session, role, .. } = &*self.shared;
+            let prefix = role.log_prefix();
+            tracing::warn!(
+                mesh,
+                session_pubkey = session,
+                "{prefix}ws_error: outbound queue blocked"
+            );
             live.terminate.cancel();
             Err(RequestError::Blocked)
         }
+    }
+}
+
+/// Whether a request may reach the broker twice: reads, and writes that set what they set.
+const fn is_repeatable(kind: FrameKind) -> bool {
+    match kind {
+        FrameKind::PullMessages
+        | FrameKind::LoopUnblock
+        | FrameKind::MessageStatus
+        | FrameKind::ListPeers
+        | FrameKind::ListMembers
+        | FrameKind::SetStatus
+        | FrameKind::SetSummary
+        | FrameKind::SetVisible
+        | FrameKind::SetProfile
+        | FrameKind::SetStats
+        | FrameKind::JoinGroup
+        | FrameKind::LeaveGroup => true,
+        FrameKind::Hello
+        | FrameKind::SessionHello
+        | FrameKind::Send
+        | FrameKind::ClientAck
+        | FrameKind::Receipt
+        | FrameKind::Goodbye => false,
     }
 }
 
@@ -456,10 +539,4 @@ impl Shared {
     fn count(&self, change: impl FnOnce(&mut Counters)) {
         change(&mut self.counters.lock());
     }
-}
-
-/// The wall clock in Unix milliseconds; it also notices sleep, which the monotonic clock of some systems does not.
-fn wall_clock_millis() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }

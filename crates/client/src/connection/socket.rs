@@ -18,13 +18,18 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
 
 use super::pending::{Match, Pending};
-use super::{
-    Close, ConnectionEvent, OUTBOUND_FRAMES, RequestError, Shared, Timing, wall_clock_millis,
-};
+use super::{Close, ConnectionEvent, OUTBOUND_FRAMES, RequestError, Shared, Timing};
+use crate::clock::wall_clock_millis;
 use crate::dial::ByteStream;
 
 /// Bytes a close reason may have (RFC 6455 §5.5: control frames carry 125, two are the code).
 const CLOSE_REASON_MAX_BYTES: usize = 123;
+/// Close code for a frame above the limit.
+const TOO_BIG: u16 = 1009;
+/// A watchdog this late means that the process stood still for a moment; whether the socket survived is then asked.
+const LATE: Duration = Duration::from_secs(5);
+/// How long the broker may take to answer that question.
+const PROBE_WAIT: Duration = Duration::from_secs(2);
 /// How long a closing socket may take to say goodbye.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// Frames written between two flushes.
@@ -104,8 +109,21 @@ pub(super) enum End {
     Closed(Close),
     /// The owner of the connection asked for it.
     Stopped,
-    /// A watchdog or a full queue gave it up, or the owner refused it.
+    /// A full queue gave it up, or the owner refused it.
     Terminated,
+    /// The watchdog gave it up.
+    Stale(Stale),
+    /// The broker broke a rule of the protocol; it is told so.
+    Broken(Close),
+}
+
+/// Why the watchdog gave a socket up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stale {
+    /// Nothing came in for too long.
+    Silent,
+    /// The machine slept or changed its network, and the socket did not survive that.
+    Overtaken,
 }
 
 /// When something last came in.
@@ -124,9 +142,10 @@ pub(super) async fn run(
     let (mut sink, mut stream) = socket.split();
     let activity = Activity { last: Mutex::new(Instant::now()) };
     let end = tokio::select! {
-        close = read(&mut stream, live, events_tx, &activity, &context) => End::Closed(close),
+        biased;
+        end = read(&mut stream, live, events_tx, &activity, &context) => end,
         close = write(&mut sink, &mut outbound) => End::Closed(close),
-        () = watch(live, &activity, &context) => End::Closed(Close::transport("ws_stale_terminate")),
+        stale = watch(live, &activity, &context) => End::Stale(stale),
         () = live.terminate.cancelled() => End::Terminated,
         () = context.stop.cancelled() => End::Stopped,
         () = events_tx.closed() => End::Stopped,
@@ -148,7 +167,10 @@ pub(super) async fn run(
                 finish(&mut sink, &mut stream, &mut outbound, close).await;
             }
         }
-        End::Closed(_) => {}
+        End::Broken(close) => {
+            finish(&mut sink, &mut stream, &mut outbound, close.clone()).await;
+        }
+        End::Closed(_) | End::Stale(_) => {}
     }
     end
 }
@@ -159,6 +181,8 @@ pub(super) struct Context<'a> {
     pub(super) timing: &'a Timing,
     pub(super) stop: &'a CancellationToken,
     pub(super) last_error: &'a Mutex<Option<ErrorFrame>>,
+    /// Largest frame the broker may send.
+    pub(super) max_inbound_bytes: usize,
 }
 
 async fn read(
@@ -167,13 +191,19 @@ async fn read(
     events_tx: &mpsc::Sender<ConnectionEvent>,
     activity: &Activity,
     context: &Context<'_>,
-) -> Close {
+) -> End {
     while let Some(message) = stream.next().await {
         *activity.last.lock() = Instant::now();
         let message = match message {
             Ok(message) => message,
-            Err(error) => return close_of_error(&error),
+            Err(error @ tungstenite::Error::Capacity(_)) => {
+                return End::Broken(close_of_error(&error));
+            }
+            Err(error) => return End::Closed(close_of_error(&error)),
         };
+        if message.len() > context.max_inbound_bytes {
+            return End::Broken(Close { code: TOO_BIG, reason: "frame too big".to_owned() });
+        }
         let event = match message {
             Message::Text(text) => understand(&text, live, context),
             Message::Binary(bytes) => {
@@ -188,16 +218,16 @@ async fn read(
                 note_lag(&payload, context);
                 None
             }
-            Message::Close(frame) => return close_of_frame(frame),
+            Message::Close(frame) => return End::Closed(close_of_frame(frame)),
             Message::Ping(_) | Message::Frame(_) => None,
         };
         if let Some(event) = event
             && events_tx.send(event).await.is_err()
         {
-            return Close::transport("owner gone");
+            return End::Closed(Close::transport("owner gone"));
         }
     }
-    Close::transport("connection lost")
+    End::Closed(Close::transport("connection lost"))
 }
 
 /// Resolves replies on the spot and returns what the owner has to see.
@@ -290,26 +320,83 @@ async fn write_batch(
 }
 
 /// Returns when the socket counts as dead.
-async fn watch(live: &Live, activity: &Activity, context: &Context<'_>) {
+async fn watch(live: &Live, activity: &Activity, context: &Context<'_>) -> Stale {
     let timing = context.timing;
+    let mut nudged = context.shared.nudges.subscribe();
+    let mut tick_at = Instant::now() + timing.ping_interval;
+    let mut probe: Option<Probe> = None;
     loop {
-        let (before, wall_before) = (Instant::now(), wall_clock_millis());
-        tokio::time::sleep(timing.ping_interval).await;
-        let wall_slept =
-            u64::try_from(wall_clock_millis().saturating_sub(wall_before)).unwrap_or(0);
-        let slept = before.elapsed().max(Duration::from_millis(wall_slept));
-        let idle = activity.last.lock().elapsed();
-        let was_suspended = slept > timing.ping_interval + timing.suspend_after;
-        if was_suspended || idle > timing.silence_limit {
-            let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(
-                mesh = %context.shared.mesh, role = context.shared.role.as_str(), idle_ms, was_suspended,
-                "ws_stale_terminate"
-            );
-            return;
+        let wake_at = probe.map_or(tick_at, |probe| probe.until.min(tick_at));
+        let before = (Instant::now(), wall_clock_millis());
+        tokio::select! {
+            biased;
+            // Its sender lives as long as the connection.
+            _lives = nudged.changed() => {
+                probe.get_or_insert_with(|| Probe::begin(live));
+                continue;
+            }
+            () = tokio::time::sleep_until(wake_at) => {}
         }
-        live.ping();
+        let now = Instant::now();
+        let late = lateness(before, wake_at);
+        let last = *activity.last.lock();
+        let idle = now.saturating_duration_since(last);
+        let stale = if late > timing.suspend_after {
+            Some(Stale::Overtaken)
+        } else if late >= LATE {
+            // The broker may have given us up meanwhile, or not; what it says now decides.
+            probe = Some(Probe::begin(live));
+            tick_at = now + timing.ping_interval;
+            continue;
+        } else if probe.is_some_and(|probe| now >= probe.until && last < probe.since) {
+            Some(Stale::Overtaken)
+        } else if now >= tick_at && idle > timing.silence_limit {
+            Some(Stale::Silent)
+        } else {
+            None
+        };
+        if let Some(stale) = stale {
+            let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+            let Shared { mesh, session, role, .. } = context.shared;
+            let prefix = role.log_prefix();
+            tracing::warn!(
+                mesh,
+                session_pubkey = session,
+                idle_ms,
+                ?stale,
+                "{prefix}ws_stale_terminate"
+            );
+            return stale;
+        }
+        probe = probe.filter(|probe| now < probe.until);
+        if now >= tick_at {
+            live.ping();
+            tick_at = now + timing.ping_interval;
+        }
     }
+}
+
+/// A question whether the broker is still there.
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    since: Instant,
+    until: Instant,
+}
+
+impl Probe {
+    fn begin(live: &Live) -> Self {
+        live.ping();
+        let since = Instant::now();
+        Self { since, until: since + PROBE_WAIT }
+    }
+}
+
+/// How much later than `wake_at` it is, by the clock that says more: one of them may stand still in sleep.
+fn lateness((before, wall_before): (Instant, i64), wake_at: Instant) -> Duration {
+    let wall_slept = wall_clock_millis().saturating_sub(wall_before);
+    let wall_slept = Duration::from_millis(u64::try_from(wall_slept).unwrap_or(0));
+    let by_wall = wall_slept.saturating_sub(wake_at.saturating_duration_since(before));
+    Instant::now().saturating_duration_since(wake_at).max(by_wall)
 }
 
 /// Says goodbye: what is queued, then the close frame, then waits for the other side so that nothing written is lost
@@ -353,7 +440,9 @@ pub(super) fn close_of_frame(frame: Option<CloseFrame>) -> Close {
 
 pub(super) fn close_of_error(error: &tungstenite::Error) -> Close {
     match error {
-        tungstenite::Error::Capacity(_) => Close { code: 1009, reason: error.to_string() },
+        tungstenite::Error::Capacity(_) => {
+            Close { code: TOO_BIG, reason: close_reason(&error.to_string()) }
+        }
         _ => Close::transport(error.to_string()),
     }
 }

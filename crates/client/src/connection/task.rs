@@ -16,8 +16,9 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
-use super::socket::{self, Context, End, Live, WebSocket};
-use super::{Close, ConnectionEvent, ConnectionOptions, Shared, Status, wall_clock_millis};
+use super::socket::{self, Context, End, Live, Stale, WebSocket};
+use super::{Close, ConnectionEvent, ConnectionOptions, Shared, Status};
+use crate::clock::{self, wall_clock_millis};
 use crate::dial::{DialError, Endpoint, install_tls_provider};
 use crate::hello::HelloContext;
 use crate::reaction::{Backoff, DisabledReason, NextStep, Reaction, reaction};
@@ -42,6 +43,8 @@ struct Attempt<'a> {
 /// How an attempt went.
 struct Outcome {
     close: Close,
+    /// When it ended; saying goodbye may take a moment more, which counts as waiting.
+    ended_at: Instant,
     open_for: Option<Duration>,
     reaction: Option<Reaction>,
 }
@@ -55,6 +58,7 @@ pub(super) async fn run(
 ) {
     let mut backoff = options.timing.backoff.clone();
     let mut clock_offset = 0;
+    let mut nudged = shared.nudges.subscribe();
     while !stop.is_cancelled() && !events_tx.is_closed() {
         let mut attempt = Attempt {
             options: &options,
@@ -65,6 +69,7 @@ pub(super) async fn run(
             last_error: Mutex::new(None),
         };
         let outcome = tokio::select! {
+            biased;
             outcome = attempt.run() => outcome,
             // The dial is abandoned; an open socket sees `stop` itself and says goodbye first.
             () = stopped_before_open(&stop, &shared) => break,
@@ -78,16 +83,20 @@ pub(super) async fn run(
             outcome.reaction.unwrap_or_else(|| {
                 reaction(outcome.close.code, &outcome.close.reason, options.role)
             }),
-            &mut rand::rng(),
+            &mut clock::jitter(),
         );
         let (status, retry_in) = match next {
             NextStep::Wait(wait) => (Status::Reconnecting, Some(wait)),
             NextStep::WaitDisabled(reason, wait) => (Status::Disabled(reason), Some(wait)),
             NextStep::Park(reason) => (Status::Disabled(reason), None),
         };
+        let retry_at = retry_in.map(|wait| outcome.ended_at + wait);
+        nudged.mark_unchanged();
         tell_closed(&shared, (&events_tx, &stop), outcome, status, retry_in).await;
         tokio::select! {
-            () = wait(retry_in) => {}
+            biased;
+            () = wait_until(retry_at) => {}
+            _changed = nudged.changed(), if status == Status::Reconnecting => {}
             () = shared.retry_now.notified() => {}
             () = stop.cancelled() => {}
             () = events_tx.closed() => {}
@@ -99,9 +108,9 @@ pub(super) async fn run(
     });
 }
 
-async fn wait(retry_in: Option<Duration>) {
-    match retry_in {
-        Some(wait) => tokio::time::sleep(wait).await,
+async fn wait_until(retry_at: Option<Instant>) {
+    match retry_at {
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
@@ -132,10 +141,15 @@ async fn tell_closed(
 ) {
     let close = outcome.close;
     let wait_ms = retry_in.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    let Shared { mesh, session, role, .. } = shared;
+    let prefix = role.log_prefix();
     tracing::info!(
-        mesh = %shared.mesh, role = shared.role.as_str(), code = close.code, reason = %close.reason,
-        status = status.as_str(), wait_ms, "ws_closed"
+        mesh, session_pubkey = session, code = close.code, reason = %close.reason,
+        status = status.as_str(), "{prefix}ws_closed"
     );
+    if let Some(wait_ms) = wait_ms {
+        tracing::debug!(mesh, session_pubkey = session, wait_ms, "{prefix}ws_reconnect_scheduled");
+    }
     shared.set_state(|state| {
         state.status = status;
         state.last_close = Some(close.clone());
@@ -153,6 +167,7 @@ async fn tell(
     event: ConnectionEvent,
 ) -> bool {
     tokio::select! {
+        biased;
         sent = events_tx.send(event) => sent.is_ok(),
         () = stop.cancelled() => false,
     }
@@ -161,23 +176,36 @@ async fn tell(
 impl Attempt<'_> {
     async fn run(&mut self) -> Outcome {
         self.shared.count(|counters| counters.dials += 1);
-        tracing::debug!(mesh = %self.shared.mesh, role = self.shared.role.as_str(), "ws_open_attempt");
+        let Shared { mesh, session, role, .. } = self.shared;
+        let prefix = role.log_prefix();
+        tracing::debug!(mesh, session_pubkey = session, "{prefix}ws_open_attempt");
         let mut socket = match self.connect().await {
             Ok(socket) => socket,
-            Err(outcome) => return outcome,
+            Err(outcome) => {
+                let error = outcome.close.reason.as_str();
+                tracing::debug!(mesh, session_pubkey = session, error, "{prefix}ws_error");
+                return outcome;
+            }
         };
+        tracing::debug!(mesh, session_pubkey = session, "{prefix}ws_open_ok");
         let ack = match self.handshake(&mut socket).await {
             Ok(ack) => ack,
             Err(close) => {
+                let ended_at = Instant::now();
                 abandon(socket).await;
-                return self.outcome(close, None);
+                return self.outcome(close, ended_at, None);
             }
         };
         self.serve(socket, ack).await
     }
 
     async fn connect(&self) -> Result<WebSocket, Outcome> {
-        let failed = |close: Close| Outcome { close, open_for: None, reaction: None };
+        let failed = |close: Close| Outcome {
+            close,
+            ended_at: Instant::now(),
+            open_for: None,
+            reaction: None,
+        };
         let dialled = tokio::time::timeout(self.options.timing.connect, self.dial()).await;
         match dialled {
             Err(_) => Err(failed(Close::transport("connect timed out"))),
@@ -217,12 +245,17 @@ impl Attempt<'_> {
                 .send(Message::text(text))
                 .await
                 .map_err(|error| socket::close_of_error(&error))?;
+            let Shared { mesh, session, role, .. } = self.shared;
+            let prefix = role.log_prefix();
+            tracing::debug!(mesh, session_pubkey = session, "{prefix}ws_hello_sent");
             self.await_ack(socket).await
         };
         if let Ok(answer) = tokio::time::timeout(self.options.timing.hello_ack, exchange).await {
             answer
         } else {
-            tracing::warn!(mesh = %self.shared.mesh, role = self.shared.role.as_str(), "hello_ack_timeout");
+            let Shared { mesh, session, role, .. } = self.shared;
+            let prefix = role.log_prefix();
+            tracing::warn!(mesh, session_pubkey = session, "{prefix}hello_ack_timeout");
             Err(Close::transport("hello_ack_timeout"))
         }
     }
@@ -251,10 +284,8 @@ impl Attempt<'_> {
 
     async fn serve(&mut self, socket: WebSocket, ack: HelloAck) -> Outcome {
         let opened_at = Instant::now();
-        let max_frame_bytes = ack
-            .limits
-            .as_ref()
-            .map_or(limits::LEGACY_FRAME_MAX_BYTES, |limits| limits.max_frame_bytes);
+        let announced = ack.limits.as_ref().map(|limits| limits.max_frame_bytes);
+        let max_frame_bytes = announced.unwrap_or(limits::LEGACY_FRAME_MAX_BYTES);
         let (live, outbound) = Live::new(max_frame_bytes);
         let ack = Arc::new(ack);
         *self.shared.refusal.lock() = None;
@@ -264,13 +295,16 @@ impl Attempt<'_> {
             state.status = Status::Open;
             state.hello_ack = Some(Arc::clone(&ack));
         });
-        tracing::info!(mesh = %self.shared.mesh, role = self.shared.role.as_str(), "ws_hello_acked");
+        let Shared { mesh, session, role, .. } = self.shared;
+        let prefix = role.log_prefix();
+        tracing::info!(mesh, session_pubkey = session, "{prefix}ws_hello_acked");
         let end = if tell(self.events_tx, self.stop, ConnectionEvent::Opened(ack)).await {
             let context = Context {
                 shared: self.shared,
                 timing: &self.options.timing,
                 stop: self.stop,
                 last_error: &self.last_error,
+                max_inbound_bytes: announced.unwrap_or(limits::MAX_FRAME_BYTES),
             };
             socket::run(socket, &live, outbound, self.events_tx, context).await
         } else {
@@ -279,23 +313,32 @@ impl Attempt<'_> {
         *self.shared.live.lock() = None;
         live.pending.fail_all();
         let refusal = self.shared.refusal.lock().take();
-        let open_for = Some(opened_at.elapsed());
+        let ended_at = Instant::now();
+        let open_for = Some(ended_at.saturating_duration_since(opened_at));
+        let by_us = |close, reaction| Outcome { close, ended_at, open_for, reaction };
         match (end, refusal) {
-            (End::Terminated, Some(refusal)) => {
-                Outcome { close: refusal.close, open_for, reaction: Some(refusal.reaction) }
+            (End::Terminated, Some(refusal)) => by_us(refusal.close, Some(refusal.reaction)),
+            (End::Terminated, None) => by_us(Close::transport("outbound_blocked"), None),
+            (End::Stale(Stale::Silent), _) => by_us(Close::transport("ws_stale_terminate"), None),
+            (End::Stale(Stale::Overtaken), _) => {
+                let close = Close::transport("ws_stale_terminate");
+                by_us(close, Some(Reaction::ReconnectNow))
             }
-            (End::Terminated, None) => self.outcome(Close::transport("outbound_blocked"), open_for),
-            (End::Stopped, _) => {
-                self.outcome(Close { code: 1000, reason: String::new() }, open_for)
-            }
-            (End::Closed(close), _) => self.outcome(close, open_for),
+            (End::Broken(close), _) => by_us(close, None),
+            (End::Stopped, _) => by_us(Close { code: 1000, reason: String::new() }, None),
+            (End::Closed(close), _) => self.outcome(close, ended_at, open_for),
         }
     }
 
     /// Completes a close with what the broker said before it, and learns the broker's clock.
-    fn outcome(&mut self, mut close: Close, open_for: Option<Duration>) -> Outcome {
+    fn outcome(
+        &mut self,
+        mut close: Close,
+        ended_at: Instant,
+        open_for: Option<Duration>,
+    ) -> Outcome {
         let Some(error) = self.last_error.lock().take() else {
-            return Outcome { close, open_for, reaction: None };
+            return Outcome { close, ended_at, open_for, reaction: None };
         };
         if let Some(server_time) = error.server_time {
             self.clock_offset = server_time.saturating_sub(wall_clock_millis());
@@ -315,7 +358,7 @@ impl Attempt<'_> {
         if error.code == "revoked" && close.code != 4002 {
             close = Close { code: 4002, reason: error.code };
         }
-        Outcome { close, open_for, reaction }
+        Outcome { close, ended_at, open_for, reaction }
     }
 }
 

@@ -1,6 +1,8 @@
 //! A broker that does what a test tells it, one dial at a time.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use claudemesh_client::dial::{ByteStream, DialError, Endpoint};
@@ -13,7 +15,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{SinkExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
@@ -28,8 +30,10 @@ pub const PATIENCE: Duration = Duration::from_hours(1);
 
 pub struct FakeBroker {
     accepted_tx: mpsc::Sender<DuplexStream>,
+    /// One for each stream the connection holds.
+    held: Arc<()>,
     dialled_at: Arc<Mutex<Vec<Instant>>>,
-    refuse_first: Mutex<usize>,
+    refuse_first: Arc<Mutex<usize>>,
 }
 
 impl Dialer for FakeBroker {
@@ -50,8 +54,43 @@ impl Dialer for FakeBroker {
             }
             let (near, far) = tokio::io::duplex(64 * 1024);
             self.accepted_tx.send(far).await.unwrap();
-            Ok(Box::new(near) as Box<dyn ByteStream>)
+            let held = Held { stream: near, _one: Arc::clone(&self.held) };
+            Ok(Box::new(held) as Box<dyn ByteStream>)
         })
+    }
+}
+
+/// A stream that is counted while it is held.
+struct Held {
+    stream: DuplexStream,
+    _one: Arc<()>,
+}
+
+impl AsyncRead for Held {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -61,6 +100,8 @@ pub struct Bench {
     pub events: mpsc::Receiver<ConnectionEvent>,
     pub tasks: TaskTracker,
     accepted: mpsc::Receiver<DuplexStream>,
+    held: Arc<()>,
+    refuse_first: Arc<Mutex<usize>>,
     dialled_at: Arc<Mutex<Vec<Instant>>>,
 }
 
@@ -73,10 +114,13 @@ impl Bench {
     pub fn refusing(role: Role, dials: usize) -> Self {
         let (accepted_tx, accepted) = mpsc::channel(64);
         let dialled_at = Arc::new(Mutex::new(Vec::new()));
+        let held = Arc::new(());
+        let refuse_first = Arc::new(Mutex::new(dials));
         let broker = FakeBroker {
             accepted_tx,
+            held: Arc::clone(&held),
             dialled_at: Arc::clone(&dialled_at),
-            refuse_first: Mutex::new(dials),
+            refuse_first: Arc::clone(&refuse_first),
         };
         let hello = MemberHello {
             mesh_id: MeshId::new("MeshOfTheTest"),
@@ -97,11 +141,22 @@ impl Bench {
         options.dialer = Arc::new(broker);
         let tasks = TaskTracker::new();
         let (connection, events) = Connection::open(options, &tasks, CancellationToken::new());
-        Self { connection, events, tasks, accepted, dialled_at }
+        Self { connection, events, tasks, accepted, held, refuse_first, dialled_at }
     }
 
     pub fn dials(&self) -> Vec<Instant> {
         self.dialled_at.lock().clone()
+    }
+
+    /// The next `dials` dials find nobody.
+    pub fn refuse_more(&self, dials: usize) {
+        *self.refuse_first.lock() = dials;
+    }
+
+    /// Streams the connection holds now.
+    pub fn streams(&self) -> usize {
+        // The broker and the bench hold one each.
+        Arc::strong_count(&self.held) - 2
     }
 
     /// The next socket, upgraded, and its hello.
@@ -155,6 +210,19 @@ impl Socket {
 
     pub async fn send(&mut self, frame: &Value) {
         self.0.send(Message::text(frame.to_string())).await.unwrap();
+    }
+
+    /// Accepts the hello with these limits.
+    pub async fn acknowledge_hello_with(&mut self, limits: &Value) {
+        let ack = json!({
+            "type": "hello_ack", "presenceId": "P", "memberDisplayName": "a", "limits": limits,
+        });
+        self.send(&ack).await;
+    }
+
+    /// Reads, which answers pings, until the other side ends.
+    pub async fn serve(&mut self) {
+        while let Some(Ok(_)) = self.0.next().await {}
     }
 
     pub async fn acknowledge_hello(&mut self) {

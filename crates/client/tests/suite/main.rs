@@ -10,6 +10,8 @@
 )]
 
 mod calls;
+mod closes;
 mod fake;
 mod lifecycle;
+mod proxy;
 mod robustness;

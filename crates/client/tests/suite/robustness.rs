@@ -1,14 +1,15 @@
 //! What strangers may send.
 
 use claudemesh_client::{ConnectionEvent, Role, Status};
-use futures_util::SinkExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::fake::Bench;
 
-/// Daemon spec §6 Accept: random bytes, invalid JSON, deep nesting: no panic, the connection stays, the counter rises.
+/// daemon §6 Accept: fuzz inbound frames (random bytes, invalid JSON, deep nesting 10 000): no panic, the connection
+/// stays, the counter rises.
 #[tokio::test(start_paused = true)]
 async fn rubbish_is_counted_and_survived() {
     let mut bench = Bench::new(Role::ControlPlane);
@@ -61,7 +62,7 @@ async fn a_push_with_wrong_types_is_told_with_its_ids() {
     assert_eq!(ack.client_message_id.as_deref(), Some("c"));
 }
 
-/// Daemon spec §6.2: an inbound frame above the limit ends the socket as 1009.
+/// daemon §6 Accept: fuzz inbound frames (10 MiB frame): the socket ends as 1009, and the broker is told so.
 #[tokio::test(start_paused = true)]
 async fn an_oversized_frame_ends_the_socket() {
     let mut bench = Bench::new(Role::ControlPlane);
@@ -72,4 +73,31 @@ async fn an_oversized_frame_ends_the_socket() {
     };
     let ((), (code, status, _)) = tokio::join!(broker, bench.closed());
     assert_eq!((code, status), (1009, Status::Reconnecting));
+}
+
+/// Daemon spec §6.2: the limit for inbound frames is what the broker announced.
+#[tokio::test(start_paused = true)]
+async fn an_announced_limit_holds_for_the_broker_too() {
+    let mut bench = Bench::new(Role::ControlPlane);
+    let mut socket = bench.accept().await;
+    let limits = json!({
+        "maxMessageBytes": 1_000, "maxFrameBytes": 2_000, "sendPerMinute": 300, "sendBurst": 60,
+    });
+    socket.acknowledge_hello_with(&limits).await;
+    assert!(matches!(bench.event().await, ConnectionEvent::Opened(_)));
+    let push = |bytes: usize| json!({"type": "push", "messageId": "x".repeat(bytes)});
+    socket.send(&push(1_900)).await;
+    assert!(matches!(bench.event().await, ConnectionEvent::Push(_)));
+    socket.send(&push(2_000)).await;
+    let told = async {
+        loop {
+            match socket.0.next().await {
+                Some(Ok(Message::Close(Some(frame)))) => return u16::from(frame.code),
+                Some(Ok(_)) => {}
+                other => panic!("the close frame was expected, not {other:?}"),
+            }
+        }
+    };
+    let (told, (code, status, _)) = tokio::join!(told, bench.closed());
+    assert_eq!((told, code, status), (1009, 1009, Status::Reconnecting));
 }
