@@ -22,6 +22,6 @@ pub mod settings;
 mod state;
 
 pub use clock::SystemClock;
-pub use serve::{RunningBroker, StartError, StartOptions, start};
+pub use serve::{Listen, RunningBroker, StartError, StartOptions, start};
 pub use settings::Settings;
 pub use state::Broker;

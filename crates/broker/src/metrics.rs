@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use claudemesh_protocol::wire::ReceiptState;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -34,6 +35,19 @@ const CLOSE_CODES: &[&str] =
 const LOGIN_RESULTS: &[&str] = &["ok", "refused"];
 /// Results of one run of a periodic job.
 const JOB_RESULTS: &[&str] = &["ok", "failed"];
+
+/// Why a receipt had no effect: its form, its member's budget, its signature, no such delivery of this member, a state
+/// that is not above the stored one, a delivery that has had its share, a store that does not answer.
+const RECEIPT_DROPS: &[&str] = &[
+    "malformed",
+    "flood",
+    "bad_signature",
+    "not_yours",
+    "unknown",
+    "unchanged",
+    "full",
+    "unavailable",
+];
 
 /// A label with one name.
 type One = [(&'static str, &'static str); 1];
@@ -114,6 +128,10 @@ pub(crate) struct Metrics {
     pub(crate) messages_rejected: LabelledCounter,
     /// Sends stopped for going in circles, by reason.
     pub(crate) loop_stopped: LabelledCounter,
+    /// Receipts kept, by state.
+    pub(crate) receipts: LabelledCounter,
+    /// Receipts without effect, by reason.
+    pub(crate) receipts_dropped: LabelledCounter,
     /// Undelivered rows.
     pub(crate) queue_depth: Gauge,
     /// Status decays, by outcome.
@@ -156,6 +174,12 @@ pub(crate) struct Metrics {
     pub(crate) session_cap_denied: LabelledCounter,
     /// Presences, by role and state.
     pub(crate) presence: Family<Two, Gauge>,
+    /// Members connected from two machines at once, by what was done about it.
+    pub(crate) concurrent_connections: LabelledCounter,
+    /// Reports of hooks.
+    pub(crate) hook_requests: Counter,
+    /// Reports of hooks that were too many.
+    pub(crate) hook_requests_limited: Counter,
     /// Presences whose lease ran out.
     pub(crate) lease_evictions: Counter,
     /// First set-ups, by result.
@@ -186,6 +210,8 @@ impl Metrics {
                 &["invalid_request", "forbidden", "rate_limited"],
             ),
             loop_stopped: LabelledCounter::new("reason", &["hops"]),
+            receipts: LabelledCounter::new("state", &[]),
+            receipts_dropped: LabelledCounter::new("reason", RECEIPT_DROPS),
             queue_depth: Gauge::default(),
             ttl_sweeps: LabelledCounter::new("flipped", &["true", "false"]),
             db_healthy: Gauge::default(),
@@ -207,6 +233,12 @@ impl Metrics {
             errors: LabelledCounter::new("code", &["internal", "unavailable"]),
             session_cap_denied: LabelledCounter::new("cap", &[]),
             presence: Family::default(),
+            concurrent_connections: LabelledCounter::new(
+                "outcome",
+                &["replaced", "refused", "allowed"],
+            ),
+            hook_requests: Counter::default(),
+            hook_requests_limited: Counter::default(),
             lease_evictions: Counter::default(),
             logins: LabelledCounter::new("result", LOGIN_RESULTS),
             job_runs: Family::default(),
@@ -217,6 +249,9 @@ impl Metrics {
     fn touch_families(&self, jobs: &[&'static str]) {
         for capability in claudemesh_protocol::capability::Capability::ALL {
             self.session_cap_denied.touch(capability.as_str());
+        }
+        for state in ReceiptState::ALL {
+            self.receipts.touch(state.as_str());
         }
         for role in ["control-plane", "session", "service"] {
             for state in ["online", "leased"] {
@@ -248,6 +283,8 @@ impl Metrics {
             "broker_messages_routed", "Deliveries", self.messages_routed.family;
             "broker_messages_rejected", "Sends refused", self.messages_rejected.family;
             "cm_broker_loop_stopped", "Sends stopped for going in circles", self.loop_stopped.family;
+            "cm_broker_receipts", "Receipts kept", self.receipts.family;
+            "cm_broker_receipts_dropped", "Receipts without effect", self.receipts_dropped.family;
             "broker_queue_depth", "Undelivered rows", self.queue_depth;
             "broker_ttl_sweeps", "Status decays", self.ttl_sweeps.family;
             "broker_db_healthy", "Store answers", self.db_healthy;
@@ -270,6 +307,11 @@ impl Metrics {
             "cm_broker_errors", "Errors answered", self.errors.family;
             "broker_session_cap_denied", "Frames refused for a session capability", self.session_cap_denied.family;
             "cm_broker_presence", "Presences", self.presence;
+            "cm_broker_concurrent_connections", "Members connected from two machines",
+                self.concurrent_connections.family;
+            "broker_hook_requests", "Reports of hooks", self.hook_requests;
+            "broker_hook_requests_rate_limited", "Reports of hooks that were too many",
+                self.hook_requests_limited;
             "cm_broker_lease_evictions", "Leases run out", self.lease_evictions;
             "cm_broker_logins", "Sign-ins", self.logins.family;
             "cm_broker_job_runs", "Runs of periodic jobs", self.job_runs;
@@ -349,6 +391,8 @@ mod tests {
             "broker_queue_depth 0",
             "broker_session_cap_denied_total{cap=\"ban\"} 0",
             "cm_broker_presence{role=\"session\",state=\"leased\"} 0",
+            "cm_broker_receipts_total{state=\"in_context\"} 0",
+            "cm_broker_receipts_dropped_total{reason=\"bad_signature\"} 0",
             "cm_broker_delivery_latency_seconds_count 0",
             "cm_broker_job_runs_total{job=\"heartbeat\",result=\"ok\"} 0",
             "claudemesh_build_info{version=\"0.1.0\",git_sha=\"abc\"} 1",

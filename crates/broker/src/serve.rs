@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
+use axum::Router;
 use claudemesh_core::clock::Clock;
 use claudemesh_crypto::random;
 use claudemesh_protocol::id::random_row_id;
 use claudemesh_store::{PostgresLocation, SqliteLocation, Store, StoreError, StoreLocation};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,6 +20,7 @@ use crate::accounts::signed::SignedReplay;
 use crate::clock::SystemClock;
 use crate::data_dir::{self, BrokerRecord, DataDirError, DataDirLock};
 use crate::delivery::{self, Delivery};
+use crate::edge::hook::HookReports;
 use crate::edge::limit::EdgeLimits;
 use crate::edge::{http, listener};
 use crate::live::{self, Live};
@@ -52,12 +55,28 @@ pub struct StartOptions {
     pub clock: Arc<dyn Clock>,
     /// Largest size of the SQLite file in pages; makes a full disk in tests.
     pub max_database_pages: Option<u32>,
+    /// Where clients come from.
+    pub listen: Listen,
+}
+
+/// Where the clients of a broker come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// The address and port of the settings.
+    Settings,
+    /// [`RunningBroker::serve_stream`] alone; the address of the settings stands in links and answers.
+    Streams,
 }
 
 impl StartOptions {
     /// A start with the system clock and no bound on the database.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, clock: Arc::new(SystemClock), max_database_pages: None }
+        Self {
+            settings,
+            clock: Arc::new(SystemClock),
+            max_database_pages: None,
+            listen: Listen::Settings,
+        }
     }
 }
 
@@ -124,6 +143,7 @@ impl From<SetupCodeError> for StartError {
 #[must_use = "a broker that nobody stops runs on"]
 pub struct RunningBroker {
     broker: Broker,
+    router: Router,
     lock: Option<DataDirLock>,
 }
 
@@ -132,7 +152,7 @@ pub struct RunningBroker {
 /// # Errors
 /// [`StartError`], each with its exit code.
 pub async fn start(options: StartOptions) -> Result<RunningBroker, StartError> {
-    let StartOptions { settings, clock, max_database_pages } = options;
+    let StartOptions { settings, clock, max_database_pages, listen } = options;
     rustix::process::umask(rustix::fs::Mode::from_bits_truncate(data_dir::NOT_OWNER_BITS));
     data_dir::prepare(&settings.data_dir)?;
     let lock = match settings.profile {
@@ -141,15 +161,26 @@ pub async fn start(options: StartOptions) -> Result<RunningBroker, StartError> {
     };
     let store = open_store(&settings, max_database_pages).await?;
     migrate(&settings, &store).await?;
+    if lock.is_some() {
+        // Nobody else writes this file, so that pushes may overtake their commits.
+        store.number_rows().await.map_err(StartError::Store)?;
+    }
     let started_at = clock.now();
     let keys = BrokerKeys::establish(&settings, &store, started_at).await?;
-    let listeners = bind(&settings).await?;
+    let listeners = match listen {
+        Listen::Settings => bind(&settings).await?,
+        Listen::Streams => Listeners {
+            public_address: SocketAddr::new(settings.bind, settings.port),
+            sockets: Vec::new(),
+        },
+    };
     let links = Links::new(&settings, listeners.public_address);
     let setup_code = SetupCode::prepare(&store, &settings.setup_code_path()).await?;
     let broker = Broker::new(Inner {
         live: Live::new(&settings.limits),
         delivery: Delivery::new(&settings),
         edge_limits: EdgeLimits::new(&settings.limits),
+        hook_reports: HookReports::default(),
         metrics: Metrics::new(edge::health::VERSION, &settings.git_sha, jobs::NAMES),
         signing_key: keys.signing,
         at_rest_key: keys.at_rest,
@@ -176,7 +207,7 @@ pub async fn start(options: StartOptions) -> Result<RunningBroker, StartError> {
         broker.spawn(listener::accept(broker.clone(), socket, router.clone()));
     }
     jobs::start(&broker);
-    let running = RunningBroker { broker, lock };
+    let running = RunningBroker { broker, router, lock };
     if let Err(error) = write_record(&running.broker) {
         running.abort().await;
         return Err(error);
@@ -270,6 +301,16 @@ impl RunningBroker {
         &self.broker
     }
 
+    /// Serves one byte stream as if it had been accepted from `peer`: for whoever holds the broker in its own process.
+    pub fn serve_stream(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: SocketAddr,
+    ) {
+        let ends = http::Connection { peer, local: None };
+        self.broker.spawn(listener::serve(self.broker.clone(), stream, ends, self.router.clone()));
+    }
+
     /// Where the listener stands.
     pub fn address(&self) -> SocketAddr {
         self.broker.links().listen
@@ -289,7 +330,7 @@ impl RunningBroker {
     /// Stops politely within 8 s: no new work, requests finished, sockets closed with 1001, presences leased, the store
     /// closed, `broker.json` removed.
     pub async fn shutdown(self) {
-        let Self { broker, lock } = self;
+        let Self { broker, lock, .. } = self;
         broker.set_readiness(Readiness::Draining);
         tracing::info!("draining");
         broker.stopping().cancel();
@@ -319,7 +360,7 @@ impl RunningBroker {
     /// Ends everything where it stands, as a kill would: no drain, no last writes, `broker.json` stays. For tests of
     /// what survives.
     pub async fn abort(self) {
-        let Self { broker, lock } = self;
+        let Self { broker, lock, .. } = self;
         broker.kill();
         broker.tasks().close();
         broker.tasks().wait().await;

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::accounts::setup::SetupCode;
 use crate::accounts::signed::SignedReplay;
 use crate::delivery::Delivery;
+use crate::edge::hook::HookReports;
 use crate::edge::limit::EdgeLimits;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -45,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) live: Live,
     pub(crate) delivery: Delivery,
     pub(crate) edge_limits: EdgeLimits,
+    pub(crate) hook_reports: HookReports,
     pub(crate) metrics: Metrics,
     pub(crate) signing_key: KeyPair,
     pub(crate) at_rest_key: AtRestKey,
@@ -100,6 +102,10 @@ impl Broker {
 
     pub(crate) fn edge_limits(&self) -> &EdgeLimits {
         &self.0.edge_limits
+    }
+
+    pub(crate) fn hook_reports(&self) -> &HookReports {
+        &self.0.hook_reports
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

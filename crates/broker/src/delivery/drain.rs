@@ -11,10 +11,10 @@ use claudemesh_protocol::attestation::ParentAttestation;
 use claudemesh_protocol::limits::{CLAIM_BATCH, CLAIM_LEASE_MAX, SESSION_KEY_MEMORY};
 use claudemesh_protocol::wire::{Origin, Push, WrappedKey};
 use claudemesh_protocol::{PresenceId, PublicKey};
-use claudemesh_store::{Claim, ClaimId, ClaimedDelivery, SenderKind, StoreError};
+use claudemesh_store::{Claim, ClaimId, ClaimedDelivery, ReleasedRow, SenderKind, StoreError};
 
 use super::router::{Row, Sender, push_row};
-use super::{Job, Returned};
+use super::{Job, copies};
 use crate::live::{Mesh, MeshState};
 use crate::state::Broker;
 
@@ -26,17 +26,22 @@ pub(crate) fn wake_presence(broker: &Broker, mesh: &Arc<Mesh>, id: &PresenceId) 
     }
 }
 
-/// Starts a drain of this key when something is held that may be pushed now.
+/// Starts a drain of this key when something is held that may be pushed now, and brings copies to devices that are owed
+/// some.
 pub(crate) fn wake_key(broker: &Broker, mesh: &Arc<Mesh>, key: PublicKey) {
-    let begins = {
+    let (begins, due) = {
         let mut state = mesh.lock();
+        let due = copies::begin(&mut state, key);
         let open = state.open(key);
         let begins = state.queues.get_mut(&key).is_some_and(|queue| queue.begin_drain(open));
         if !begins {
             state.tidy_queue(key);
         }
-        begins
+        (begins, due)
     };
+    for id in due {
+        broker.spawn(copies::run(broker.clone(), Arc::clone(mesh), id, key));
+    }
     if begins {
         broker.spawn(run(broker.clone(), Arc::clone(mesh), key));
     }
@@ -63,6 +68,13 @@ async fn run(broker: Broker, mesh: Arc<Mesh>, key: PublicKey) {
             && state.queue(key).begin_drain(open);
         if !goes_on {
             state.tidy_queue(key);
+            // What its member's queue had to keep back from a session that stands in (see `MeshState::open_to`).
+            let stands_in = state.session(key).filter(|entry| entry.presence.is_stand_in());
+            let member_key = stands_in.map(|entry| entry.presence.member_key);
+            drop(state);
+            if let Some(member_key) = member_key {
+                wake_key(&broker, &mesh, member_key);
+            }
             return;
         }
     }
@@ -82,15 +94,18 @@ async fn step(broker: &Broker, mesh: &Arc<Mesh>, key: PublicKey) -> Result<bool,
         for row in &rows {
             queue::add(&mut counts, row.message.priority);
         }
+        // A socket was lost meanwhile: older rows are on their way back, and these must not pass them.
+        let is_disturbed = state.queue(key).is_disturbed();
         state.queue(key).end_step(open, asked, counts);
         for row in &rows {
             if row.attempt > 1 {
                 broker.metrics().delivery_redeliveries.inc();
             }
             // After a row that found no room the younger ones wait too.
-            if !returned.is_empty() || !push_claimed(&mut state, row, &attestations) {
+            if is_disturbed || !returned.is_empty() || !push_claimed(&mut state, row, &attestations)
+            {
                 state.queue(key).releasing(row.message.priority);
-                returned.push(Returned { seq: row.seq, key });
+                returned.push(ReleasedRow { seq: row.seq, recipient_key: key, was_written: false });
             }
         }
         if rows.len() < asked {
@@ -104,7 +119,7 @@ async fn step(broker: &Broker, mesh: &Arc<Mesh>, key: PublicKey) -> Result<bool,
         if let Err(Job::Release { rows, .. }) = broker.delivery().enqueue(job).await {
             let mut state = mesh.lock();
             for row in rows {
-                state.queue(row.key).released();
+                state.queue(row.recipient_key).released();
             }
         }
     }
@@ -124,6 +139,9 @@ fn prepare(broker: &Broker, mesh: &Mesh, key: PublicKey) -> Option<(Priorities, 
         Some(entry) => ClaimId::from(&entry.presence.id),
         None => ClaimId::new(state.member_by_key(key)?.member.id.as_str()),
     };
+    if !state.queue(key).wants_more(open) {
+        return None;
+    }
     state.queue(key).begin_step();
     let claim = Claim {
         mesh_id: mesh.id.clone(),
@@ -153,10 +171,14 @@ fn end_pulls(state: &mut MeshState, key: PublicKey) {
     }
 }
 
-type Attestations = HashMap<PublicKey, Arc<ParentAttestation>>;
+pub(super) type Attestations = HashMap<PublicKey, Arc<ParentAttestation>>;
 
 /// Attestations of sending sessions: of those that are here from memory, of others as they were last seen.
-async fn attestations_of(broker: &Broker, mesh: &Mesh, rows: &[ClaimedDelivery]) -> Attestations {
+pub(super) async fn attestations_of(
+    broker: &Broker,
+    mesh: &Mesh,
+    rows: &[ClaimedDelivery],
+) -> Attestations {
     let mut found = Attestations::new();
     let mut missing = Vec::new();
     {
@@ -188,15 +210,23 @@ async fn attestations_of(broker: &Broker, mesh: &Mesh, rows: &[ClaimedDelivery])
     found
 }
 
-fn push_claimed(state: &mut MeshState, row: &ClaimedDelivery, attestations: &Attestations) -> bool {
+pub(super) fn sender_of(
+    state: &MeshState,
+    row: &ClaimedDelivery,
+    attestations: &Attestations,
+) -> Sender {
     let session_key = row.message.sender_session_key;
-    let sender = Sender {
+    Sender {
         session_key,
         attestation: session_key.and_then(|key| attestations.get(&key).cloned()),
         presence: session_key
             .and_then(|key| state.session(key))
             .map(|entry| entry.presence.id.clone()),
-    };
+    }
+}
+
+fn push_claimed(state: &mut MeshState, row: &ClaimedDelivery, attestations: &Attestations) -> bool {
+    let sender = sender_of(state, row, attestations);
     let mut push = push_of(state, row);
     let row = Row {
         seq: row.seq,
@@ -209,7 +239,7 @@ fn push_claimed(state: &mut MeshState, row: &ClaimedDelivery, attestations: &Att
 }
 
 /// The push of a stored row, the same as it would have been when it was sent.
-fn push_of(state: &MeshState, row: &ClaimedDelivery) -> Push {
+pub(super) fn push_of(state: &MeshState, row: &ClaimedDelivery) -> Push {
     let message = &row.message;
     let member = message.sender_member_id.as_ref().and_then(|id| state.member(id));
     let member_key = member.and_then(|entry| entry.member.pubkey);

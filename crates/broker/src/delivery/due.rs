@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claudemesh_core::gate::Priorities;
+use claudemesh_protocol::limits::ROW_SWEEP_INTERVAL;
 use claudemesh_protocol::{PublicKey, Timestamp};
 
 use super::drain;
 use crate::live::{self, Mesh};
+use crate::ops::receipt;
 use crate::state::Broker;
 
 /// Period of the bulk update of last-seen times.
@@ -25,6 +27,7 @@ const SLEEP_MIN: Duration = Duration::from_millis(5);
 /// When each part ran last.
 struct Ran {
     sweep: Timestamp,
+    rows: Timestamp,
     heartbeat: Timestamp,
     expiry: Timestamp,
 }
@@ -39,11 +42,12 @@ impl Broker {
 pub(super) async fn run(broker: Broker) {
     let interval = Duration::from_millis(broker.limits().due_interval_ms);
     let start = broker.now();
-    let mut ran = Ran { sweep: start, heartbeat: start, expiry: start };
+    let mut ran = Ran { sweep: start, rows: start, heartbeat: start, expiry: start };
     loop {
         let next = live::next_lease_end(&broker).map(|end| end.since(broker.now()));
         let sleep = next.map_or(interval, |next| next.min(interval)).max(SLEEP_MIN);
         tokio::select! {
+            biased;
             () = broker.stopping().cancelled() => return,
             () = tokio::time::sleep(sleep) => {}
             () = broker.delivery().due.notified() => {}
@@ -57,6 +61,10 @@ pub(super) async fn run(broker: Broker) {
             live::forget_quiet(&broker);
             wake_all(&broker);
         }
+        if now.since(ran.rows) >= ROW_SWEEP_INTERVAL {
+            ran.rows = now;
+            live::sweep_rows(&broker).await;
+        }
         if now.since(ran.heartbeat) >= HEARTBEAT {
             ran.heartbeat = now;
             if let Err(error) = live::heartbeat(&broker).await {
@@ -66,7 +74,7 @@ pub(super) async fn run(broker: Broker) {
         if now.since(ran.expiry) >= EXPIRY {
             ran.expiry = now;
             expire(&broker).await;
-            find_stranded(&broker).await;
+            find_stranded(&broker, ran.sweep).await;
         }
     }
 }
@@ -119,15 +127,25 @@ async fn redeliver(broker: &Broker) {
 /// Tries every queue of connected recipients.
 fn wake_all(broker: &Broker) {
     for mesh in broker.live().all() {
-        let keys: Vec<PublicKey> = mesh.lock().queues.keys().copied().collect();
+        let keys: Vec<PublicKey> = {
+            let state = mesh.lock();
+            let owed = state.presences().filter(|entry| !entry.owed.is_empty());
+            let owed: Vec<PublicKey> = owed.map(|entry| entry.presence.member_key).collect();
+            state.queues.keys().copied().chain(owed).collect()
+        };
         for key in keys {
             drain::wake_key(broker, &mesh, key);
         }
     }
 }
 
-/// Asks the store who has held rows, in case memory does not know of some.
-async fn find_stranded(broker: &Broker) {
+/// Asks the store who has held rows, in case memory does not know of some: an acknowledgement that could not be written
+/// leaves a claimed row that nobody in memory waits for. What memory does know was handled up to `swept`.
+async fn find_stranded(broker: &Broker, swept: Timestamp) {
+    if let Err(error) = broker.store().release_expired_claims(swept).await {
+        tracing::warn!(%error, "cannot release claims");
+        return;
+    }
     let recipients = match broker.store().recipients_with_held_rows().await {
         Ok(recipients) => recipients,
         Err(error) => {
@@ -165,7 +183,13 @@ async fn expire(broker: &Broker) {
         for one in expired {
             rows += one.rows;
             if let Some(mesh) = broker.live().loaded(&one.recipient.mesh_id) {
-                mesh.lock().sub_open(&one.recipient_member_id, one.rows);
+                let mut state = mesh.lock();
+                state.sub_open(&one.recipient_member_id, one.rows);
+                for told in &one.told {
+                    // An acknowledgement that comes now is too late, and must not count it out once more.
+                    state.take_in_flight(told.seq);
+                }
+                receipt::tell(broker, &state, &one.told, receipt::News::Expired);
             }
         }
         broker.metrics().delivery_expired.inc_by(rows);

@@ -1,6 +1,12 @@
 //! The message road behind acceptance: one task commits whatever has queued up, rows are pushed in order, held rows are
 //! drained, deadlines are kept (broker spec §3.4, §3.5).
+//!
+//! # When an attempt counts
+//! A row that goes back to held keeps its attempt when the task that writes the socket had taken it, whether or not the
+//! bytes arrived, and when its claim ran out. It does not when the socket's buffer refused it or still had it as the
+//! socket ended. A row that moves to another key starts anew.
 
+mod copies;
 mod drain;
 mod due;
 mod router;
@@ -10,13 +16,16 @@ use std::sync::Arc;
 
 use claudemesh_core::queue::Route;
 use claudemesh_protocol::wire::{Ack, Push, WrappedKey};
-use claudemesh_protocol::{MemberId, Priority, PublicKey, Timestamp};
-use claudemesh_store::{AckById, DeliverySeq, NewMessage, RecipientKind, Reroute};
+use claudemesh_protocol::{MemberId, PresenceId, Priority, PublicKey, Timestamp};
+use claudemesh_store::{
+    AckById, DeliverySeq, NewMessage, RecipientKind, ReleasedRow, Reroute, Store,
+};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use crate::live::{Connection, InFlight, Mesh};
-use crate::settings::Settings;
+use crate::ops::receipt;
+use crate::settings::{Settings, StorageProfile};
 use crate::state::Broker;
 
 pub(crate) use drain::{origin_of, wake_key, wake_presence};
@@ -30,27 +39,24 @@ pub(crate) struct Delivery {
     jobs: mpsc::Sender<Job>,
     receiver: Mutex<Option<mpsc::Receiver<Job>>>,
     due: Notify,
+    /// Pushes may overtake the commit of their rows: this process alone writes the store.
+    overtakes: bool,
 }
 
 /// One write of the message path.
 pub(crate) enum Job {
     /// Take a message in, push it, answer its sender.
     Accept(Box<Accept>),
-    /// Rows that were pushed and acknowledged; they are out of memory already.
-    Ack { deliveries: Vec<DeliverySeq>, at: Timestamp },
+    /// Rows that were pushed and acknowledged, with their members; they are out of memory already.
+    Ack { mesh: Arc<Mesh>, rows: Vec<(DeliverySeq, MemberId)>, at: Timestamp },
     /// An acknowledgement of something that is not in memory.
     AckById { mesh: Arc<Mesh>, member_id: MemberId, ack: AckById },
     /// Pushed rows that go back to held; their queues wait for it.
-    Release { mesh: Arc<Mesh>, rows: Vec<Returned> },
+    Release { mesh: Arc<Mesh>, rows: Vec<ReleasedRow> },
     /// Rows of an ended session move to its member's queue.
     Reroute { mesh: Arc<Mesh>, reroute: Reroute },
-}
-
-/// A row that goes back to held.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Returned {
-    seq: DeliverySeq,
-    key: PublicKey,
+    /// A recipient says how far a message came.
+    Receipt(Box<receipt::Pending>),
 }
 
 /// A message to accept with everything decided about it.
@@ -75,17 +81,34 @@ pub(crate) struct Accept {
 
 /// What was decided about one delivery.
 pub(crate) struct Plan {
+    /// The row's number, where it is known before the commit.
+    pub(crate) seq: Option<DeliverySeq>,
     pub(crate) key: PublicKey,
+    /// The session's presence the decision was made for; `None` for a row of a member key.
+    pub(crate) presence: Option<PresenceId>,
     pub(crate) member_id: MemberId,
     pub(crate) kind: RecipientKind,
     pub(crate) route: Route,
     pub(crate) wrapped_key: Option<WrappedKey>,
+    pub(crate) push: Pushed,
+}
+
+/// How far the direct push of a row has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// Not tried.
+    NotYet,
+    /// On its way.
+    Done,
+    /// Nobody took it; it goes back to held once it is stored, and its queue was told so.
+    Refused,
 }
 
 impl Delivery {
-    pub(crate) fn new(_settings: &Settings) -> Self {
+    pub(crate) fn new(settings: &Settings) -> Self {
         let (jobs, receiver) = mpsc::channel(QUEUE_JOBS);
-        Self { jobs, receiver: Mutex::new(Some(receiver)), due: Notify::new() }
+        let overtakes = settings.profile == StorageProfile::Embedded;
+        Self { jobs, receiver: Mutex::new(Some(receiver)), due: Notify::new(), overtakes }
     }
 
     /// Hands a job to the writer; waits while its queue is full. A stopping broker takes none.
@@ -98,24 +121,35 @@ impl Delivery {
 
     /// Hands rows back to held. Their queues must have been told by `releasing`.
     pub(crate) async fn release(&self, mesh: &Arc<Mesh>, rows: Vec<(DeliverySeq, InFlight)>) {
-        self.give_back(mesh, rows.into_iter().map(|(seq, row)| (seq, row.key)).collect()).await;
+        let rows: Vec<ReleasedRow> = rows
+            .into_iter()
+            .map(|(seq, row)| ReleasedRow {
+                seq,
+                recipient_key: row.key,
+                was_written: row.was_written,
+            })
+            .collect();
+        self.give_back(mesh, rows).await;
     }
 
-    /// As [`Delivery::release`], by number and key.
-    pub(crate) async fn give_back(&self, mesh: &Arc<Mesh>, rows: Vec<(DeliverySeq, PublicKey)>) {
+    async fn give_back(&self, mesh: &Arc<Mesh>, rows: Vec<ReleasedRow>) {
         if rows.is_empty() {
             return;
         }
-        let rows = rows.into_iter().map(|(seq, key)| Returned { seq, key }).collect();
         if let Err(Job::Release { mesh, rows }) =
             self.enqueue(Job::Release { mesh: Arc::clone(mesh), rows }).await
         {
             // The broker stops; its next start releases all claims.
             let mut state = mesh.lock();
             for row in rows {
-                state.queue(row.key).released();
+                state.queue(row.recipient_key).released();
             }
         }
+    }
+
+    /// The number of a new row, where pushes overtake commits.
+    pub(crate) fn numbered_row(&self, store: &Store) -> Option<DeliverySeq> {
+        self.overtakes.then(|| store.next_delivery_seq()).flatten()
     }
 
     /// Makes the timer look at its deadlines now.

@@ -1,21 +1,28 @@
 //! The one task that commits: it takes what has queued up, commits once, pushes what was accepted in order, and only
 //! then answers the senders. An acknowledgement never goes out before its commit.
+//!
+//! Where this process alone writes the store, pushes overtake the commit (broker spec §3.4): the transaction tells which
+//! messages are new as soon as it knows, and they are pushed while it goes on. What happens to such a row before it is
+//! stored (an acknowledgement, a lost socket) is a job behind it in the same queue. When the commit fails the sender is
+//! told so, and the receiver's inbox knows the repeat.
 
 use std::sync::Arc;
 
+use axum::extract::ws::Utf8Bytes;
 use claudemesh_core::queue::Route;
 use claudemesh_protocol::wire::{Ack, ServerFrame};
-use claudemesh_protocol::{ErrorCode, PublicKey, Timestamp};
-use claudemesh_sqlite::crash_point;
+use claudemesh_protocol::{ErrorCode, MemberId, PublicKey, Timestamp};
+use claudemesh_sqlite::{crash_point, planted_bug};
 use claudemesh_store::{
-    Dedupe, DeliveryOutcome, DeliverySeq, DeliveryWrite, RecipientKind, Reroute, StoreError,
+    Dedupe, DeliveryOutcome, DeliverySeq, DeliveryWrite, RecipientKind, ReleasedRow, Reroute,
+    StoreError,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::router::{Row, push_row};
-use super::{Accept, Job, Plan, Returned, drain};
-use crate::live::{Connection, Mesh};
-use crate::ops::messaging;
+use super::{Accept, Job, Plan, Pushed, drain};
+use crate::live::{Connection, Mesh, MeshState};
+use crate::ops::{messaging, receipt};
 use crate::state::Broker;
 
 /// Jobs of one commit; enough that a commit's fsync is shared widely, few enough that nobody waits long behind it.
@@ -25,6 +32,8 @@ const BATCH_JOBS: usize = 512;
 struct Answer {
     connection: Arc<Connection>,
     ack: Ack,
+    /// What the ack cannot say; it follows.
+    more: Vec<Utf8Bytes>,
 }
 
 pub(super) async fn run(broker: Broker, mut receiver: mpsc::Receiver<Job>) {
@@ -66,8 +75,14 @@ async fn commit(broker: &Broker, mut jobs: Vec<Job>) -> Vec<Job> {
     if jobs.iter().any(|job| matches!(job, Job::Ack { .. } | Job::AckById { .. })) {
         crash_point("broker.client_ack.before_commit");
     }
-    let writes: Vec<DeliveryWrite> = jobs.iter().map(write_of).collect();
-    match broker.store().commit(writes).await {
+    if planted_bug("broker.ack_before_commit") {
+        for job in &jobs {
+            if let Job::Accept(accept) = job {
+                accept.connection.say(&ServerFrame::from((*accept.ack).clone()));
+            }
+        }
+    }
+    match write(broker, &mut jobs).await {
         Ok(outcomes) => {
             crash_point("broker.after_commit_before_push");
             let mut next = Vec::new();
@@ -76,8 +91,11 @@ async fn commit(broker: &Broker, mut jobs: Vec<Job>) -> Vec<Job> {
                 finish(broker, job, outcome, &mut next, &mut answers);
             }
             crash_point("broker.after_push_before_ack");
-            for Answer { connection, ack } in answers {
+            for Answer { connection, ack, more } in answers {
                 connection.say(&ServerFrame::from(ack));
+                for text in more {
+                    connection.offer(text);
+                }
             }
             next
         }
@@ -100,6 +118,105 @@ async fn commit(broker: &Broker, mut jobs: Vec<Job>) -> Vec<Job> {
     }
 }
 
+/// Writes a batch, and pushes what may overtake its commit as soon as the store knows it for new.
+async fn write(broker: &Broker, jobs: &mut [Job]) -> Result<Vec<DeliveryOutcome>, StoreError> {
+    let writes: Vec<DeliveryWrite> = jobs.iter().map(write_of).collect();
+    if !broker.delivery().overtakes || !jobs.iter().any(may_overtake) {
+        return broker.store().commit(writes).await;
+    }
+    let (announce, announced) = oneshot::channel();
+    let committing = broker.store().commit_announcing(writes, announce);
+    tokio::pin!(committing);
+    tokio::select! {
+        biased;
+        fresh = announced => {
+            // Without an answer the transaction has failed before it knew.
+            if let Ok(fresh) = fresh {
+                overtake(broker, jobs, &fresh);
+                crash_point("broker.after_push_before_commit");
+            }
+        }
+        outcome = &mut committing => return outcome,
+    }
+    committing.await
+}
+
+fn may_overtake(job: &Job) -> bool {
+    matches!(job, Job::Accept(accept)
+        if accept.plans.iter().any(|plan| plan.route == Route::Direct && plan.seq.is_some()))
+}
+
+fn overtake(broker: &Broker, jobs: &mut [Job], fresh: &[usize]) {
+    for place in fresh {
+        let Some(Job::Accept(accept)) = jobs.get_mut(*place) else { continue };
+        let mesh = Arc::clone(&accept.mesh);
+        let mut state = mesh.lock();
+        push_direct(broker, &mut state, accept, |plan, _| plan.seq, Moment::Uncommitted);
+    }
+}
+
+/// Where a message stands when it is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Uncommitted,
+    Committed,
+}
+
+/// Pushes the rows that go straight to their recipient and were not tried yet.
+fn push_direct(
+    broker: &Broker,
+    state: &mut MeshState,
+    accept: &mut Accept,
+    number: impl Fn(&Plan, usize) -> Option<DeliverySeq>,
+    moment: Moment,
+) {
+    let mut is_pushed = false;
+    for (place, plan) in accept.plans.iter_mut().enumerate() {
+        let Some(seq) = number(plan, place) else { continue };
+        if plan.route == Route::Held || plan.push != Pushed::NotYet {
+            continue;
+        }
+        // The session ended meanwhile, and its rows, perhaps this one, were moved. Which, is known after the commit.
+        let is_same_presence =
+            plan.presence.is_none() || current_presence(state, plan) == plan.presence.as_ref();
+        if moment == Moment::Uncommitted && !is_same_presence {
+            continue;
+        }
+        let must_wait =
+            state.queues.get(&plan.key).is_some_and(|queue| queue.must_wait(accept.priority));
+        accept.push.wrapped_key.clone_from(&plan.wrapped_key);
+        let row = Row {
+            seq,
+            key: plan.key,
+            member_id: &plan.member_id,
+            priority: accept.priority,
+            until: accept.claimed_until,
+        };
+        if is_same_presence && !must_wait && push_row(state, &row, &mut accept.push, &accept.sender)
+        {
+            plan.push = Pushed::Done;
+            is_pushed = true;
+            if moment == Moment::Uncommitted {
+                state.uncommitted.insert(seq, false);
+            }
+        } else {
+            state.queue(plan.key).releasing(accept.priority);
+            plan.push = Pushed::Refused;
+        }
+    }
+    if is_pushed {
+        let latency = latency_seconds(accept.accepted_at, broker.now());
+        broker.metrics().delivery_latency.observe(latency);
+    }
+}
+
+fn current_presence<'a>(
+    state: &'a MeshState,
+    plan: &Plan,
+) -> Option<&'a claudemesh_protocol::PresenceId> {
+    state.session(plan.key).map(|entry| &entry.presence.id)
+}
+
 /// True when no entry of the batch can be written now.
 const fn is_about_all(error: &StoreError) -> bool {
     error.is_transient() || matches!(error, StoreError::Closed)
@@ -108,14 +225,13 @@ const fn is_about_all(error: &StoreError) -> bool {
 fn write_of(job: &Job) -> DeliveryWrite {
     match job {
         Job::Accept(accept) => DeliveryWrite::Accept(accept.message.clone()),
-        Job::Ack { deliveries, at } => {
-            DeliveryWrite::Ack { deliveries: deliveries.clone(), at: *at }
+        Job::Ack { rows, at, .. } => {
+            DeliveryWrite::Ack { deliveries: rows.iter().map(|(seq, _)| *seq).collect(), at: *at }
         }
         Job::AckById { ack, .. } => DeliveryWrite::AckById(ack.clone()),
-        Job::Release { rows, .. } => {
-            DeliveryWrite::Release { deliveries: rows.iter().map(|row| row.seq).collect() }
-        }
+        Job::Release { rows, .. } => DeliveryWrite::Release { rows: rows.clone() },
         Job::Reroute { reroute, .. } => DeliveryWrite::Reroute(reroute.clone()),
+        Job::Receipt(pending) => DeliveryWrite::Receipt(pending.new.clone()),
     }
 }
 
@@ -142,8 +258,9 @@ fn finish(
             tracing::error!(?other, "the store answered an accept with something else");
             fail(broker, Job::Accept(accept), &StoreError::Closed);
         }
-        (Job::Ack { deliveries, .. }, _) => {
+        (Job::Ack { mesh, rows, .. }, DeliveryOutcome::Acked { deliveries }) => {
             broker.metrics().delivery_acks.inc_by(deliveries.len() as u64);
+            count_again(&mesh, rows, &deliveries);
         }
         (Job::AckById { mesh, member_id, .. }, DeliveryOutcome::Acked { deliveries }) => {
             broker.metrics().delivery_acks.inc_by(deliveries.len() as u64);
@@ -162,16 +279,21 @@ fn finish(
                 if moved.moved > 0 {
                     state.queue(reroute.member_key).arrived_unknown(moved.moved);
                 }
+                let news = receipt::News::Rerouted { to: reroute.member_key };
+                receipt::tell(broker, &state, &moved.told, news);
             }
             drain::wake_key(broker, &mesh, reroute.member_key);
         }
-        (Job::AckById { .. } | Job::Reroute { .. }, other) => {
+        (Job::Receipt(pending), DeliveryOutcome::Receipted(outcome)) => {
+            receipt::finish(broker, *pending, &outcome);
+        }
+        (Job::Ack { .. } | Job::AckById { .. } | Job::Reroute { .. } | Job::Receipt(_), other) => {
             tracing::error!(?other, "the store answered with something else than was asked");
         }
     }
 }
 
-/// Pushes what was decided to be pushed; the rest is held.
+/// Pushes what is still to be pushed; the rest is held.
 fn accepted(
     broker: &Broker,
     mut accept: Accept,
@@ -181,37 +303,38 @@ fn accepted(
     broker.metrics().messages_routed.inc_by(accept.priority.as_str(), deliveries.len() as u64);
     let mut returned = Vec::new();
     let mut to_wake: Vec<PublicKey> = Vec::new();
-    let mut homeless: Vec<&Plan> = Vec::new();
     let mesh = Arc::clone(&accept.mesh);
+    let more;
     {
         let mut state = mesh.lock();
-        for (plan, seq) in accept.plans.iter().zip(deliveries) {
+        let mut homeless: Vec<usize> = Vec::new();
+        for (place, (plan, seq)) in accept.plans.iter_mut().zip(deliveries).enumerate() {
+            let was_acked = state.uncommitted.remove(seq) == Some(true);
             // The session ended between decision and commit, after its rows were moved: this one follows them.
             if plan.kind == RecipientKind::Session && state.session(plan.key).is_none() {
-                homeless.push(plan);
+                if !was_acked {
+                    homeless.push(place);
+                }
+                plan.push = Pushed::Done;
                 continue;
             }
             if plan.route == Route::Held {
                 state.queue(plan.key).committed(accept.priority);
                 to_wake.push(plan.key);
-                continue;
-            }
-            let must_wait =
-                state.queues.get(&plan.key).is_some_and(|queue| queue.must_wait(accept.priority));
-            accept.push.wrapped_key.clone_from(&plan.wrapped_key);
-            let row = Row {
-                seq: *seq,
-                key: plan.key,
-                member_id: &plan.member_id,
-                priority: accept.priority,
-                until: accept.claimed_until,
-            };
-            if must_wait || !push_row(&mut state, &row, &mut accept.push, &accept.sender) {
-                state.queue(plan.key).releasing(accept.priority);
-                returned.push(Returned { seq: *seq, key: plan.key });
+            } else if state.owes_copies(plan.key) {
+                to_wake.push(plan.key);
             }
         }
-        for plan in homeless {
+        let given = |_: &Plan, place: usize| deliveries.get(place).copied();
+        push_direct(broker, &mut state, &mut accept, given, Moment::Committed);
+        for (plan, seq) in accept.plans.iter().zip(deliveries) {
+            if plan.push == Pushed::Refused {
+                let (seq, recipient_key) = (*seq, plan.key);
+                returned.push(ReleasedRow { seq, recipient_key, was_written: false });
+            }
+        }
+        more = deferred(broker, &state, &accept);
+        for plan in homeless.into_iter().filter_map(|place| accept.plans.get(place)) {
             if let Some(member_key) =
                 state.member(&plan.member_id).and_then(|entry| entry.member.pubkey)
             {
@@ -220,6 +343,7 @@ fn accepted(
                     session_key: plan.key,
                     member_key,
                     member_id: plan.member_id.clone(),
+                    at: broker.now(),
                 };
                 next.push(Job::Reroute { mesh: Arc::clone(&mesh), reroute });
             }
@@ -231,8 +355,16 @@ fn accepted(
     for key in to_wake {
         drain::wake_key(broker, &mesh, key);
     }
-    broker.metrics().delivery_latency.observe(latency_seconds(accept.accepted_at, broker.now()));
-    Answer { connection: accept.connection, ack: *accept.ack }
+    Answer { connection: accept.connection, ack: *accept.ack, more }
+}
+
+/// Says which recipients the broker's own status gate keeps waiting.
+fn deferred(broker: &Broker, state: &MeshState, accept: &Accept) -> Vec<Utf8Bytes> {
+    let client_id = accept.message.client_message.as_ref().map(|client| client.id.as_ref());
+    let held = accept.plans.iter().filter(|plan| plan.route == Route::Held);
+    let waiting = held.map(|plan| (plan.key, accept.priority));
+    let sender = accept.sender.presence.as_ref();
+    receipt::deferred(broker, state, sender, (&accept.message.message_id, client_id), waiting)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds of a latency are far below 2^52")]
@@ -248,34 +380,72 @@ fn repeated(
     answer: impl FnOnce(Ack, &Dedupe) -> Ack,
 ) -> Answer {
     withdraw(broker, &accept);
-    Answer { ack: answer(*accept.ack, first), connection: accept.connection }
+    Answer { ack: answer(*accept.ack, first), connection: accept.connection, more: Vec::new() }
 }
 
+/// Forgets a message that is not stored. What was pushed of it stays with its receivers, who know the repeat.
 fn withdraw(broker: &Broker, accept: &Accept) {
-    let mut state = accept.mesh.lock();
-    for plan in &accept.plans {
-        state.sub_open(&plan.member_id, 1);
-        if plan.route == Route::Held {
-            state.queue(plan.key).cancelled(accept.priority);
+    let mut to_wake = Vec::new();
+    {
+        let mut state = accept.mesh.lock();
+        for plan in &accept.plans {
+            let mut was_acked = false;
+            if let Some(seq) = plan.seq {
+                was_acked = state.uncommitted.remove(&seq) == Some(true);
+                state.take_in_flight(seq);
+                if was_acked {
+                    state.never_stored.insert(seq);
+                }
+            }
+            if !was_acked {
+                state.sub_open(&plan.member_id, 1);
+            }
+            match (plan.route, plan.push) {
+                (Route::Held, _) => state.queue(plan.key).cancelled(accept.priority),
+                (Route::Direct, Pushed::Refused) => {
+                    state.queue(plan.key).released();
+                    to_wake.push(plan.key);
+                }
+                (Route::Direct, _) => {}
+            }
+            state.tidy_queue(plan.key);
         }
-        state.tidy_queue(plan.key);
+        messaging::give_back(broker, &mut state, &accept.sender_member);
     }
-    messaging::give_back(broker, &mut state, &accept.sender_member);
+    for key in to_wake {
+        drain::wake_key(broker, &accept.mesh, key);
+    }
 }
 
-fn released(broker: &Broker, mesh: &Arc<Mesh>, rows: &[Returned]) {
+fn released(broker: &Broker, mesh: &Arc<Mesh>, rows: &[ReleasedRow]) {
     let mut keys: Vec<PublicKey> = Vec::new();
     {
         let mut state = mesh.lock();
         for row in rows {
-            state.queue(row.key).released();
-            if !keys.contains(&row.key) {
-                keys.push(row.key);
+            state.queue(row.recipient_key).released();
+            if !keys.contains(&row.recipient_key) {
+                keys.push(row.recipient_key);
             }
         }
     }
+    receipt::released(broker, mesh, rows);
     for key in keys {
         drain::wake_key(broker, mesh, key);
+    }
+}
+
+/// Rows that were counted out when their acknowledgement came and that it did not end in the store: they are open still,
+/// or something else has ended them and counts them out itself.
+fn count_again(mesh: &Mesh, rows: Vec<(DeliverySeq, MemberId)>, ended: &[DeliverySeq]) {
+    let mut left = rows.into_iter().filter(|(seq, _)| !ended.contains(seq)).peekable();
+    if left.peek().is_none() {
+        return;
+    }
+    let mut state = mesh.lock();
+    for (seq, member) in left {
+        if !state.never_stored.remove(&seq) {
+            state.add_open(&member, 1);
+        }
     }
 }
 
@@ -293,10 +463,13 @@ fn fail(broker: &Broker, job: Job, error: &StoreError) {
         Job::Release { mesh, rows } => {
             let mut state = mesh.lock();
             for row in rows {
-                state.queue(row.key).released();
+                state.queue(row.recipient_key).released();
             }
         }
         // Claims run out and the rows come again, receivers know doubles; the next start moves what was to be moved.
-        Job::Ack { .. } | Job::AckById { .. } | Job::Reroute { .. } => {}
+        Job::Ack { mesh, rows, .. } => count_again(&mesh, rows, &[]),
+        Job::AckById { .. } | Job::Reroute { .. } => {}
+        // Best effort: the state is said again, or stays where it was.
+        Job::Receipt(_) => broker.metrics().receipts_dropped.inc("unavailable"),
     }
 }

@@ -73,6 +73,13 @@ impl ApiError {
         self
     }
 
+    /// Says when another try can succeed, in the body and as `Retry-After`.
+    #[must_use]
+    pub(crate) fn retry_after_seconds(mut self, seconds: u64) -> Self {
+        self.0.retry_after_seconds = Some(seconds);
+        self.with("retry_after_ms", seconds.saturating_mul(1000))
+    }
+
     /// Adds `"ok": false`, for routes that always carried it.
     #[must_use]
     pub(crate) fn with_ok_false(self) -> Self {
@@ -112,10 +119,8 @@ impl IntoResponse for ApiError {
 
 impl From<Limited> for ApiError {
     fn from(limited: Limited) -> Self {
-        let mut error = Self::new(ErrorCode::RateLimited, "too many requests")
-            .with("retry_after_ms", limited.retry_after_seconds.saturating_mul(1000));
-        error.0.retry_after_seconds = Some(limited.retry_after_seconds);
-        error
+        Self::new(ErrorCode::RateLimited, "too many requests")
+            .retry_after_seconds(limited.retry_after_seconds)
     }
 }
 

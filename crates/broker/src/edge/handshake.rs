@@ -190,11 +190,12 @@ fn check_capacity(
         return Ok(());
     }
     let (member_key, session_key, session_id) = claimed;
-    let is_returning = state.presences().any(|entry| {
-        let presence = &entry.presence;
-        presence.member_key == member_key
-            && (presence.client.session_id == session_id
-                || (session_key.is_some() && presence.session_key == session_key))
+    let is_returning = state.member_by_key(member_key).is_some_and(|member| {
+        state.of_member(&member.member.id).any(|entry| {
+            let presence = &entry.presence;
+            presence.client.session_id == session_id
+                || (session_key.is_some() && presence.session_key == session_key)
+        })
     });
     if is_returning { Ok(()) } else { Err(full()) }
 }
@@ -497,6 +498,10 @@ fn unsettled(reason: Unsettled) -> Refused {
     match reason {
         Unsettled::Capacity => full(),
         Unsettled::Replayed => Refused::bad_signature(),
+        Unsettled::Superseded => Refused {
+            close: Close::SESSION_REPLACED,
+            ..Refused::new(ErrorCode::Unavailable, "a newer connection of this session is here")
+        },
         Unsettled::AlreadyConnected => Refused {
             close: Close::ALREADY_CONNECTED,
             ..Refused::new(
@@ -580,7 +585,9 @@ fn features(broker: &Broker, dedupe: DedupeRetention) -> Features {
     let inline = broker.limits().max_message_bytes;
     add("max_payload", json!({"inline_bytes": inline, "blob_bytes": inline}));
     add("concurrent_connection_policy", json!({"default_policy": "prefer_newest"}));
-    for name in ["client_ack", "lease", "session_caps", "group_e2e", "hops", "offline_dm_queue"] {
+    for name in
+        ["client_ack", "lease", "session_caps", "group_e2e", "hops", "offline_dm_queue", "receipts"]
+    {
         add(name, Value::Null);
     }
     features

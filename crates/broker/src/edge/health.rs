@@ -90,6 +90,7 @@ pub(crate) async fn metrics(
             "metrics are for this machine, or with the token",
         ));
     }
+    crate::live::count_presences(&broker);
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((content_type, broker.metrics().render()).into_response())
 }

@@ -20,7 +20,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::accounts;
 use crate::edge::error::ApiError;
 use crate::edge::limit::ClientAddress;
-use crate::edge::{health, ws};
+use crate::edge::{health, hook, ws};
 use crate::state::{Broker, Readiness};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -62,6 +62,7 @@ pub(crate) fn router(broker: Broker) -> Router {
         .route("/health", get(health::health))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .route("/hook/set-status", post(hook::set_status))
         .route("/join", post(accounts::join_v1::join))
         .route("/invites/{code}/claim", post(accounts::claim::claim))
         .route("/api/public/invites/{code}/claim", post(accounts::claim::claim))

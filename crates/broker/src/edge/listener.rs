@@ -1,6 +1,5 @@
 //! Accepting connections: bounded reading of heads, no Nagle delay, a polite end when the broker stops.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,7 +8,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 use crate::edge::http::Connection;
@@ -26,13 +26,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn accept(broker: Broker, listener: TcpListener, router: Router) {
     loop {
         let accepted = tokio::select! {
+            biased;
             () = broker.closing().cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = serve(broker.clone(), stream, peer, router.clone());
-                broker.spawn(connection);
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY was refused");
+                }
+                let ends = Connection { peer, local: stream.local_addr().ok() };
+                broker.spawn(serve(broker.clone(), stream, ends, router.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -43,11 +47,12 @@ pub(crate) async fn accept(broker: Broker, listener: TcpListener, router: Router
 }
 
 /// Serves one connection until it ends; an upgraded socket lives on in its own task.
-async fn serve(broker: Broker, stream: TcpStream, peer: SocketAddr, router: Router) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY was refused");
-    }
-    let ends = Connection { peer, local: stream.local_addr().ok() };
+pub(crate) async fn serve(
+    broker: Broker,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ends: Connection,
+    router: Router,
+) {
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ends);
         router.clone().oneshot(request.map(Body::new))
@@ -60,6 +65,7 @@ async fn serve(broker: Broker, stream: TcpStream, peer: SocketAddr, router: Rout
         .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
         () = broker.closing().cancelled() => {
             connection.as_mut().graceful_shutdown();

@@ -3,6 +3,7 @@
 pub(crate) mod error;
 pub(crate) mod handshake;
 pub(crate) mod health;
+pub(crate) mod hook;
 pub(crate) mod http;
 pub(crate) mod limit;
 pub(crate) mod listener;

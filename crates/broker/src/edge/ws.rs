@@ -2,6 +2,9 @@
 //!
 //! Frames of a socket are handled strictly in the order they arrive. The writer is the only one that touches the sink;
 //! everybody else puts frames into the connection's bounded queue.
+//!
+//! Most connections are silent most of the time, so that the two tasks hold what waiting needs and nothing else: what a
+//! request needs is allocated for the request.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -15,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use claudemesh_protocol::ErrorCode;
 use claudemesh_protocol::limits::{FIRST_FRAME_MAX_BYTES, INVALID_JSON_MAX, INVALID_JSON_WINDOW};
 use claudemesh_protocol::wire::{ClientFrame, DecodeError, ErrorFrame};
+use claudemesh_store::DeliverySeq;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use tokio::time::Instant;
@@ -22,7 +26,7 @@ use tokio::time::Instant;
 use super::error::ApiError;
 use super::handshake::{self, Greeted};
 use super::limit::ClientAddress;
-use crate::live::{self, Close, Connection};
+use crate::live::{self, Close, Connection, Outgoing, Taken};
 use crate::ops::{self, Next, Peer, messaging};
 use crate::state::Broker;
 
@@ -32,7 +36,9 @@ const READ_BUFFER_BYTES: usize = 4 * 1024;
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 /// The code that is never sent: the socket ends without a close frame.
 const ABNORMAL: u16 = 1006;
-/// How long a client may take to answer our close frame.
+/// What an address with too many sockets is told to wait, in seconds; nobody knows when one of them closes.
+const SOCKETS_RETRY_SECONDS: u64 = 10;
+/// How long a client may take to answer our close frame, and a write under way to end once the socket is to close.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// `GET /ws`.
@@ -44,6 +50,7 @@ pub(crate) async fn upgrade(
     let Some(guard) = broker.edge_limits().open_socket(client) else {
         broker.metrics().connections_rejected.inc("address");
         return ApiError::new(ErrorCode::RateLimited, "too many open sockets of this address")
+            .retry_after_seconds(SOCKETS_RETRY_SECONDS)
             .into_response();
     };
     let max_frame = broker.limits().max_frame_bytes;
@@ -88,11 +95,12 @@ async fn serve(broker: Broker, socket: WebSocket) {
         broker.metrics().connections_active.dec();
         match ended {
             Ended::Left => {
-                live::leave(&broker, &peer.mesh, &peer.presence_id, &connection).await;
+                Box::pin(live::leave(&broker, &peer.mesh, &peer.presence_id, &connection)).await;
                 connection.close(Close { code: 1000, reason: "" });
             }
             Ended::Lost => {
-                live::lose_socket(&broker, &peer.mesh, &peer.presence_id, &connection).await;
+                let lost = live::lose_socket(&broker, &peer.mesh, &peer.presence_id, &connection);
+                Box::pin(lost).await;
             }
         }
     }
@@ -116,7 +124,7 @@ async fn greet(reader: &mut Reader) -> Option<Peer> {
             connection.close(Close::policy(code.as_str()));
             return None;
         };
-        match handshake::greet(&reader.broker, &connection, &text?).await {
+        match Box::pin(handshake::greet(&reader.broker, &connection, &text?)).await {
             Greeted::Accepted(peer) => return Some(*peer),
             Greeted::NotYet(error) => connection.refuse(error),
             Greeted::Refused { error, close } => {
@@ -178,8 +186,9 @@ impl Reader {
         loop {
             let deadline = self.next_ping.min(self.last_pong + silence);
             let message = tokio::select! {
-                message = self.stream.next() => message,
+                biased;
                 () = self.connection.writer_ended.cancelled() => return Incoming::Ended(Ended::Lost),
+                // Before the socket: a client that never pauses is pinged and judged like the others.
                 () = tokio::time::sleep_until(deadline) => {
                     let now = Instant::now();
                     if now >= self.last_pong + silence {
@@ -193,7 +202,11 @@ impl Reader {
                     self.connection.ping();
                     continue;
                 }
+                message = self.stream.next() => message,
             };
+            if matches!(message, Some(Ok(_))) {
+                self.connection.touch(self.broker.now());
+            }
             match message {
                 Some(Ok(Message::Text(text))) => return Incoming::Text(text),
                 Some(Ok(Message::Binary(bytes))) => match Utf8Bytes::try_from(bytes) {
@@ -235,7 +248,7 @@ impl Reader {
             }
             match ClientFrame::decode(&text) {
                 Ok(inbound) => {
-                    if ops::handle(peer, inbound).await == Next::Leave {
+                    if Box::pin(ops::handle(peer, inbound)).await == Next::Leave {
                         return Ended::Left;
                     }
                 }
@@ -256,6 +269,7 @@ impl Reader {
     async fn linger(&mut self) {
         loop {
             let message = tokio::select! {
+                biased;
                 message = self.stream.next() => message,
                 () = self.connection.writer_ended.cancelled() => return,
             };
@@ -309,36 +323,60 @@ async fn write(
     let stall = Duration::from_millis(broker.limits().slow_consumer_ms);
     let mut known_peer: Option<Arc<Peer>> = None;
     loop {
-        let taken = connection.next().await;
-        let mut delivered = Vec::new();
-        let wrote = tokio::time::timeout(stall, async {
-            for frame in taken.frames {
-                delivered.extend(frame.delivers);
-                sink.feed(Message::Text(frame.text)).await?;
-            }
-            if taken.ping {
-                sink.feed(Message::Ping(axum::body::Bytes::new())).await?;
-            }
-            sink.flush().await
-        })
-        .await;
-        let is_written = matches!(wrote, Ok(Ok(())));
+        let Taken { frames, ping, close } = connection.next().await;
+        let delivered: Vec<DeliverySeq> =
+            frames.iter().filter_map(|frame| frame.delivers).collect();
+        let wrote = tokio::select! {
+            biased;
+            wrote = put(&mut sink, frames, ping) => Some(wrote),
+            () = given_up(&connection, stall) => None,
+        };
+        let is_written = matches!(wrote, Some(Ok(())));
         if is_written && !delivered.is_empty() {
             if known_peer.is_none() {
                 known_peer = (&mut peer).await.ok();
             }
             if let Some(peer) = &known_peer {
-                messaging::delivered_by_write(peer, delivered).await;
+                Box::pin(messaging::delivered_by_write(peer, delivered)).await;
             }
         }
-        let close = match (is_written, taken.close) {
-            (true, None) => continue,
-            (true, Some(close)) => close,
-            (false, _) if wrote.is_err() => Close::SLOW_CONSUMER,
-            (false, _) => Close { code: ABNORMAL, reason: "" },
+        let close = match (wrote, close) {
+            (Some(Ok(())), None) => continue,
+            (Some(Ok(())), Some(close)) => close,
+            (Some(Err(_)), _) => Close { code: ABNORMAL, reason: "" },
+            // Counts unless another close was decided before.
+            (None, _) => Close::SLOW_CONSUMER,
         };
-        finish(&broker, &mut sink, &connection, close).await;
+        Box::pin(finish(&broker, &mut sink, &connection, close)).await;
         return;
+    }
+}
+
+async fn put(
+    sink: &mut SplitSink<WebSocket, Message>,
+    frames: Vec<Outgoing>,
+    ping: bool,
+) -> Result<(), axum::Error> {
+    if ping {
+        sink.feed(Message::Ping(axum::body::Bytes::new())).await?;
+    }
+    for frame in frames {
+        sink.feed(Message::Text(frame.text)).await?;
+    }
+    sink.flush().await
+}
+
+/// Waits until a write that does not end is to be abandoned: the buffer behind it has been full for `stall`, or the
+/// socket was to be closed a while ago.
+async fn given_up(connection: &Connection, stall: Duration) {
+    let period = (stall / 8).clamp(Duration::from_millis(10), CLOSE_WAIT);
+    let mut closing_for = Duration::ZERO;
+    loop {
+        tokio::time::sleep(period).await;
+        closing_for = if connection.is_closing() { closing_for + period } else { Duration::ZERO };
+        if closing_for >= CLOSE_WAIT || connection.is_slow(stall) {
+            return;
+        }
     }
 }
 
@@ -349,8 +387,9 @@ async fn finish(
     connection: &Connection,
     close: Close,
 ) {
-    broker.metrics().ws_close.inc(code_label(close.code));
     connection.close(close);
+    let close = connection.closing().unwrap_or(close);
+    broker.metrics().ws_close.inc(code_label(close.code));
     let frame = CloseFrame { code: close.code, reason: close.reason.into() };
     let goodbye = async {
         if close.code != ABNORMAL {

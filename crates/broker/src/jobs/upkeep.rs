@@ -18,6 +18,7 @@ const PRESENCE_DAYS: u32 = 30;
 /// Reads what can be counted but not followed.
 pub(super) async fn gauges(broker: Broker) -> Result<(), StoreError> {
     is_store_up(&broker).await;
+    crate::live::count_presences(&broker);
     let total = broker.store().backlog_total().await?;
     let depth = total.held.saturating_add(total.claimed);
     broker.metrics().queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
@@ -40,14 +41,14 @@ pub(super) async fn unbound_members(broker: Broker) -> Result<(), StoreError> {
 /// Frees what quiet addresses and old signatures occupy in memory.
 pub(super) fn quiet_addresses(broker: &Broker) {
     broker.edge_limits().forget_quiet_addresses();
+    broker.hook_reports().forget_quiet();
     broker.signed_replay().forget_old(broker.now());
 }
 
-/// Removes ended presences, remembered hellos and old session keys.
+/// Removes ended presences and old session keys.
 pub(super) async fn purge(broker: Broker) -> Result<(), StoreError> {
     let now = broker.now();
     let before = PurgeBefore {
-        now,
         presences: now.minus(DAY * PRESENCE_DAYS),
         session_keys: now.minus(SESSION_KEY_MEMORY),
         peer_states: now.minus(DAY * PRESENCE_DAYS),
@@ -61,6 +62,7 @@ pub(super) async fn cleanup(broker: Broker) -> Result<(), StoreError> {
     let ages = CleanupAges {
         settled_before: now.minus(SETTLED_AGE),
         any_before: now.minus(DAY * broker.limits().message_retention_days),
+        expired_before: now,
     };
     let step = u64::try_from(CLEANUP_STEP).unwrap_or(u64::MAX);
     while broker.store().cleanup_messages(ages).await? >= step {}

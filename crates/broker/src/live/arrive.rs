@@ -4,7 +4,7 @@
 //! The row is written before anything changes in memory: a repeated hello is found out by the store and must not have
 //! moved anybody aside. Between the two steps the place is reserved by a count.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use claudemesh_core::presence::{
@@ -13,11 +13,14 @@ use claudemesh_core::presence::{
 use claudemesh_core::status::StatusRecord;
 use claudemesh_protocol::attestation::ParentAttestation;
 use claudemesh_protocol::capability::CapabilitySet;
-use claudemesh_protocol::limits::{GROUPS_PER_PRESENCE, HELLO_REPLAY_WINDOW};
+use claudemesh_protocol::limits::{GROUPS_PER_PRESENCE, HELLO_REPLAY_WINDOW, PENDING_STATUS_TTL};
 use claudemesh_protocol::wire::Profile;
-use claudemesh_protocol::{Group, MemberId, PeerRole, PresenceId, PublicKey, Timestamp};
+use claudemesh_protocol::wire::hello::capability;
+use claudemesh_protocol::{
+    Group, MemberId, PeerRole, PresenceId, PublicKey, StatusSource, Timestamp,
+};
 use claudemesh_store::{
-    ClonePolicy, HelloSeen, OpenPresence, PeerState, SessionKeySeen, StoreError,
+    ClonePolicy, HelloSeen, OpenPresence, PeerState, PendingStatusOf, SessionKeySeen, StoreError,
 };
 use serde_json::json;
 
@@ -59,6 +62,8 @@ pub(crate) enum Unsettled {
     AlreadyConnected,
     /// This very hello was accepted before.
     Replayed,
+    /// A newer hello of the same session is connected: this one was late on its way.
+    Superseded,
     /// The store cannot keep it now.
     Store(StoreError),
 }
@@ -68,6 +73,7 @@ pub(crate) struct Reservation {
     mesh: Arc<Mesh>,
     target: PresenceId,
     is_counted: bool,
+    is_over: bool,
 }
 
 impl Reservation {
@@ -77,11 +83,21 @@ impl Reservation {
     }
 }
 
+impl Reservation {
+    /// Gives the place back, because it is taken or not wanted any more. Once.
+    fn end(&mut self, state: &mut MeshState) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            state.joining = state.joining.saturating_sub(usize::from(self.is_counted));
+            state.joining_devices.remove(&self.target);
+        }
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.is_counted {
-            let mut state = self.mesh.lock();
-            state.joining = state.joining.saturating_sub(1);
+        if !self.is_over {
+            let mesh = Arc::clone(&self.mesh);
+            self.end(&mut mesh.lock());
         }
     }
 }
@@ -112,14 +128,18 @@ fn placement(state: &MeshState, arriving: &Arriving) -> Placement {
     place(&arrival(arriving), mine)
 }
 
-/// A live daemon of the same member on another machine.
-fn rivals(state: &MeshState, arriving: &Arriving) -> Vec<PresenceId> {
+/// The machine of an arriving daemon; the clone policy is about nobody else. One-shot calls come and go beside it.
+fn device_host(arriving: &Arriving) -> Option<&String> {
     let is_daemon = arriving.handshake == Handshake::Member
         && arriving.role == PeerRole::ControlPlane
-        && arriving.session_key.is_none();
-    let Some(host) = arriving.client.host_fingerprint.as_ref().filter(|_| is_daemon) else {
-        return Vec::new();
-    };
+        && arriving.session_key.is_none()
+        && !arriving.client.has(capability::TRANSIENT);
+    arriving.client.host_fingerprint.as_ref().filter(|_| is_daemon)
+}
+
+/// Live daemons of the same member on other machines.
+fn rivals(state: &MeshState, arriving: &Arriving) -> Vec<PresenceId> {
+    let Some(host) = device_host(arriving) else { return Vec::new() };
     state
         .of_member(&arriving.member_id)
         .filter(|entry| entry.connection.is_some() && entry.presence.is_device())
@@ -151,17 +171,27 @@ pub(crate) fn give_way(mesh: &Mesh, arriving: &mut Arriving) -> bool {
 /// Finds the place and counts it.
 ///
 /// # Errors
-/// [`Unsettled::Capacity`], [`Unsettled::AlreadyConnected`].
+/// [`Unsettled::Superseded`], [`Unsettled::Capacity`], [`Unsettled::AlreadyConnected`].
 pub(crate) fn reserve(
     broker: &Broker,
     mesh: &Arc<Mesh>,
     arriving: &Arriving,
 ) -> Result<Reservation, Unsettled> {
     let mut state = mesh.lock();
-    if state.info.settings.clone_policy == ClonePolicy::PreferOldest
-        && !rivals(&state, arriving).is_empty()
-    {
-        return Err(Unsettled::AlreadyConnected);
+    if is_superseded(&state, arriving) {
+        return Err(Unsettled::Superseded);
+    }
+    let device = device_host(arriving).map(|host| (arriving.member_id.clone(), host.clone()));
+    if state.info.settings.clone_policy == ClonePolicy::PreferOldest {
+        // One that is about to be here counts as well: of two that come at once, one stays.
+        let is_joining = device.as_ref().is_some_and(|(member, host)| {
+            state.joining_devices.values().any(|(other, its)| other == member && its != host)
+        });
+        if is_joining || !rivals(&state, arriving).is_empty() {
+            drop(state);
+            note_concurrent(broker, mesh, arriving, "refused");
+            return Err(Unsettled::AlreadyConnected);
+        }
     }
     let (target, is_counted) = match placement(&state, arriving) {
         Placement::Reattach(id) => (id, false),
@@ -175,8 +205,53 @@ pub(crate) fn reserve(
             (PresenceId::random(claudemesh_crypto::random::fill), true)
         }
     };
+    if let Some(device) = device {
+        state.joining_devices.insert(target.clone(), device);
+    }
     drop(state);
-    Ok(Reservation { mesh: Arc::clone(mesh), target, is_counted })
+    Ok(Reservation { mesh: Arc::clone(mesh), target, is_counted, is_over: false })
+}
+
+/// True when a connected socket stands for the same session by a hello that was signed later. The packets of a process
+/// that was killed may arrive after the hello of its successor, which must not lose its place to them. Only hellos of the
+/// last minute can be that late; their age was checked.
+fn is_superseded(state: &MeshState, arriving: &Arriving) -> bool {
+    let same_session = match placement(state, arriving) {
+        Placement::Reattach(id) => vec![id],
+        Placement::New { replaces } => replaces,
+    };
+    same_session
+        .iter()
+        .filter_map(|id| state.presence(id))
+        .any(|entry| entry.connection.is_some() && entry.hello_timestamp > arriving.hello_timestamp)
+}
+
+/// Keeps account of a member that is connected from two machines (broker spec §2.6): a copied key shows like this.
+fn note_concurrent(broker: &Broker, mesh: &Mesh, arriving: &Arriving, outcome: &'static str) {
+    broker.metrics().concurrent_connections.inc(outcome);
+    let member = arriving.member_key.short(12);
+    tracing::warn!(
+        mesh_id = %mesh.id, member, outcome,
+        "member_concurrent_connection: a member is connected from two machines"
+    );
+}
+
+/// What a live presence of the same session would leave behind: whoever takes its place goes on with that, not with what
+/// was saved when an earlier connection ended.
+fn state_of_replaced(
+    broker: &Broker,
+    mesh: &Mesh,
+    state: &MeshState,
+    arriving: &Arriving,
+) -> Option<PeerState> {
+    let Placement::New { replaces } = placement(state, arriving) else { return None };
+    let entry = replaces
+        .iter()
+        .filter_map(|id| state.presence(id))
+        .find(|entry| entry.presence.handshake == arriving.handshake)?;
+    let mut saved = stored::peer_state_of(entry, &mesh.id, broker.now())?;
+    saved.stats = saved.stats.plus(stored::counted_by(entry));
+    Some(saved)
 }
 
 fn new_presence(arriving: &Arriving, id: PresenceId, now: Timestamp) -> (Presence, bool) {
@@ -229,6 +304,10 @@ fn continued(presence: &Presence, arriving: &Arriving) -> Presence {
             .clone()
             .unwrap_or_else(|| presence.display_name.clone()),
         session_caps: arriving.session_caps,
+        profile: Profile {
+            role: arriving.role_label.clone().or_else(|| presence.profile.role.clone()),
+            ..presence.profile.clone()
+        },
         attestation: arriving.attestation.clone().or_else(|| presence.attestation.clone()),
         role: arriving.role,
         ..presence.clone()
@@ -238,23 +317,29 @@ fn continued(presence: &Presence, arriving: &Arriving) -> Presence {
 /// Writes the row, takes the place and queues `hello_ack` as the first frame of the socket.
 ///
 /// # Errors
-/// [`Unsettled::Replayed`], [`Unsettled::Store`]; nobody was moved aside then.
+/// [`Unsettled::Replayed`], [`Unsettled::Superseded`], [`Unsettled::Store`]; nobody was moved aside then.
 pub(crate) async fn settle(
     broker: &Broker,
-    reservation: Reservation,
-    arriving: Arriving,
+    mut reservation: Reservation,
+    mut arriving: Arriving,
     connection: &Arc<Connection>,
     greet: impl FnOnce(&Settled, &MeshState),
 ) -> Result<Settled, Unsettled> {
     let mesh = Arc::clone(&reservation.mesh);
     let now = broker.now();
-    let fresh = new_presence(&arriving, reservation.target.clone(), now);
-    let row = {
+    connection.touch(now);
+    let (mut fresh, row) = {
         let state = mesh.lock();
+        if let Some(replaced) = state_of_replaced(broker, &mesh, &state, &arriving) {
+            arriving.saved = Some(replaced);
+        }
+        let fresh = new_presence(&arriving, reservation.target.clone(), now);
         let old = state.presence(&reservation.target).map(|entry| &entry.presence);
         let presence = old.map_or_else(|| fresh.0.clone(), |old| continued(old, &arriving));
-        stored::row_of(&presence, &mesh.id, broker.node_id(), now)
+        let row = stored::row_of(&presence, &mesh.id, broker.node_id(), now);
+        (fresh, row)
     };
+    let pending = pending_status(broker, &reservation, &arriving, now);
     let hello = HelloSeen {
         pubkey: arriving.hello_key,
         timestamp: arriving.hello_timestamp,
@@ -268,23 +353,49 @@ pub(crate) async fn settle(
         attestation: arriving.attestation.as_ref().and_then(stored::attestation_text),
         last_seen_at: now,
     });
-    match broker.store().open_presence(row, hello, session_key).await {
+    match broker.store().open_presence(row, hello, session_key, pending).await {
         Ok(OpenPresence::Opened) => {}
+        Ok(OpenPresence::OpenedAs(status)) => {
+            fresh.0.status = StatusRecord { status, source: StatusSource::Hook, updated_at: now };
+        }
         Ok(OpenPresence::Replayed) => return Err(Unsettled::Replayed),
         Err(error) => return Err(Unsettled::Store(error)),
     }
-    let settled = {
+    let placed = {
         let mut state = mesh.lock();
-        let settled = take_place(broker, &mesh, &mut state, &arriving, connection, fresh);
-        greet(&settled, &state);
-        if reservation.is_counted {
-            state.joining = state.joining.saturating_sub(1);
+        if is_superseded(&state, &arriving) {
+            Err(state.presence(&reservation.target).is_none())
+        } else {
+            let settled = take_place(broker, &mesh, &mut state, &arriving, connection, fresh);
+            greet(&settled, &state);
+            reservation.end(&mut state);
+            Ok(settled)
         }
-        settled
     };
-    let mut reservation = reservation;
-    reservation.is_counted = false;
-    Ok(settled)
+    match placed {
+        Ok(settled) => Ok(settled),
+        Err(has_row_of_its_own) => {
+            if has_row_of_its_own {
+                depart::end_unplaced(broker, reservation.target.clone()).await;
+            }
+            Err(Unsettled::Superseded)
+        }
+    }
+}
+
+/// Which report of a hook a new presence begins with, where hooks report to the broker at all.
+fn pending_status(
+    broker: &Broker,
+    reservation: &Reservation,
+    arriving: &Arriving,
+    now: Timestamp,
+) -> Option<PendingStatusOf> {
+    (broker.settings().hook_endpoint && reservation.is_counted).then(|| PendingStatusOf {
+        pid: arriving.client.pid,
+        cwd: arriving.client.cwd.clone(),
+        session_id: arriving.client.session_id.clone(),
+        not_before: now.minus(PENDING_STATUS_TTL),
+    })
 }
 
 /// Under the lock: moves aside whoever stands for the same session and inserts or continues the presence.
@@ -301,8 +412,11 @@ fn take_place(
     let mut endings = Vec::new();
     for rival in rivals(state, arriving) {
         if state.info.settings.clone_policy == ClonePolicy::PreferNewest {
+            note_concurrent(broker, mesh, arriving, "replaced");
             let ending = Ending::Closed(Close::REPLACED_BY_NEWER);
             endings.extend(depart::remove(broker, mesh, state, &rival, ending));
+        } else {
+            note_concurrent(broker, mesh, arriving, "allowed");
         }
     }
     // Whoever else stands for this session: a racing socket may have come first.
@@ -313,6 +427,11 @@ fn take_place(
             replaces.into_iter().filter(|id| *id != presence_id).collect()
         }
     };
+    // Nobody was told that the older one left, so nobody is told that this one came.
+    let is_known = same_session.iter().filter_map(|id| state.presence(id)).any(|entry| {
+        let older = &entry.presence;
+        older.recipient_key() == fresh.recipient_key() && older.is_visible && !older.is_transient()
+    });
     for id in same_session {
         let ending = Ending::Replaced { by_key: arriving.session_key };
         endings.extend(depart::remove(broker, mesh, state, &id, ending));
@@ -334,13 +453,20 @@ fn take_place(
     }
     let restored = arriving.saved.clone();
     let display_name = fresh.display_name.clone();
-    announce_arrival(mesh, state, &fresh, restored.as_ref(), now);
+    if !is_known {
+        announce_arrival(mesh, state, &fresh, restored.as_ref(), now);
+    }
     state.note_seen(&fresh.member_id, now);
     state.insert(Entry {
         presence: fresh,
         lease: Lease::Online,
         connection: Some(Arc::clone(connection)),
+        lost_seen_at: now,
+        hello_timestamp: arriving.hello_timestamp,
+        is_unsaved: false,
         unacked: VecDeque::new(),
+        owed: BTreeMap::new(),
+        is_copying: false,
         known_senders: HashSet::new(),
         is_pulling: false,
         pulled_at: None,
@@ -362,9 +488,10 @@ fn reattach(
     arriving: &Arriving,
     connection: &Arc<Connection>,
 ) -> String {
+    state.set_lease(id, Lease::Online);
     let Some(entry) = state.presence_mut(id) else { return String::new() };
     entry.presence = continued(&entry.presence, arriving);
-    entry.lease = Lease::Online;
+    entry.hello_timestamp = arriving.hello_timestamp;
     if let Some(older) = entry.connection.replace(Arc::clone(connection)) {
         older.close(Close::SESSION_REPLACED);
     }
@@ -406,8 +533,7 @@ impl Settled {
         }
         let rows = std::mem::take(&mut self.reattached_rows);
         broker.delivery().release(mesh, rows).await;
-        let shared = mesh.lock().rows_for_new_device(&self.presence_id);
-        broker.delivery().give_back(mesh, shared).await;
+        mesh.lock().owe_to_new_device(&self.presence_id);
         crate::delivery::wake_presence(broker, mesh, &self.presence_id);
         self.presence_id
     }

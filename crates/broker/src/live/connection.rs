@@ -5,12 +5,12 @@
 //! socket that lets them pile up to twice the bound is closed as a slow consumer.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
-use claudemesh_protocol::limits;
 use claudemesh_protocol::wire::{ErrorFrame, ServerFrame};
+use claudemesh_protocol::{Timestamp, limits};
 use claudemesh_store::DeliverySeq;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -40,19 +40,25 @@ impl Close {
     }
 }
 
+/// Bytes the writer takes at once, the last frame included in full. What it has not taken can be taken back.
+const TAKE_BYTES: usize = 64 * 1024;
+
 /// One frame to write.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) text: Utf8Bytes,
     /// The row whose delivery this write is, at a client that does not acknowledge.
     pub(crate) delivers: Option<DeliverySeq>,
+    /// Place among the stored messages of this socket; `None` for replies and events.
+    ticket: Option<u64>,
 }
 
 /// What the writer takes at once.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    pub(crate) frames: VecDeque<Outgoing>,
+    pub(crate) frames: Vec<Outgoing>,
     pub(crate) ping: bool,
+    /// Nothing follows.
     pub(crate) close: Option<Close>,
 }
 
@@ -63,6 +69,8 @@ struct Pending {
     ping: bool,
     close: Option<Close>,
     full_since: Option<Instant>,
+    /// Stored messages queued so far; the ticket of the next one.
+    delivered: u64,
 }
 
 /// The buffer has no room for another stored message.
@@ -77,6 +85,8 @@ pub(crate) struct Connection {
     id: u64,
     pending: Mutex<Pending>,
     wake: Notify,
+    /// When the client last sent anything, a pong included, in Unix milliseconds.
+    last_seen: AtomicI64,
     /// The reader has seen the end of the stream.
     pub(crate) reader_ended: CancellationToken,
     /// The writer has said everything, its close frame included, and waited for the answer.
@@ -89,6 +99,7 @@ impl Connection {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             pending: Mutex::default(),
             wake: Notify::new(),
+            last_seen: AtomicI64::new(0),
             reader_ended: CancellationToken::new(),
             writer_ended: CancellationToken::new(),
         }
@@ -99,26 +110,50 @@ impl Connection {
         self.id
     }
 
-    /// Queues a stored message.
+    /// Notes a sign of life.
+    pub(crate) fn touch(&self, now: Timestamp) {
+        self.last_seen.store(now.as_millis(), Ordering::Relaxed);
+    }
+
+    /// The last sign of life.
+    pub(crate) fn last_seen(&self) -> Timestamp {
+        Timestamp::from_millis(self.last_seen.load(Ordering::Relaxed))
+    }
+
+    /// Queues a stored message. Answers its ticket: tickets count up from 0.
     pub(crate) fn deliver(
         &self,
         text: Utf8Bytes,
         delivers: Option<DeliverySeq>,
-    ) -> Result<(), Full> {
-        {
+    ) -> Result<u64, Full> {
+        let ticket = {
             let mut pending = self.pending.lock();
-            let is_full = pending.close.is_some()
-                || pending.frames.len() >= limits::OUTBOUND_MAX_FRAMES
-                || (pending.bytes > 0 && pending.bytes + text.len() > limits::OUTBOUND_MAX_BYTES);
-            if is_full {
+            if pending.close.is_some() {
+                return Err(Full);
+            }
+            if pending.is_full(text.len()) {
                 pending.full_since.get_or_insert_with(Instant::now);
                 return Err(Full);
             }
+            let ticket = pending.delivered;
+            pending.delivered += 1;
             pending.bytes += text.len();
-            pending.frames.push_back(Outgoing { text, delivers });
-        }
+            pending.frames.push_back(Outgoing { text, delivers, ticket: Some(ticket) });
+            ticket
+        };
         self.wake.notify_one();
-        Ok(())
+        Ok(ticket)
+    }
+
+    /// Takes stored messages that were not handed to the socket out of the queue, for good. Answers the ticket of the
+    /// first of them: what has a lower one was written.
+    pub(crate) fn take_back(&self) -> u64 {
+        let mut pending = self.pending.lock();
+        let first = pending.frames.iter().find_map(|frame| frame.ticket);
+        let first = first.unwrap_or(pending.delivered);
+        pending.frames.retain(|frame| frame.ticket.is_none());
+        pending.bytes = pending.frames.iter().map(|frame| frame.text.len()).sum();
+        first
     }
 
     /// Queues a reply or an event.
@@ -140,13 +175,26 @@ impl Connection {
                 return;
             }
             pending.bytes += text.len();
-            pending.frames.push_back(Outgoing { text, delivers: None });
+            pending.frames.push_back(Outgoing { text, delivers: None, ticket: None });
             if pending.bytes > 2 * limits::OUTBOUND_MAX_BYTES
                 || pending.frames.len() > 2 * limits::OUTBOUND_MAX_FRAMES
             {
                 pending.frames.clear();
                 pending.close = Some(Close::SLOW_CONSUMER);
             }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Queues news that can be asked for later; without room for a stored message it is dropped.
+    pub(crate) fn offer(&self, text: Utf8Bytes) {
+        {
+            let mut pending = self.pending.lock();
+            if pending.close.is_some() || pending.is_full(text.len()) {
+                return;
+            }
+            pending.bytes += text.len();
+            pending.frames.push_back(Outgoing { text, delivers: None, ticket: None });
         }
         self.wake.notify_one();
     }
@@ -162,42 +210,76 @@ impl Connection {
         self.wake.notify_one();
     }
 
-    /// Closes the socket after what is queued; the first reason counts.
+    /// Closes the socket after what is queued, a slow one without it; the first reason counts.
     pub(crate) fn close(&self, close: Close) {
-        self.pending.lock().close.get_or_insert(close);
+        {
+            let mut pending = self.pending.lock();
+            if *pending.close.get_or_insert(close) == Close::SLOW_CONSUMER {
+                pending.frames.clear();
+            }
+        }
         self.wake.notify_one();
     }
 
     /// True once the broker has decided to close.
     pub(crate) fn is_closing(&self) -> bool {
-        self.pending.lock().close.is_some()
+        self.closing().is_some()
     }
 
-    /// True when stored messages have been refused for `limit` without the buffer ever emptying.
+    /// Why it closes, once that is decided.
+    pub(crate) fn closing(&self) -> Option<Close> {
+        self.pending.lock().close
+    }
+
+    /// True when stored messages have been refused for `limit` and there was never room for one in between.
     pub(crate) fn is_slow(&self, limit: Duration) -> bool {
         self.pending.lock().full_since.is_some_and(|since| since.elapsed() >= limit)
     }
 
-    /// Waits for something to write.
+    /// Waits for something to write, and takes a portion of it. Pings do not wait behind what is queued.
     ///
     /// # Cancel safety
     /// Nothing is taken before it returns.
     pub(crate) async fn next(&self) -> Taken {
         loop {
-            {
-                let mut pending = self.pending.lock();
-                if !pending.frames.is_empty() || pending.ping || pending.close.is_some() {
-                    pending.bytes = 0;
-                    pending.full_since = None;
-                    return Taken {
-                        frames: std::mem::take(&mut pending.frames),
-                        ping: std::mem::take(&mut pending.ping),
-                        close: pending.close,
-                    };
-                }
+            if let Some(taken) = self.take() {
+                return taken;
             }
             self.wake.notified().await;
         }
+    }
+
+    fn take(&self) -> Option<Taken> {
+        let mut pending = self.pending.lock();
+        if pending.frames.is_empty() && !pending.ping && pending.close.is_none() {
+            return None;
+        }
+        let mut taken = Taken { ping: std::mem::take(&mut pending.ping), ..Taken::default() };
+        let mut bytes = 0;
+        while bytes < TAKE_BYTES
+            && let Some(frame) = pending.frames.pop_front()
+        {
+            bytes += frame.text.len();
+            taken.frames.push(frame);
+        }
+        pending.bytes = pending.bytes.saturating_sub(bytes);
+        if pending.frames.is_empty() {
+            // An idle socket keeps no queue.
+            pending.frames = VecDeque::new();
+            taken.close = pending.close;
+        }
+        if !pending.is_full(1) {
+            pending.full_since = None;
+        }
+        Some(taken)
+    }
+}
+
+impl Pending {
+    /// True when a stored message of this size finds no room. One that is larger than the whole buffer passes alone.
+    fn is_full(&self, bytes: usize) -> bool {
+        self.frames.len() >= limits::OUTBOUND_MAX_FRAMES
+            || (self.bytes > 0 && self.bytes + bytes > limits::OUTBOUND_MAX_BYTES)
     }
 }
 
@@ -209,16 +291,68 @@ mod tests {
         "x".repeat(bytes).into()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn stored_messages_are_refused_at_the_byte_limit_and_accepted_again_after_a_write() {
         let connection = Connection::new();
-        assert_eq!(connection.deliver(text(limits::OUTBOUND_MAX_BYTES - 1), None), Ok(()));
-        assert_eq!(connection.deliver(text(1), None), Ok(()));
+        assert_eq!(connection.deliver(text(limits::OUTBOUND_MAX_BYTES - 1), None), Ok(0));
+        assert_eq!(connection.deliver(text(1), None), Ok(1));
         assert_eq!(connection.deliver(text(1), None), Err(Full));
         assert!(connection.is_slow(Duration::ZERO));
-        assert_eq!(connection.next().await.frames.len(), 2);
+        assert!(!connection.is_slow(limits::SLOW_CONSUMER_AFTER));
+        tokio::time::advance(limits::SLOW_CONSUMER_AFTER).await;
+        assert!(connection.is_slow(limits::SLOW_CONSUMER_AFTER));
+        assert_eq!(connection.next().await.frames.len(), 1);
         assert!(!connection.is_slow(Duration::ZERO));
-        assert_eq!(connection.deliver(text(1), None), Ok(()));
+        assert_eq!(connection.deliver(text(1), None), Ok(2));
+    }
+
+    #[tokio::test]
+    async fn the_frame_limit_holds_for_stored_messages() {
+        let connection = Connection::new();
+        for ticket in 0..limits::OUTBOUND_MAX_FRAMES as u64 {
+            assert_eq!(connection.deliver(text(1), None), Ok(ticket));
+        }
+        assert_eq!(connection.deliver(text(1), None), Err(Full));
+    }
+
+    #[tokio::test]
+    async fn what_was_not_handed_to_the_socket_is_taken_back_and_never_written() {
+        let connection = Connection::new();
+        assert_eq!(connection.take_back(), 0);
+        for ticket in 0..3 {
+            assert_eq!(connection.deliver(text(TAKE_BYTES), None), Ok(ticket));
+        }
+        connection.say_text(text(7));
+        assert_eq!(connection.next().await.frames.len(), 1);
+        assert_eq!(connection.take_back(), 1);
+        let rest = connection.next().await.frames;
+        assert_eq!(rest.iter().map(|frame| frame.text.len()).collect::<Vec<_>>(), [7]);
+        assert_eq!(connection.take_back(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_ping_does_not_wait_behind_what_is_queued() {
+        let connection = Connection::new();
+        for _ in 0..3 {
+            connection.say_text(text(TAKE_BYTES));
+        }
+        connection.ping();
+        connection.close(Close::BANNED);
+        let first = connection.next().await;
+        assert_eq!((first.frames.len(), first.ping, first.close), (1, true, None));
+        connection.next().await;
+        assert_eq!(connection.next().await.close, Some(Close::BANNED));
+    }
+
+    #[tokio::test]
+    async fn news_without_room_is_dropped_and_closes_nothing() {
+        let connection = Connection::new();
+        connection.offer(text(limits::OUTBOUND_MAX_BYTES));
+        for _ in 0..10 {
+            connection.offer(text(1));
+        }
+        assert!(!connection.is_closing() && !connection.is_slow(Duration::ZERO));
+        assert_eq!(connection.next().await.frames.len(), 1);
     }
 
     #[tokio::test]

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claudemesh_core::presence::{Handshake, Lease};
+use claudemesh_protocol::wire::Stats;
 use claudemesh_protocol::{MemberId, MeshId, PresenceId, PublicKey};
-use claudemesh_store::{ClaimId, DeliverySeq, EndPresence, PeerState, Reroute};
+use claudemesh_store::{ClaimId, DeliverySeq, EndPresence, PeerState, PresenceRow, Reroute};
+use futures_util::StreamExt as _;
 use serde_json::json;
 
 use super::event::{Subject, peer_event};
+use super::sweep::save_states;
 use super::{Close, Connection, InFlight, Mesh, MeshState, stored};
 use crate::delivery;
+use crate::ops::receipt;
 use crate::state::Broker;
 
 /// How a presence ends.
@@ -68,7 +72,7 @@ pub(super) fn remove(
         .session_key
         .filter(|key| state.session(*key).is_none() && successor.flatten() != Some(*key));
     if let Some(key) = session_key {
-        state.queues.remove(&key);
+        state.queue(key).moving();
     }
     let (session_rows, member_rows): (Vec<_>, Vec<_>) =
         orphaned.into_iter().partition(|(_, row)| Some(row.key) == session_key);
@@ -76,16 +80,19 @@ pub(super) fn remove(
     for (_, row) in &member_rows {
         state.queue(row.key).releasing(row.priority);
     }
+    let counted = stored::counted_by(&entry);
     let end = EndPresence {
         id: presence.id.clone(),
         at: now,
         peer_state: saved,
+        counted,
         claim_id: ClaimId::from(&presence.id),
         reroute: session_key.map(|session_key| Reroute {
             mesh_id: mesh.id.clone(),
             session_key,
             member_key: presence.member_key,
             member_id: presence.member_id.clone(),
+            at: now,
         }),
     };
     Some(Departed { end, member_key: presence.member_key, member_rows })
@@ -94,25 +101,91 @@ pub(super) fn remove(
 impl Departed {
     /// Writes the end, hands rows back and brings them to whoever receives them now.
     pub(crate) async fn settle(self, broker: &Broker, mesh: &Arc<Mesh>) {
-        let Self { end, member_key, member_rows } = self;
+        let Self { mut end, member_key, member_rows } = self;
         broker.delivery().release(mesh, member_rows).await;
+        let ended_session = end.reroute.as_ref().map(|reroute| reroute.session_key);
+        // Who came back meanwhile keeps its rows.
+        end.reroute.take_if(|reroute| mesh.lock().session(reroute.session_key).is_some());
         let member_id = end.reroute.as_ref().map(|reroute| reroute.member_id.clone());
         match broker.store().end_presence(end).await {
             Ok(ended) => {
                 let mut state = mesh.lock();
+                if let Some(key) = ended_session {
+                    state.end_move(key, true);
+                }
                 if let Some(member_id) = member_id {
                     state.sub_open(&member_id, ended.merged);
                 }
                 if ended.rerouted > 0 {
                     state.queue(member_key).arrived_unknown(ended.rerouted);
                 }
+                let news = receipt::News::Rerouted { to: member_key };
+                receipt::tell(broker, &state, &ended.told, news);
             }
             Err(error) => {
-                // The row keeps its lease in the store; the next start ends it.
+                // The row counts as present in the store until the sweep of rows, or the next start, ends it.
                 tracing::warn!(%error, mesh_id = %mesh.id, "cannot write the end of a presence");
+                if let Some(key) = ended_session {
+                    mesh.lock().end_move(key, false);
+                }
             }
         }
-        delivery::wake_key(broker, mesh, member_key);
+        for key in ended_session.into_iter().chain([member_key]) {
+            delivery::wake_key(broker, mesh, key);
+        }
+    }
+}
+
+/// Ends a row that nobody stands for. Nothing happens when memory holds its presence.
+pub(super) async fn end_stale(broker: &Broker, row: PresenceRow) {
+    let mut end = bare_end(broker, row.id.clone());
+    let Some(mesh) = broker.live().loaded(&row.mesh_id) else {
+        // Whoever loads the mesh moves what waits for sessions that have ended.
+        end_unplaced(broker, row.id).await;
+        return;
+    };
+    let departed = {
+        let mut state = mesh.lock();
+        if state.presence(&row.id).is_some() {
+            return;
+        }
+        let member_key = state.member(&row.member_id).and_then(|entry| entry.member.pubkey);
+        let ended_key = row.session_pubkey.filter(|key| state.session(*key).is_none());
+        end.reroute = ended_key.zip(member_key).map(|(session_key, member_key)| Reroute {
+            mesh_id: row.mesh_id.clone(),
+            session_key,
+            member_key,
+            member_id: row.member_id.clone(),
+            at: end.at,
+        });
+        if let Some(reroute) = &end.reroute {
+            state.queue(reroute.session_key).moving();
+        }
+        member_key.map(|member_key| Departed { end, member_key, member_rows: Vec::new() })
+    };
+    tracing::warn!(mesh_id = %row.mesh_id, presence_id = %row.id, "a stale presence is ended");
+    match departed {
+        Some(departed) => departed.settle(broker, &mesh).await,
+        None => end_unplaced(broker, row.id).await,
+    }
+}
+
+fn bare_end(broker: &Broker, id: PresenceId) -> EndPresence {
+    EndPresence {
+        claim_id: ClaimId::from(&id),
+        id,
+        at: broker.now(),
+        peer_state: None,
+        counted: Stats::default(),
+        reroute: None,
+    }
+}
+
+/// Ends a row that was written for a presence which found no place after all.
+pub(super) async fn end_unplaced(broker: &Broker, id: PresenceId) {
+    let end = bare_end(broker, id);
+    if let Err(error) = broker.store().end_presence(end).await {
+        tracing::warn!(%error, "cannot end a row that nobody stands for; the next sweep does");
     }
 }
 
@@ -146,9 +219,12 @@ pub(crate) async fn lose_socket(
     let rows = {
         let mut state = mesh.lock();
         let Some(entry) = state.own(id, connection) else { return };
-        entry.connection = None;
-        entry.lease = Lease::Until(until);
+        entry.lost_seen_at = entry.last_seen();
         let rows = state.take_unacked(id);
+        if let Some(entry) = state.presence_mut(id) {
+            entry.connection = None;
+        }
+        state.set_lease(id, Lease::Until(until));
         for (_, row) in &rows {
             state.queue(row.key).releasing(row.priority);
         }
@@ -176,9 +252,17 @@ pub(crate) async fn evict_member(
         let ending = Ending::Closed(close);
         ids.iter().filter_map(|id| remove(broker, &mesh, &mut state, id, ending)).collect()
     };
-    for one in departed {
-        one.settle(broker, &mesh).await;
-    }
+    settle_all(broker, &mesh, departed).await;
+}
+
+/// Departures written at once: one commit takes many of them.
+const SETTLED_AT_ONCE: usize = 64;
+
+/// Settles many departures of one mesh, side by side so that they share commits.
+pub(super) async fn settle_all(broker: &Broker, mesh: &Arc<Mesh>, departed: Vec<Departed>) {
+    futures_util::stream::iter(departed)
+        .for_each_concurrent(SETTLED_AT_ONCE, |one| one.settle(broker, mesh))
+        .await;
 }
 
 /// The broker stops: sockets are closed with 1001, presences keep a lease in the store, saved states are written.
@@ -186,21 +270,29 @@ pub(crate) async fn drain(broker: &Broker) {
     let now = broker.now();
     let until = now.plus(Duration::from_millis(broker.limits().lease_ttl_ms));
     let mut leased = Vec::new();
+    let mut said = Vec::new();
     let mut states: Vec<PeerState> = Vec::new();
     for mesh in broker.live().all() {
         let mut state = mesh.lock();
+        let mut unleased = Vec::new();
         for entry in state.presences_mut() {
             if let Some(connection) = entry.connection.take() {
+                entry.lost_seen_at = connection.last_seen();
                 connection.close(Close::SHUTTING_DOWN);
-                entry.lease = Lease::Until(until);
+                unleased.push(entry.presence.id.clone());
             }
             leased.push(entry.presence.id.clone());
+            said.push((entry.presence.id.clone(), stored::state_of(&entry.presence)));
             states.extend(stored::peer_state_of(entry, &mesh.id, now));
+        }
+        for id in unleased {
+            state.set_lease(&id, Lease::Until(until));
         }
     }
     if let Err(error) = broker.store().lease_presences(leased, until).await {
         tracing::warn!(%error, "cannot write the leases of a stopping broker");
     }
+    save_states(broker, said).await;
     if let Err(error) = broker.store().save_peer_states(states).await {
         tracing::warn!(%error, "cannot write the saved states of a stopping broker");
     }

@@ -1,6 +1,7 @@
 //! System events about peers (broker spec §2.5, wire spec §3.1).
 
 use claudemesh_core::presence::Presence;
+use claudemesh_crypto::random;
 use claudemesh_protocol::wire::Push;
 use claudemesh_protocol::{MeshId, PublicKey, Timestamp};
 use serde_json::{Map, Value, json};
@@ -42,6 +43,11 @@ pub(crate) fn peer_event(
     if let Value::Object(more) = more {
         data.extend(more);
     }
-    let id = uuid::Uuid::new_v4().to_string();
+    let id = event_id();
     Push::system(mesh_id, id, now.to_iso(), event, Value::Object(data))
+}
+
+/// The id of a message that the broker makes up: a random UUID.
+pub(crate) fn event_id() -> String {
+    uuid::Builder::from_random_bytes(random::bytes()).into_uuid().to_string()
 }

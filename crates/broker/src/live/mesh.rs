@@ -2,11 +2,12 @@
 //!
 //! Everything here is synchronous and happens under the mesh's lock, which is never held over an await.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use axum::extract::ws::Utf8Bytes;
 use claudemesh_core::gate::{self, Priorities};
+use claudemesh_core::lease::LeaseBook;
 use claudemesh_core::loop_guard::LoopGuard;
 use claudemesh_core::presence::{Lease, Presence};
 use claudemesh_core::queue::KeyQueue;
@@ -48,6 +49,8 @@ pub(crate) struct InFlight {
     pub(crate) until: Timestamp,
     /// Presences it was pushed to: one, or every device of a member.
     pub(crate) pushed_to: Vec<PresenceId>,
+    /// A socket that is gone by now was written it, so that the attempt counts.
+    pub(crate) was_written: bool,
 }
 
 /// A row in the window of one connection.
@@ -56,6 +59,8 @@ pub(crate) struct Unacked {
     pub(crate) seq: DeliverySeq,
     pub(crate) message_id: Arc<str>,
     pub(crate) client_message_id: Option<Arc<str>>,
+    /// Its place in the connection's queue, see [`Connection::take_back`].
+    pub(crate) ticket: u64,
 }
 
 /// One presence with its socket, if it has one.
@@ -63,21 +68,41 @@ pub(crate) struct Entry {
     pub(crate) presence: Presence,
     pub(crate) lease: Lease,
     pub(crate) connection: Option<Arc<Connection>>,
+    /// The last sign of life of the socket it lost.
+    pub(crate) lost_seen_at: Timestamp,
+    /// When the hello of its newest socket was signed.
+    pub(crate) hello_timestamp: Timestamp,
+    /// Something it said about itself is not in the store yet; the next sweep writes it.
+    pub(crate) is_unsaved: bool,
     /// Pushed rows it has not acknowledged, oldest first.
     pub(crate) unacked: VecDeque<Unacked>,
+    /// Rows of its member's queue that other devices have and it does not yet, in accept order.
+    pub(crate) owed: BTreeMap<DeliverySeq, Priority>,
+    /// A task brings it owed copies.
+    pub(crate) is_copying: bool,
     /// Session keys whose attestation this connection was given.
     pub(crate) known_senders: HashSet<PublicKey>,
     /// A `pull_messages` opened the gate until everything held was handed over.
     pub(crate) is_pulling: bool,
     /// Last `pull_messages`.
     pub(crate) pulled_at: Option<Timestamp>,
-    /// Stats of earlier connections, to which those of this one are added at its end.
+    /// Counters of earlier connections as they were told to the client; its own are worked out against them.
     pub(crate) earlier_stats: claudemesh_protocol::wire::Stats,
 }
 
 impl Entry {
-    /// What may be pushed to it now: nothing without a socket or without room.
+    /// What may be pushed to it now: what it takes, unless older rows of that class are owed to it.
     pub(crate) fn open(&self) -> Priorities {
+        let takes = self.takes();
+        if self.owed.is_empty() {
+            return takes;
+        }
+        let is_owed = |class: &Priority| self.owed.values().any(|owed| owed == class);
+        takes.iter().filter(|class| !is_owed(class)).fold(Priorities::NONE, Priorities::with)
+    }
+
+    /// What it takes by status and room: nothing without a socket.
+    pub(crate) fn takes(&self) -> Priorities {
         let is_writable =
             self.connection.as_ref().is_some_and(|connection| !connection.is_closing());
         if !is_writable || self.unacked.len() >= UNACKED_MAX {
@@ -89,29 +114,43 @@ impl Entry {
         gate::open_for(self.presence.status.status, self.presence.gatekeeper())
     }
 
+    /// The last frame or pong that came from its newest socket.
+    pub(crate) fn last_seen(&self) -> Timestamp {
+        self.connection.as_ref().map_or(self.lost_seen_at, |connection| connection.last_seen())
+    }
+
     /// Rows that may still be pushed before acks must come.
     pub(crate) fn room(&self) -> usize {
         UNACKED_MAX.saturating_sub(self.unacked.len())
     }
 }
 
-/// The state of one mesh.
+/// The state of one mesh. Maps that are walked are ordered, so that what a mesh does depends on its history alone.
 pub(crate) struct MeshState {
     pub(crate) info: claudemesh_store::Mesh,
-    roster: HashMap<MemberId, RosterEntry>,
+    roster: BTreeMap<MemberId, RosterEntry>,
     by_member_key: HashMap<PublicKey, MemberId>,
     /// Whose each name is, folded; of members that had it before names were unique, the first to join.
     by_name: HashMap<String, MemberId>,
-    presences: HashMap<PresenceId, Entry>,
+    presences: BTreeMap<PresenceId, Entry>,
+    leases: LeaseBook,
     by_session_key: HashMap<PublicKey, PresenceId>,
-    by_member: HashMap<MemberId, Vec<PresenceId>>,
+    by_member: BTreeMap<MemberId, Vec<PresenceId>>,
     /// Hellos between their capacity check and their place.
     pub(crate) joining: usize,
-    pub(crate) queues: HashMap<PublicKey, KeyQueue>,
-    pub(crate) in_flight: HashMap<DeliverySeq, InFlight>,
-    open_rows: HashMap<MemberId, u64>,
+    /// Machines of the daemons among them, for the clone policy.
+    pub(super) joining_devices: BTreeMap<PresenceId, (MemberId, String)>,
+    pub(crate) queues: BTreeMap<PublicKey, KeyQueue>,
+    pub(crate) in_flight: BTreeMap<DeliverySeq, InFlight>,
+    /// Rows that were pushed before their commit, until it has ended; true once acknowledged.
+    pub(crate) uncommitted: BTreeMap<DeliverySeq, bool>,
+    /// Of these, the ones that were acknowledged and then not stored, until the acknowledgement has had its turn.
+    pub(crate) never_stored: BTreeSet<DeliverySeq>,
+    open_rows: BTreeMap<MemberId, u64>,
     open_total: u64,
-    pub(crate) budgets: HashMap<MemberId, TokenBucket>,
+    pub(crate) budgets: BTreeMap<MemberId, TokenBucket>,
+    /// What each member may still spend on receipts.
+    pub(crate) receipt_budgets: BTreeMap<MemberId, TokenBucket>,
     pub(crate) loops: LoopGuard,
 }
 
@@ -119,18 +158,23 @@ impl MeshState {
     pub(super) fn new(info: claudemesh_store::Mesh, roster: Vec<RosterEntry>) -> Self {
         let mut state = Self {
             info,
-            roster: HashMap::new(),
+            roster: BTreeMap::new(),
             by_member_key: HashMap::new(),
             by_name: HashMap::new(),
-            presences: HashMap::new(),
+            presences: BTreeMap::new(),
+            leases: LeaseBook::default(),
             by_session_key: HashMap::new(),
-            by_member: HashMap::new(),
+            by_member: BTreeMap::new(),
             joining: 0,
-            queues: HashMap::new(),
-            in_flight: HashMap::new(),
-            open_rows: HashMap::new(),
+            joining_devices: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            uncommitted: BTreeMap::new(),
+            never_stored: BTreeSet::new(),
+            open_rows: BTreeMap::new(),
             open_total: 0,
-            budgets: HashMap::new(),
+            budgets: BTreeMap::new(),
+            receipt_budgets: BTreeMap::new(),
             loops: LoopGuard::default(),
         };
         state.set_roster(roster);
@@ -244,6 +288,19 @@ impl MeshState {
         })
     }
 
+    /// Starts or ends the lease of a presence.
+    pub(crate) fn set_lease(&mut self, id: &PresenceId, lease: Lease) {
+        if let Some(entry) = self.presences.get_mut(id) {
+            let before = std::mem::replace(&mut entry.lease, lease);
+            self.leases.change(id, before, lease);
+        }
+    }
+
+    /// The running leases.
+    pub(crate) const fn leases(&self) -> &LeaseBook {
+        &self.leases
+    }
+
     pub(crate) fn session(&self, key: PublicKey) -> Option<&Entry> {
         self.presences.get(self.by_session_key.get(&key)?)
     }
@@ -262,11 +319,13 @@ impl MeshState {
             self.by_session_key.insert(key, presence.id.clone());
         }
         self.by_member.entry(presence.member_id.clone()).or_default().push(presence.id.clone());
+        self.leases.change(&presence.id, Lease::Online, entry.lease);
         self.presences.insert(presence.id.clone(), entry);
     }
 
     pub(crate) fn remove(&mut self, id: &PresenceId) -> Option<Entry> {
         let entry = self.presences.remove(id)?;
+        self.leases.forget(id, entry.lease);
         if let Some(key) = entry.presence.session_key
             && self.by_session_key.get(&key) == Some(id)
         {
@@ -305,7 +364,28 @@ impl MeshState {
 
     /// What may be pushed for this key now.
     pub(crate) fn open(&self, key: PublicKey) -> Priorities {
-        self.receivers(key).iter().fold(Priorities::NONE, |open, entry| open.or(entry.open()))
+        let receivers = self.receivers(key);
+        receivers.iter().fold(Priorities::NONE, |open, entry| open.or(self.open_to(entry, key)))
+    }
+
+    /// What may be pushed now of this key's rows to one of its receivers. A session that stands in for its daemon gets
+    /// none of its member's while rows of its own wait in that class or a more urgent one: both may be copies of one
+    /// broadcast, and the member's copy of a younger one must not pass its own of an older one.
+    pub(crate) fn open_to(&self, entry: &Entry, key: PublicKey) -> Priorities {
+        self.behind_own(entry, key, entry.open())
+    }
+
+    /// As [`MeshState::open_to`], for copies it is owed.
+    pub(crate) fn takes_copies(&self, entry: &Entry, key: PublicKey) -> Priorities {
+        self.behind_own(entry, key, entry.takes())
+    }
+
+    fn behind_own(&self, entry: &Entry, key: PublicKey, open: Priorities) -> Priorities {
+        let own = entry.presence.session_key.filter(|own| *own != key);
+        let Some(queue) = own.and_then(|own| self.queues.get(&own)) else { return open };
+        // Claims take a class and everything more urgent.
+        let clear = open.iter().take_while(|priority| queue.is_clear(*priority));
+        clear.fold(Priorities::NONE, Priorities::with)
     }
 
     /// Keys whose rows this presence receives: its own, and its member's where it is in line for it.
@@ -327,8 +407,19 @@ impl MeshState {
     pub(crate) fn forget_idle_queues(&mut self) {
         let (members, sessions) = (&self.by_member_key, &self.by_session_key);
         self.queues.retain(|key, queue| {
-            !queue.is_idle() && (members.contains_key(key) || sessions.contains_key(key))
+            let is_someones = members.contains_key(key) || sessions.contains_key(key);
+            queue.is_unsettled() || (!queue.is_idle() && is_someones)
         });
+    }
+
+    /// The rows of an ended session have moved to its member, or that could not be written.
+    pub(crate) fn end_move(&mut self, key: PublicKey, is_written: bool) {
+        let is_back = self.session(key).is_some();
+        let queue = self.queue(key);
+        queue.moved(is_written);
+        if !is_back && !queue.is_unsettled() {
+            self.queues.remove(&key);
+        }
     }
 
     /// Forgets the queue of a key about which nothing is left to know.
@@ -378,16 +469,34 @@ impl MeshState {
         Some(in_flight)
     }
 
-    /// Takes back what only this presence was given: its socket is gone. Those rows must be released.
+    /// Forgets a pushed row because its recipient has it.
+    pub(crate) fn settle(&mut self, seq: DeliverySeq) -> Option<InFlight> {
+        let row = self.take_in_flight(seq)?;
+        if let Some(was_acked) = self.uncommitted.get_mut(&seq) {
+            *was_acked = true;
+        }
+        Some(row)
+    }
+
+    /// True when a receiver of this key is owed copies.
+    pub(crate) fn owes_copies(&self, key: PublicKey) -> bool {
+        self.receivers(key).iter().any(|entry| !entry.owed.is_empty())
+    }
+
+    /// Takes back what only this presence was given: its socket is gone, and what that was not written yet never will
+    /// be. Those rows must be released.
     pub(crate) fn take_unacked(&mut self, id: &PresenceId) -> Vec<(DeliverySeq, InFlight)> {
         let Some(entry) = self.presences.get_mut(id) else { return Vec::new() };
         entry.known_senders = HashSet::new();
         entry.is_pulling = false;
+        let first_unwritten =
+            entry.connection.as_ref().map_or(u64::MAX, |connection| connection.take_back());
         let unacked = std::mem::take(&mut entry.unacked);
         let mut orphaned = Vec::new();
         for row in unacked {
             let Some(in_flight) = self.in_flight.get_mut(&row.seq) else { continue };
             in_flight.pushed_to.retain(|other| other != id);
+            in_flight.was_written |= row.ticket < first_unwritten;
             if in_flight.pushed_to.is_empty()
                 && let Some(in_flight) = self.in_flight.remove(&row.seq)
             {
@@ -397,23 +506,19 @@ impl MeshState {
         orphaned
     }
 
-    /// Rows of the member's queue that other devices were pushed and this one was not: it has just come. They stay with
-    /// those that have them and are released in the store, so that a drain brings them here too.
-    pub(crate) fn rows_for_new_device(&mut self, id: &PresenceId) -> Vec<(DeliverySeq, PublicKey)> {
-        let Some(entry) = self.presences.get(id).filter(|entry| entry.presence.is_device()) else {
-            return Vec::new();
+    /// A device that has just come is owed the rows of its member's queue that others were pushed and it was not.
+    pub(crate) fn owe_to_new_device(&mut self, id: &PresenceId) {
+        let Some(entry) = self.presences.get_mut(id).filter(|entry| entry.presence.is_device())
+        else {
+            return;
         };
         let key = entry.presence.member_key;
-        let rows: Vec<(DeliverySeq, Priority)> = self
+        let missed = self
             .in_flight
             .iter()
             .filter(|(_, row)| row.key == key && !row.pushed_to.contains(id))
-            .map(|(seq, row)| (*seq, row.priority))
-            .collect();
-        for (_, priority) in &rows {
-            self.queue(key).releasing(*priority);
-        }
-        rows.into_iter().map(|(seq, _)| (seq, key)).collect()
+            .map(|(seq, row)| (*seq, row.priority));
+        entry.owed.extend(missed);
     }
 
     // Events.

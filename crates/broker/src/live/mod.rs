@@ -8,27 +8,31 @@ mod mesh;
 mod stored;
 mod sweep;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use claudemesh_core::queue::KeyQueue;
 use claudemesh_protocol::limits::BrokerLimits;
 use claudemesh_protocol::{MeshId, PeerRole, PublicKey};
-use claudemesh_store::{DeliveryOutcome, DeliveryWrite, PreviousRun, Reroute, StoreError};
+use claudemesh_store::{
+    Backlog, DeliveryOutcome, DeliveryWrite, PeerState, PresenceRow, PreviousRun, Reroute,
+    StoreError,
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::OnceCell;
 
 use crate::state::Broker;
 
 pub(crate) use arrive::{Arriving, Settled, Unsettled, give_way, reserve, settle};
-pub(crate) use connection::{Close, Connection};
+pub(crate) use connection::{Close, Connection, Outgoing, Taken};
 pub(crate) use depart::{drain, evict_member, leave, lose_socket};
-pub(crate) use event::{Subject, peer_event};
+pub(crate) use event::{Subject, event_id, peer_event};
 pub(crate) use mesh::{Entry, InFlight, Mesh, MeshState, Unacked};
 pub(crate) use stored::state_of;
 pub(crate) use sweep::{
-    decay_statuses, end_leases, forget_quiet, heartbeat, next_lease_end, save_states,
+    count_presences, decay_statuses, end_leases, forget_quiet, heartbeat, next_lease_end,
+    report_status, save_states, sweep_rows,
 };
 
 impl Broker {
@@ -44,7 +48,7 @@ const RESTART_GRACE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// The meshes in memory.
 pub(crate) struct Live {
-    meshes: RwLock<HashMap<MeshId, Arc<Mesh>>>,
+    meshes: RwLock<BTreeMap<MeshId, Arc<Mesh>>>,
     /// First reads that are under way, so that each mesh is read once however many ask.
     loadings: Mutex<HashMap<MeshId, Loading>>,
 }
@@ -110,8 +114,8 @@ pub(crate) async fn open_mesh(
     let loading = broker.live().loading(id);
     let loaded = loading
         .get_or_try_init(|| async {
-            let Some(mesh) = load(broker, id).await? else { return Ok(None) };
-            reroute_orphans(broker, &mesh).await?;
+            let Some((mesh, backlog)) = load(broker, id).await? else { return Ok(None) };
+            reroute_orphans(broker, &mesh, backlog).await?;
             Ok::<_, StoreError>(Some(keep(broker, mesh)))
         })
         .await
@@ -120,19 +124,23 @@ pub(crate) async fn open_mesh(
     loaded
 }
 
-/// Reads a mesh; rows that wait from before are counted.
-async fn load(broker: &Broker, id: &MeshId) -> Result<Option<Arc<Mesh>>, StoreError> {
+/// Reads a mesh and what waits in it from before, which is counted.
+async fn load(
+    broker: &Broker,
+    id: &MeshId,
+) -> Result<Option<(Arc<Mesh>, Vec<Backlog>)>, StoreError> {
     let store = broker.store();
     let Some(info) = store.mesh(id).await? else { return Ok(None) };
     if info.archived_at.is_some() {
         return Ok(None);
     }
     let mut state = MeshState::new(info, store.roster(id).await?);
-    for row in store.backlog(id).await? {
+    let backlog = store.backlog(id).await?;
+    for row in &backlog {
         state.queues.insert(row.recipient_key, KeyQueue::with_held(row.held + row.claimed));
         state.add_open(&row.recipient_member_id, row.held + row.claimed);
     }
-    Ok(Some(Arc::new(Mesh::new(id.clone(), state))))
+    Ok(Some((Arc::new(Mesh::new(id.clone(), state)), backlog)))
 }
 
 /// Makes a loaded mesh the one everybody uses, unless somebody was faster.
@@ -178,33 +186,43 @@ pub(crate) async fn recover(broker: &Broker) -> Result<(), StoreError> {
         .store()
         .lease_previous_run(PreviousRun::EveryNode, broker.now(), lease, RESTART_GRACE.min(lease))
         .await?;
-    for row in rows {
-        let mesh = match broker.live().loaded(&row.mesh_id) {
-            Some(mesh) => mesh,
-            None => match load(broker, &row.mesh_id).await? {
-                Some(mesh) => keep(broker, mesh),
-                None => continue,
-            },
-        };
-        let session_key = row.session_pubkey.filter(|_| row.role == PeerRole::Session);
-        let saved =
-            broker.store().peer_state(&row.mesh_id, &row.member_id, session_key.as_ref()).await?;
-        let mut state = mesh.lock();
-        let member_key = state.member(&row.member_id).and_then(|entry| entry.member.pubkey);
-        if let Some(member_key) = member_key {
-            state.insert(stored::leased_entry(row, member_key, saved));
+    // One question for all that was saved: a start with a thousand presences must not ask a thousand times.
+    let mut saved: BTreeMap<_, PeerState> = BTreeMap::new();
+    if !rows.is_empty() {
+        for state in broker.store().peer_states_of_present().await? {
+            saved.insert((state.member_id.clone(), state.session_pubkey), state);
         }
     }
-    for mesh in broker.live().all() {
-        reroute_orphans(broker, &mesh).await?;
+    let mut by_mesh: BTreeMap<MeshId, Vec<PresenceRow>> = BTreeMap::new();
+    for row in rows {
+        by_mesh.entry(row.mesh_id.clone()).or_default().push(row);
+    }
+    for (id, rows) in by_mesh {
+        let Some((mesh, backlog)) = load(broker, &id).await? else { continue };
+        {
+            let mut state = mesh.lock();
+            for row in rows {
+                let session_key = row.session_pubkey.filter(|_| row.role == PeerRole::Session);
+                let member_key = state.member(&row.member_id).and_then(|entry| entry.member.pubkey);
+                if let Some(member_key) = member_key {
+                    let saved = saved.get(&(row.member_id.clone(), session_key)).cloned();
+                    state.insert(stored::leased_entry(row, member_key, saved));
+                }
+            }
+        }
+        reroute_orphans(broker, &mesh, backlog).await?;
+        keep(broker, mesh);
     }
     Ok(())
 }
 
 /// Rows for session keys that nobody can return to any more go to their members' queues. Nobody else uses the mesh yet.
-async fn reroute_orphans(broker: &Broker, mesh: &Mesh) -> Result<(), StoreError> {
+async fn reroute_orphans(
+    broker: &Broker,
+    mesh: &Mesh,
+    backlog: Vec<Backlog>,
+) -> Result<(), StoreError> {
     let reroutes: Vec<DeliveryWrite> = {
-        let backlog = broker.store().backlog(&mesh.id).await?;
         let state = mesh.lock();
         backlog
             .into_iter()
@@ -215,6 +233,7 @@ async fn reroute_orphans(broker: &Broker, mesh: &Mesh) -> Result<(), StoreError>
                     session_key: row.recipient_key,
                     member_key: state.member(&row.recipient_member_id)?.member.pubkey?,
                     member_id: row.recipient_member_id,
+                    at: broker.now(),
                 }))
             })
             .collect()

@@ -1,12 +1,12 @@
 //! Presences to and from their rows in the store.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use claudemesh_core::presence::{ClientInfo, Handshake, Lease, Presence};
 use claudemesh_core::stats;
 use claudemesh_core::status::StatusRecord;
 use claudemesh_protocol::attestation::ParentAttestation;
-use claudemesh_protocol::wire::{Profile, SetProfile};
+use claudemesh_protocol::wire::{Profile, SetProfile, Stats};
 use claudemesh_protocol::{MeshId, PeerRole, PublicKey, Timestamp};
 use claudemesh_store::{PeerState, PresenceRow, PresenceState};
 
@@ -21,6 +21,19 @@ pub(crate) fn state_of(presence: &Presence) -> PresenceState {
         summary: presence.summary.clone(),
         groups: presence.groups.clone(),
         is_visible: presence.is_visible,
+        profile: profile_to_keep(presence),
+        stats: presence.stats,
+    }
+}
+
+fn profile_to_keep(presence: &Presence) -> SetProfile {
+    let profile = presence.profile.clone();
+    SetProfile {
+        avatar: profile.avatar,
+        title: profile.title,
+        bio: profile.bio,
+        capabilities: profile.capabilities,
+        role: profile.role,
     }
 }
 
@@ -70,8 +83,6 @@ pub(super) fn leased_entry(
     let handshake =
         if row.role == PeerRole::Session { Handshake::Session } else { Handshake::Member };
     let lease = Lease::Until(row.lease_until.unwrap_or(row.last_ping_at));
-    let (profile, earlier_stats) =
-        saved.map(|saved| (profile_of(saved.profile), saved.stats)).unwrap_or_default();
     let presence = Presence {
         id: row.id,
         member_id: row.member_id,
@@ -99,8 +110,8 @@ pub(super) fn leased_entry(
         summary: row.state.summary,
         groups: row.state.groups,
         is_visible: row.state.is_visible,
-        profile,
-        stats: None,
+        profile: profile_of(row.state.profile),
+        stats: row.state.stats,
         session_caps: match handshake {
             Handshake::Session => attestation.as_ref().and_then(|one| one.allowed_caps),
             Handshake::Member => None,
@@ -112,11 +123,16 @@ pub(super) fn leased_entry(
         presence,
         lease,
         connection: None,
+        lost_seen_at: row.last_ping_at,
+        hello_timestamp: Timestamp::ZERO,
+        is_unsaved: false,
         unacked: VecDeque::new(),
+        owed: BTreeMap::new(),
+        is_copying: false,
         known_senders: HashSet::new(),
         is_pulling: false,
         pulled_at: None,
-        earlier_stats,
+        earlier_stats: saved.map(|saved| saved.stats).unwrap_or_default(),
     }
 }
 
@@ -130,13 +146,17 @@ pub(super) fn profile_of(saved: SetProfile) -> Profile {
     }
 }
 
-/// What to keep of a presence for the return of its member or session.
+/// What a presence itself has counted.
+pub(super) fn counted_by(entry: &Entry) -> Stats {
+    stats::counted(entry.earlier_stats, entry.presence.stats.unwrap_or_default())
+}
+
+/// What to keep of a presence for the return of its member or session; the counters are those of earlier connections.
 pub(super) fn peer_state_of(entry: &Entry, mesh_id: &MeshId, now: Timestamp) -> Option<PeerState> {
     let presence = &entry.presence;
     if presence.is_transient() {
         return None;
     }
-    let profile = presence.profile.clone();
     Some(PeerState {
         mesh_id: mesh_id.clone(),
         member_id: presence.member_id.clone(),
@@ -145,17 +165,11 @@ pub(super) fn peer_state_of(entry: &Entry, mesh_id: &MeshId, now: Timestamp) -> 
             Handshake::Session => presence.session_key,
         },
         groups: presence.groups.clone(),
-        profile: SetProfile {
-            avatar: profile.avatar,
-            title: profile.title,
-            bio: profile.bio,
-            capabilities: profile.capabilities,
-            role: profile.role,
-        },
+        profile: profile_to_keep(presence),
         is_visible: presence.is_visible,
         last_summary: presence.summary.clone(),
         last_display_name: Some(presence.display_name.clone()),
-        stats: stats::accumulate(entry.earlier_stats, presence.stats.unwrap_or_default()),
+        stats: entry.earlier_stats,
         last_seen_at: now,
     })
 }

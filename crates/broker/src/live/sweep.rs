@@ -1,31 +1,26 @@
 //! What time does to presences: leases end, `working` decays, last-seen times are written (broker spec §2.2, §2.3).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use claudemesh_core::presence::Lease;
 use claudemesh_core::status::StatusChange;
-use claudemesh_protocol::limits::RATE_IDLE;
-use claudemesh_protocol::{PresenceId, Timestamp};
+use claudemesh_protocol::limits::{PENDING_STATUS_TTL, RATE_IDLE, STALE_ROW_AFTER};
+use claudemesh_protocol::{PeerRole, PeerStatus, PresenceId, StatusSource, Timestamp};
 use claudemesh_store::StoreError;
 
-use super::depart::{Ending, remove};
-use super::{Mesh, MeshState, state_of};
+use super::depart::{Ending, end_stale, remove, settle_all};
+use super::{Mesh, state_of};
 use crate::delivery;
 use crate::state::Broker;
 
+/// Stale rows ended by one sweep.
+const STALE_ROWS_STEP: usize = 1_000;
+
 /// The next end of a lease, for the timer.
 pub(crate) fn next_lease_end(broker: &Broker) -> Option<Timestamp> {
-    let ends = |state: &MeshState| {
-        state
-            .presences()
-            .filter_map(|entry| match entry.lease {
-                Lease::Until(until) => Some(until),
-                Lease::Online => None,
-            })
-            .min()
-    };
-    broker.live().all().iter().filter_map(|mesh| ends(&mesh.lock())).min()
+    broker.live().all().iter().filter_map(|mesh| mesh.lock().leases().next_end()).min()
 }
 
 /// Ends presences whose lease ran out.
@@ -34,42 +29,116 @@ pub(crate) async fn end_leases(broker: &Broker) {
     for mesh in broker.live().all() {
         let departed: Vec<_> = {
             let mut state = mesh.lock();
-            let ended: Vec<PresenceId> = state
-                .presences()
-                .filter(|entry| matches!(entry.lease, Lease::Until(until) if until <= now))
-                .map(|entry| entry.presence.id.clone())
-                .collect();
+            let ended = state.leases().ended(now);
             ended
                 .iter()
                 .filter_map(|id| remove(broker, &mesh, &mut state, id, Ending::Gone))
                 .collect()
         };
-        for one in departed {
-            broker.metrics().lease_evictions.inc();
-            one.settle(broker, &mesh).await;
-        }
+        broker.metrics().lease_evictions.inc_by(departed.len() as u64);
+        settle_all(broker, &mesh, departed).await;
     }
 }
 
-/// Lets `working` end where nobody refreshed it, and hands over what that releases.
+/// Lets `working` end where nobody refreshed it, hands over what that releases, and writes what refreshed it.
 pub(crate) async fn decay_statuses(broker: &Broker) {
     let now = broker.now();
     let ttl = Duration::from_secs(broker.limits().status_ttl_seconds);
     for mesh in broker.live().all() {
-        let mut changed = Vec::new();
+        let (mut changed, mut unsaved) = (Vec::new(), Vec::new());
         for entry in mesh.lock().presences_mut() {
-            if entry.presence.status.decay(now, ttl) == StatusChange::Changed {
-                changed.push((entry.presence.id.clone(), state_of(&entry.presence)));
+            let has_changed = entry.presence.status.decay(now, ttl) == StatusChange::Changed;
+            if has_changed {
+                changed.push(entry.presence.id.clone());
+            }
+            if std::mem::take(&mut entry.is_unsaved) || has_changed {
+                unsaved.push((entry.presence.id.clone(), state_of(&entry.presence)));
             }
         }
-        if changed.is_empty() {
-            continue;
-        }
-        for (id, _) in &changed {
-            broker.metrics().ttl_sweeps.inc("flipped");
+        broker.metrics().ttl_sweeps.inc(if changed.is_empty() { "false" } else { "true" });
+        for id in &changed {
             delivery::wake_presence(broker, &mesh, id);
         }
-        save_states(broker, changed).await;
+        if !unsaved.is_empty() {
+            save_states(broker, unsaved).await;
+        }
+    }
+}
+
+/// Takes what a hook reported for one session in one directory, whichever meshes it is in (broker spec §2.3). Answers
+/// the presences it concerned.
+pub(crate) async fn report_status(
+    broker: &Broker,
+    session_id: &str,
+    cwd: &str,
+    status: PeerStatus,
+) -> Vec<PresenceId> {
+    let now = broker.now();
+    let window = Duration::from_secs(broker.limits().hook_fresh_window_seconds);
+    let mut found = Vec::new();
+    for mesh in broker.live().all() {
+        let mut changed = Vec::new();
+        for entry in mesh.lock().presences_mut() {
+            let client = &entry.presence.client;
+            if client.session_id != session_id || client.cwd != cwd {
+                continue;
+            }
+            found.push(entry.presence.id.clone());
+            match entry.presence.status.report(status, StatusSource::Hook, now, window) {
+                StatusChange::Changed => {
+                    changed.push((entry.presence.id.clone(), state_of(&entry.presence)));
+                }
+                StatusChange::Refreshed => entry.is_unsaved = true,
+                StatusChange::Ignored => {}
+            }
+        }
+        for (id, _) in &changed {
+            delivery::wake_presence(broker, &mesh, id);
+        }
+        if !changed.is_empty() {
+            save_states(broker, changed).await;
+        }
+    }
+    found
+}
+
+/// Ends rows that count as present though nobody stands for them: their end could not be written, or the broker died
+/// between a row and its place (broker spec §2.2). What memory holds, with a socket or a lease, is never touched. Forgets
+/// hellos and reports whose time is over.
+pub(crate) async fn sweep_rows(broker: &Broker) {
+    let now = broker.now();
+    let silent_since = now.minus(STALE_ROW_AFTER);
+    match broker.store().stale_presences(silent_since, now, STALE_ROWS_STEP).await {
+        Ok(rows) => {
+            for row in rows {
+                end_stale(broker, row).await;
+            }
+        }
+        Err(error) => tracing::warn!(%error, "cannot look for stale presences"),
+    }
+    let pending_before = now.minus(PENDING_STATUS_TTL);
+    if let Err(error) = broker.store().purge_short_lived(now, pending_before).await {
+        tracing::warn!(%error, "cannot forget old hellos");
+    }
+}
+
+/// Shows how many presences there are, by role and state.
+pub(crate) fn count_presences(broker: &Broker) {
+    let mut counts: BTreeMap<(&'static str, &'static str), i64> = BTreeMap::new();
+    for role in PeerRole::ALL {
+        for state in ["online", "leased"] {
+            counts.insert((role.as_str(), state), 0);
+        }
+    }
+    for mesh in broker.live().all() {
+        for entry in mesh.lock().presences() {
+            let state = if entry.lease == Lease::Online { "online" } else { "leased" };
+            *counts.entry((entry.presence.role.as_str(), state)).or_insert(0) += 1;
+        }
+    }
+    for ((role, state), count) in counts {
+        let labels = [("role", role), ("state", state)];
+        broker.metrics().presence.get_or_create(&labels).set(count);
     }
 }
 
@@ -84,15 +153,18 @@ pub(crate) async fn save_states(
     }
 }
 
-/// One bulk update of the last-seen times of connected presences.
+/// One bulk update of the last-seen times of connected presences. One that has not shown life for two rounds of pings is
+/// left out: its watchdog is about to end its socket, and nobody has seen it.
 pub(crate) async fn heartbeat(broker: &Broker) -> Result<(), StoreError> {
+    let seen_after =
+        broker.now().minus(Duration::from_millis(2 * broker.limits().ping_interval_ms));
     let mut live = Vec::new();
     for mesh in broker.live().all() {
         let state = mesh.lock();
         live.extend(
             state
                 .presences()
-                .filter(|entry| entry.connection.is_some())
+                .filter(|entry| entry.connection.is_some() && entry.last_seen() >= seen_after)
                 .map(|entry| entry.presence.id.clone()),
         );
     }
@@ -111,6 +183,7 @@ pub(crate) fn forget_quiet(broker: &Broker) {
             let mut state = mesh.lock();
             state.loops.forget_silent(now);
             state.budgets.retain(|_, bucket| now.since(bucket.last_used()) < RATE_IDLE);
+            state.receipt_budgets.retain(|_, bucket| now.since(bucket.last_used()) < RATE_IDLE);
             state.forget_idle_queues();
         }
         let id = mesh.id.clone();

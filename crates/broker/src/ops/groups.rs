@@ -29,7 +29,8 @@ pub(super) async fn join(peer: &Peer, join: JoinGroup) -> Reply {
         presence.groups.push(Group { name, role: join.role });
         Ok(())
     })
-    .await
+    .await?;
+    Ok(None)
 }
 
 /// Leaves; not being in the group is fine.
@@ -39,5 +40,6 @@ pub(super) async fn leave(peer: &Peer, leave: LeaveGroup) -> Reply {
         presence.groups.retain(|group| group.name != name);
         Ok(())
     })
-    .await
+    .await?;
+    Ok(None)
 }

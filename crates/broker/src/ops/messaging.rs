@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use claudemesh_core::rate::{RateLimit, TokenBucket};
 use claudemesh_protocol::limits::PULL_INTERVAL;
-use claudemesh_protocol::wire::{Ack, ClientAck, LoopUnblock};
+use claudemesh_protocol::wire::{Ack, ClientAck, LoopUnblock, ServerFrame};
 use claudemesh_protocol::{ErrorCode, MemberId, MessageId};
 use claudemesh_store::{AckById, Dedupe, DeliverySeq, MessageRef};
 
@@ -79,10 +79,8 @@ pub(super) async fn client_ack(peer: &Peer, ack: ClientAck) -> Reply {
             })
             .map(|row| row.seq)
             .collect();
-        for seq in &deliveries {
-            settle_delivered(&mut state, *seq);
-        }
-        (deliveries, keys)
+        let settled = deliveries.into_iter().filter_map(|seq| settle_delivered(&mut state, seq));
+        (settled.collect::<Vec<_>>(), keys)
     };
     let job = if deliveries.is_empty() {
         let message = match (ack.broker_message_id, ack.client_message_id) {
@@ -98,7 +96,8 @@ pub(super) async fn client_ack(peer: &Peer, ack: ClientAck) -> Reply {
         };
         Job::AckById { mesh: Arc::clone(&peer.mesh), member_id: peer.member_id.clone(), ack }
     } else {
-        Job::Ack { deliveries, at: peer.broker.now() }
+        let mesh = Arc::clone(&peer.mesh);
+        Job::Ack { mesh, rows: deliveries, at: peer.broker.now() }
     };
     // Refused only while the broker stops: the row comes again and the receiver knows it.
     let _ = peer.broker.delivery().enqueue(job).await;
@@ -108,24 +107,24 @@ pub(super) async fn client_ack(peer: &Peer, ack: ClientAck) -> Reply {
     Ok(None)
 }
 
-fn settle_delivered(state: &mut MeshState, seq: DeliverySeq) {
-    if let Some(row) = state.take_in_flight(seq) {
-        state.sub_open(&row.member_id, 1);
-        state.tidy_queue(row.key);
-    }
+/// Forgets a pushed row that its recipient has; answers it with the member it counted for.
+fn settle_delivered(state: &mut MeshState, seq: DeliverySeq) -> Option<(DeliverySeq, MemberId)> {
+    let row = state.settle(seq)?;
+    state.sub_open(&row.member_id, 1);
+    state.tidy_queue(row.key);
+    Some((seq, row.member_id))
 }
 
 /// Rows written to a client that does not acknowledge are delivered by that.
 pub(crate) async fn delivered_by_write(peer: &Peer, deliveries: Vec<DeliverySeq>) {
-    let keys = {
+    let (rows, keys) = {
         let mut state = peer.mesh.lock();
-        for seq in &deliveries {
-            settle_delivered(&mut state, *seq);
-        }
-        state.keys_of(&peer.presence_id)
+        let settled = deliveries.into_iter().filter_map(|seq| settle_delivered(&mut state, seq));
+        let rows = settled.collect();
+        (rows, state.keys_of(&peer.presence_id))
     };
-    let at = peer.broker.now();
-    let _ = peer.broker.delivery().enqueue(Job::Ack { deliveries, at }).await;
+    let (mesh, at) = (Arc::clone(&peer.mesh), peer.broker.now());
+    let _ = peer.broker.delivery().enqueue(Job::Ack { mesh, rows, at }).await;
     for key in keys {
         delivery::wake_key(&peer.broker, &peer.mesh, key);
     }
@@ -164,13 +163,19 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `loop_unblock`: lifts the stop between any key of the caller's member and `peer`.
-pub(super) fn loop_unblock(peer: &Peer, unblock: &LoopUnblock) {
+/// `loop_unblock`: lifts the stop between any key of the caller's member and `peer`; says whether there was one.
+pub(super) fn loop_unblock(
+    peer: &Peer,
+    unblock: &LoopUnblock,
+    req_id: Option<String>,
+) -> Option<ServerFrame> {
     let now = peer.broker.now();
     let mut state = peer.mesh.lock();
     let mut keys = vec![peer.member_key, peer.key()];
     keys.extend(state.of_member(&peer.member_id).filter_map(|entry| entry.presence.session_key));
+    let mut was_lifted = false;
     for key in keys {
-        state.loops.lift(key, unblock.peer, now);
+        was_lifted |= state.loops.lift(key, unblock.peer, now);
     }
+    Some(Ack { lifted: Some(was_lifted), ..Ack::bare(&req_id?) }.into())
 }

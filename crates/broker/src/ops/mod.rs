@@ -3,6 +3,7 @@
 mod groups;
 pub(crate) mod messaging;
 mod presence;
+pub(crate) mod receipt;
 mod recipients;
 mod roster;
 mod rows;
@@ -162,21 +163,18 @@ async fn answer(peer: &Peer, frame: ClientFrame, req_id: Option<String>) -> Repl
         }
         ClientFrame::PullMessages(_) => messaging::pull(peer),
         ClientFrame::ClientAck(ack) => messaging::client_ack(peer, *ack).await,
-        // Advertised only once receipts are kept; until then a client must not wait for them.
-        ClientFrame::Receipt(_) => {
-            Err(Refusal::new(ErrorCode::UnknownMessageType, "receipts are not kept by this broker"))
-        }
-        ClientFrame::LoopUnblock(unblock) => {
-            messaging::loop_unblock(peer, &unblock);
+        ClientFrame::Receipt(said) => {
+            receipt::receipt(peer, *said).await;
             Ok(None)
         }
+        ClientFrame::LoopUnblock(unblock) => Ok(messaging::loop_unblock(peer, &unblock, req_id)),
         ClientFrame::MessageStatus(query) => status::message_status(peer, *query, req_id).await,
         ClientFrame::ListPeers(query) => Ok(Some(roster::list_peers(peer, *query, req_id))),
         ClientFrame::ListMembers(_) => Ok(Some(roster::list_members(peer, req_id))),
         ClientFrame::SetStatus(set) => presence::set_status(peer, *set).await,
         ClientFrame::SetSummary(set) => presence::set_summary(peer, *set).await,
         ClientFrame::SetVisible(set) => presence::set_visible(peer, *set, req_id).await,
-        ClientFrame::SetProfile(set) => presence::set_profile(peer, *set, req_id),
+        ClientFrame::SetProfile(set) => presence::set_profile(peer, *set, req_id).await,
         ClientFrame::SetStats(set) => presence::set_stats(peer, &set),
         ClientFrame::JoinGroup(join) => groups::join(peer, *join).await,
         ClientFrame::LeaveGroup(leave) => groups::leave(peer, *leave).await,

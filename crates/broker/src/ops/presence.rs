@@ -16,19 +16,32 @@ use super::{Peer, Refusal, Reply};
 use crate::delivery;
 use crate::live::{Subject, peer_event, save_states, state_of};
 
-/// Changes the own presence and writes it down.
+/// Changes what the own presence says about itself, first in the store, then in memory: what is acknowledged survives,
+/// and what could not be written is not seen by anybody.
+///
+/// Frames of a connection are handled one by one, so nobody else changes the same words meanwhile; statuses do change,
+/// and are left alone.
 pub(super) async fn change(
     peer: &Peer,
     apply: impl FnOnce(&mut Presence) -> Result<(), Refusal>,
-) -> Reply {
-    let saved = {
+) -> Result<(), Refusal> {
+    let changed = {
         let mut state = peer.mesh.lock();
-        let entry = peer.own(&mut state)?;
-        apply(&mut entry.presence)?;
-        state_of(&entry.presence)
+        let mut presence = peer.own(&mut state)?.presence.clone();
+        apply(&mut presence)?;
+        presence
     };
-    save_states(&peer.broker, vec![(peer.presence_id.clone(), saved)]).await;
-    Ok(None)
+    let saved = vec![(peer.presence_id.clone(), state_of(&changed))];
+    peer.broker.store().save_presence_states(saved).await?;
+    let mut state = peer.mesh.lock();
+    let entry = peer.own(&mut state)?;
+    let now = &mut entry.presence;
+    now.summary = changed.summary;
+    now.groups = changed.groups;
+    now.is_visible = changed.is_visible;
+    now.profile = changed.profile;
+    entry.is_unsaved |= entry.presence.status != changed.status;
+    Ok(())
 }
 
 /// `set_status`. Inferred statuses are a daemon's business.
@@ -46,6 +59,7 @@ pub(super) async fn set_status(peer: &Peer, set: SetStatus) -> Reply {
             ));
         }
         let change = entry.presence.status.report(set.status, source, now, window);
+        entry.is_unsaved |= change == StatusChange::Refreshed;
         (change == StatusChange::Changed).then(|| state_of(&entry.presence))
     };
     if let Some(saved) = saved {
@@ -63,33 +77,34 @@ pub(super) async fn set_summary(peer: &Peer, set: SetSummary) -> Reply {
         presence.summary = (!summary.is_empty()).then(|| summary.to_owned());
         Ok(())
     })
-    .await
+    .await?;
+    Ok(None)
 }
 
 /// `set_visible`; others are told when it changed.
 pub(super) async fn set_visible(peer: &Peer, set: SetVisible, req_id: Option<String>) -> Reply {
-    let saved = {
+    let mut has_changed = false;
+    change(peer, |presence| {
+        has_changed = presence.is_visible != set.visible;
+        presence.is_visible = set.visible;
+        Ok(())
+    })
+    .await?;
+    if has_changed {
         let mut state = peer.mesh.lock();
-        let entry = peer.own(&mut state)?;
-        let has_changed = entry.presence.is_visible != set.visible;
-        entry.presence.is_visible = set.visible;
-        let (saved, subject) = (state_of(&entry.presence), Subject::of(&entry.presence));
-        if has_changed {
-            let event = if set.visible { "peer_visible" } else { "peer_hidden" };
-            let push = peer_event(&peer.mesh.id, event, &subject, json!({}), peer.broker.now());
-            state.announce(push, |other| other.id != peer.presence_id);
-        }
-        saved
-    };
+        let subject = Subject::of(&peer.own(&mut state)?.presence);
+        let event = if set.visible { "peer_visible" } else { "peer_hidden" };
+        let push = peer_event(&peer.mesh.id, event, &subject, json!({}), peer.broker.now());
+        state.announce(push, |other| other.id != peer.presence_id);
+    }
     if set.visible {
         delivery::wake_presence(&peer.broker, &peer.mesh, &peer.presence_id);
     }
-    save_states(&peer.broker, vec![(peer.presence_id.clone(), saved)]).await;
     Ok(Some(success(req_id).into()))
 }
 
 /// `set_profile` merges what is given.
-pub(super) fn set_profile(peer: &Peer, set: SetProfile, req_id: Option<String>) -> Reply {
+pub(super) async fn set_profile(peer: &Peer, set: SetProfile, req_id: Option<String>) -> Reply {
     let texts = [
         ("avatar", &set.avatar, AVATAR_MAX_CHARS),
         ("title", &set.title, TITLE_MAX_CHARS),
@@ -106,28 +121,25 @@ pub(super) fn set_profile(peer: &Peer, set: SetProfile, req_id: Option<String>) 
     for word in capabilities {
         within("capabilities", word, PROFILE_WORD_MAX_CHARS)?;
     }
-    let mut state = peer.mesh.lock();
-    let profile = &mut peer.own(&mut state)?.presence.profile;
-    let merge = |field: &mut Option<String>, given: Option<String>| {
-        if given.is_some() {
-            *field = given;
-        }
-    };
-    merge(&mut profile.avatar, set.avatar);
-    merge(&mut profile.title, set.title);
-    merge(&mut profile.bio, set.bio);
-    merge(&mut profile.role, set.role);
-    if set.capabilities.is_some() {
-        profile.capabilities = set.capabilities;
-    }
-    drop(state);
+    change(peer, |presence| {
+        let profile = &mut presence.profile;
+        profile.avatar = set.avatar.or_else(|| profile.avatar.take());
+        profile.title = set.title.or_else(|| profile.title.take());
+        profile.bio = set.bio.or_else(|| profile.bio.take());
+        profile.role = set.role.or_else(|| profile.role.take());
+        profile.capabilities = set.capabilities.or_else(|| profile.capabilities.take());
+        Ok(())
+    })
+    .await?;
     Ok(Some(success(req_id).into()))
 }
 
-/// `set_stats` replaces the counters of this connection.
+/// `set_stats` replaces the counters of this connection; the next sweep writes them.
 pub(super) fn set_stats(peer: &Peer, set: &SetStats) -> Reply {
     let mut state = peer.mesh.lock();
-    peer.own(&mut state)?.presence.stats = Some(set.stats);
+    let entry = peer.own(&mut state)?;
+    entry.presence.stats = Some(set.stats);
+    entry.is_unsaved = true;
     drop(state);
     Ok(None)
 }

@@ -1,5 +1,7 @@
 //! Who receives a send, by target, grants, encryption policy and backlog (broker spec §3.1 steps 6 to 9, §3.2).
 
+use std::collections::HashMap;
+
 use claudemesh_core::grants;
 use claudemesh_core::presence::Presence;
 use claudemesh_core::target::{self, Audience, Direct, KeyFact, PresentPeer, Reach};
@@ -125,6 +127,11 @@ pub(super) fn multicast(
     let Audience { present, absent } = audience_of(peer, state, reach);
     let mut resolved = Resolved::default();
     let mut skipped = 0;
+    let mut keys: HashMap<PublicKey, &WrappedKey> = HashMap::new();
+    for key in send.wrapped_keys.iter().flatten() {
+        // Of several for one member the first counts.
+        keys.entry(key.to).or_insert(key);
+    }
     let everyone = present
         .iter()
         .map(|receiver| (receiver, false))
@@ -138,12 +145,11 @@ pub(super) fn multicast(
             continue;
         };
         let wrapped_key = if is_encrypted {
-            let keys = send.wrapped_keys.as_deref().unwrap_or_default();
-            let Some(key) = keys.iter().find(|key| key.to == member_key) else {
+            let Some(key) = keys.get(&member_key) else {
                 skipped += 1;
                 continue;
             };
-            Some(key.clone())
+            Some((*key).clone())
         } else {
             None
         };

@@ -77,6 +77,7 @@ fn row(peer: &Peer, state: &MeshState, entry: &Entry, with_lease: bool) -> PeerR
         status_updated_at: Some(presence.status.updated_at.to_iso()),
         lease: with_lease
             .then(|| if entry.lease == Lease::Online { "online" } else { "offline" }.to_owned()),
+        last_seen_at: Some(entry.last_seen().to_iso()),
     }
 }
 

@@ -16,8 +16,9 @@ use serde_json::json;
 use super::Peer;
 use super::recipients::{Recipient, Resolved};
 use super::send::Checked;
-use crate::delivery::{self, Accept, Plan};
+use crate::delivery::{self, Accept, Plan, Pushed};
 use crate::live::MeshState;
+use crate::state::Broker;
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -48,35 +49,11 @@ pub(super) fn build(peer: &Peer, state: &mut MeshState, passed: Passed<'_>) -> A
     let claimed_until = now.plus(Duration::from_millis(broker.limits().claim_lease_ms));
     let message_id = MessageId::random(claudemesh_crypto::random::fill);
     let held = resolved.recipients.iter().filter(|recipient| recipient.is_absent).count();
-    let mut plans = Vec::with_capacity(resolved.recipients.len());
-    let mut deliveries = Vec::with_capacity(resolved.recipients.len());
-    for recipient in resolved.recipients {
-        let open = state.open(recipient.key);
-        let route = state.queue(recipient.key).route(checked.priority, open);
-        state.add_open(&recipient.member_id, 1);
-        let initial = match route {
-            Route::Held => InitialState::Held,
-            Route::Direct => {
-                InitialState::Claimed { by: claim_id(state, &recipient), until: claimed_until }
-            }
-        };
-        state.tidy_queue(recipient.key);
-        deliveries.push(NewDelivery {
-            recipient_key: recipient.key,
-            recipient_member_id: recipient.member_id.clone(),
-            recipient_kind: recipient.kind,
-            wrapped_key: recipient.wrapped_key.as_ref().map(|key| json!(key).to_string().into()),
-            rerouted_from: recipient.rerouted_from,
-            state: initial,
-        });
-        plans.push(Plan {
-            key: recipient.key,
-            member_id: recipient.member_id,
-            kind: recipient.kind,
-            route,
-            wrapped_key: recipient.wrapped_key,
-        });
-    }
+    let (deliveries, plans): (Vec<NewDelivery>, Vec<Plan>) = resolved
+        .recipients
+        .into_iter()
+        .map(|recipient| row_of(broker, state, recipient, checked, claimed_until))
+        .unzip();
     let is_connector = matches!(sender.client.peer_type.as_deref(), Some("connector" | "bridge"));
     let kind = sender_kind(sender, is_connector);
     let ack = Ack {
@@ -138,6 +115,43 @@ pub(super) fn build(peer: &Peer, state: &mut MeshState, passed: Passed<'_>) -> A
         connection: Arc::clone(&peer.connection),
         ack: Box::new(ack),
     }
+}
+
+/// One delivery: what is stored of it, and what is to be done with it. It counts as open from now on.
+fn row_of(
+    broker: &Broker,
+    state: &mut MeshState,
+    recipient: Recipient,
+    checked: &Checked,
+    claimed_until: Timestamp,
+) -> (NewDelivery, Plan) {
+    let open = state.open(recipient.key);
+    let route = state.queue(recipient.key).route(checked.priority, open);
+    state.add_open(&recipient.member_id, 1);
+    let initial = match route {
+        Route::Held => InitialState::Held,
+        Route::Direct => {
+            InitialState::Claimed { by: claim_id(state, &recipient), until: claimed_until }
+        }
+    };
+    state.tidy_queue(recipient.key);
+    let seq = broker.delivery().numbered_row(broker.store());
+    let presence = state
+        .session(recipient.key)
+        .filter(|_| recipient.kind == RecipientKind::Session)
+        .map(|entry| entry.presence.id.clone());
+    let Recipient { key, member_id, kind, wrapped_key, rerouted_from, .. } = recipient;
+    let row = NewDelivery {
+        seq,
+        recipient_key: key,
+        recipient_member_id: member_id.clone(),
+        recipient_kind: kind,
+        wrapped_key: wrapped_key.as_ref().map(|key| json!(key).to_string().into()),
+        rerouted_from,
+        state: initial,
+    };
+    let push = Pushed::NotYet;
+    (row, Plan { seq, key, presence, member_id, kind, route, wrapped_key, push })
 }
 
 /// A session's rows are claimed by its presence, a member's by the member as a whole.

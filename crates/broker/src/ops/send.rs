@@ -308,7 +308,7 @@ fn tell_loop(
         "count": count,
         "until": until.map(Timestamp::to_iso),
     });
-    let id = uuid::Uuid::new_v4().to_string();
+    let id = live::event_id();
     let created_at = peer.broker.now().to_iso();
     let push = Push::system(&peer.mesh.id, id, created_at, "loop_stopped", data);
     let others: Vec<_> =

@@ -1,14 +1,15 @@
 //! `message_status`: what became of a message (broker spec §3.7).
 
-use claudemesh_core::presence::Lease;
-use claudemesh_protocol::wire::{
-    MessageStatus, MessageStatusResult, ReceiptState, RecipientStatus,
-};
+use claudemesh_protocol::wire::{MessageStatus, MessageStatusResult, RecipientStatus};
 use claudemesh_protocol::{ErrorCode, Timestamp, id};
 use claudemesh_store::{DeliveryState, DeliveryStatus, MessageLookup};
 
 use super::{Peer, Refusal, Reply};
 use crate::live::MeshState;
+
+mod standing;
+
+use standing::{Message, is_merged, is_present, standing};
 
 /// Least characters of a prefix (wire spec §3.1).
 const PREFIX_MIN_CHARS: usize = 8;
@@ -45,15 +46,24 @@ pub(super) async fn message_status(
             ));
         }
     };
-    let is_delivered = |row: &DeliveryStatus| row.state == DeliveryState::Delivered;
-    let delivered = !status.deliveries.is_empty() && status.deliveries.iter().all(is_delivered);
+    // A row that found its message in the member's queue already is that message's second copy, not a delivery.
+    let mut counted = status.deliveries.iter().filter(|row| !is_merged(row)).peekable();
+    let delivered = counted.peek().is_some()
+        && counted.all(|row: &DeliveryStatus| row.state == DeliveryState::Delivered);
     let last = status.deliveries.iter().filter_map(|row| row.delivered_at).max();
     let state = peer.mesh.lock();
-    let recipients = status
-        .deliveries
-        .iter()
-        .map(|row| recipient(&state, row, status.created_at, status.expires_at))
-        .collect();
+    let message = Message {
+        priority: status.priority,
+        created_at: status.created_at,
+        expires_at: status.expires_at,
+        is_sender_gone: status
+            .sender_member_id
+            .as_ref()
+            .is_some_and(|sender| state.member(sender).is_none()),
+        now: peer.broker.now(),
+        lease_ms: peer.broker.limits().lease_ttl_ms,
+    };
+    let recipients = status.deliveries.iter().map(|row| recipient(&state, &message, row)).collect();
     Ok(Some(
         MessageStatusResult {
             message_id: asked,
@@ -67,56 +77,31 @@ pub(super) async fn message_status(
     ))
 }
 
-fn recipient(
-    state: &MeshState,
-    row: &DeliveryStatus,
-    created_at: Timestamp,
-    expires_at: Timestamp,
-) -> RecipientStatus {
-    let session = state.session(row.recipient_key);
-    let name = session
-        .map(|entry| entry.presence.display_name.clone())
-        .or_else(|| {
-            state.member(&row.recipient_member_id).map(|entry| entry.member.display_name.clone())
-        })
+fn recipient(state: &MeshState, message: &Message, row: &DeliveryStatus) -> RecipientStatus {
+    let member = state.member(&row.recipient_member_id).map(|entry| &entry.member.display_name);
+    let name = state
+        .session(row.recipient_key)
+        .map(|entry| &entry.presence.display_name)
+        .or(member)
+        .cloned()
         .unwrap_or_default();
-    let is_here = session.is_some() || state.of_member(&row.recipient_member_id).next().is_some();
-    let is_leased = session.is_some_and(|entry| entry.lease != Lease::Online);
     let word = match row.state {
         DeliveryState::Delivered => "delivered",
-        _ if is_here => "held",
+        _ if is_present(state, row) => "held",
         _ => "disconnected",
     };
-    let (receipt, since, next) = match row.state {
-        DeliveryState::Delivered => {
-            (ReceiptState::Accepted, row.delivered_at.unwrap_or(created_at), None)
-        }
-        DeliveryState::Expired => (ReceiptState::Expired, expires_at, None),
-        DeliveryState::Dropped => (ReceiptState::Refused, created_at, None),
-        _ if row.rerouted_from.is_some() => {
-            (ReceiptState::Rerouted, created_at, Some("the member connects"))
-        }
-        DeliveryState::Claimed => {
-            (ReceiptState::Accepted, created_at, Some("the recipient confirms"))
-        }
-        DeliveryState::Held if !is_here => {
-            (ReceiptState::Held, created_at, Some("the recipient connects"))
-        }
-        DeliveryState::Held if is_leased => {
-            (ReceiptState::Held, created_at, Some("the recipient reconnects"))
-        }
-        DeliveryState::Held => (ReceiptState::Deferred, created_at, Some("the recipient is idle")),
-    };
+    // People wait for people: the name of a session says nothing once another one takes its messages.
+    let standing = standing(state, message, row, member.map_or(name.as_str(), String::as_str));
     RecipientStatus {
         name,
         pubkey: row.recipient_key.to_hex(),
         status: word.to_owned(),
-        state: Some(receipt),
-        since: Some(since.to_iso()),
-        asserted_by: Some("broker".to_owned()),
-        path: None,
-        evidence: None,
-        reason: row.drop_reason.clone(),
-        next: next.map(str::to_owned),
+        state: Some(standing.state),
+        since: Some(standing.since.to_iso()),
+        asserted_by: Some(standing.asserted_by.as_str().to_owned()),
+        path: standing.path,
+        evidence: standing.evidence,
+        reason: standing.reason,
+        next: standing.next,
     }
 }

@@ -99,6 +99,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// `INVITE_V1_ENABLED`, default on.
     pub invite_v1: InviteV1,
+    /// `ENABLE_HOOK_ENDPOINT`, default off: agents' hooks of old clients may report statuses over HTTP.
+    pub hook_endpoint: bool,
     /// `BROKER_SKIP_MIGRATE`, default off.
     pub migrate: Migrate,
     /// `GIT_SHA`, shown in `/health`; default `unknown`.
@@ -138,6 +140,7 @@ impl Settings {
             log_level: "info".to_owned(),
             log_format: LogFormat::Json,
             invite_v1: InviteV1::Accepted,
+            hook_endpoint: false,
             migrate: Migrate::AtStart,
             git_sha: "unknown".to_owned(),
             node_id: None,
@@ -272,6 +275,7 @@ fn read_operation(reader: &mut Reader, settings: &mut Settings) {
     } else {
         InviteV1::Retired
     };
+    settings.hook_endpoint = reader.switch("ENABLE_HOOK_ENDPOINT", false);
     settings.migrate = if reader.switch("BROKER_SKIP_MIGRATE", false) {
         Migrate::ByHand
     } else {
@@ -305,7 +309,7 @@ fn read_limits(reader: &mut Reader) -> BrokerLimits {
         send_burst send_per_min backlog_per_member backlog_per_mesh loop_max_hops lease_ttl_ms
         status_ttl_seconds hook_fresh_window_seconds message_retention_days max_sockets_per_ip
         http_rate_per_ip http_burst_per_ip invite_claims_per_ip_hour invite_claims_per_code_hour
-        invite_previews_per_ip_min hello_timeout_ms ping_interval_ms silence_limit_ms slow_consumer_ms
+        invite_previews_per_ip_min hook_rate_limit_per_min hello_timeout_ms ping_interval_ms silence_limit_ms slow_consumer_ms
         claim_lease_ms due_interval_ms
     }
     limits

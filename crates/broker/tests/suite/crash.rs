@@ -46,10 +46,15 @@ struct Road {
 impl Road {
     /// Sends while the point is armed, until the broker has died of it; the receiver confirms what it gets.
     async fn broken_at(point: &str) -> Self {
+        Box::pin(Self::broken_by(point, &format!("{point}=return"))).await
+    }
+
+    /// As [`Road::broken_at`], with these points armed.
+    async fn broken_by(point: &str, points: &str) -> Self {
         let mut world = World::start().await;
         let mut people = world.mesh_of(&["alice", "bob"]).await.into_iter();
         let (alice, bob) = (people.next().unwrap(), people.next().unwrap());
-        let server = world.move_apart(&format!("{point}=return")).await;
+        let server = world.move_apart(points).await;
         let mut receiver = world.daemon(&bob).await;
         let mut sender = world.daemon(&alice).await;
         sender.post("1", message(&bob)).await;
@@ -122,9 +127,10 @@ async fn a_broker_killed_before_the_commit_has_nothing_and_takes_the_retry() {
 
 /// SND-5.
 #[tokio::test]
-async fn a_broker_killed_before_the_push_delivers_after_its_restart() {
+async fn a_broker_killed_after_the_commit_delivers_after_its_restart() {
+    // The push was ahead of the commit, and may or may not have left the process.
     let mut road = Box::pin(Road::broken_at("broker.after_commit_before_push")).await;
-    assert!(!road.was_acked && road.shown.0.is_empty());
+    assert!(!road.was_acked);
     assert!(road.is_stored().await);
     assert_eq!(Box::pin(road.mended(true)).await, 200);
 }
@@ -146,4 +152,23 @@ async fn a_broker_killed_before_a_confirmation_is_kept_pushes_again() {
     assert!(road.is_stored().await);
     assert_eq!(road.world.broker().broker().store().backlog_total().await.unwrap().held, 1);
     assert_eq!(Box::pin(road.mended(true)).await, 200);
+}
+
+/// SND-5, DLV-9: the push may be out, and the commit is not: nothing is stored, and the retry makes it one message.
+#[tokio::test]
+async fn a_broker_killed_inside_the_commit_takes_the_retry() {
+    let mut road = Box::pin(Road::broken_at("store.before_message")).await;
+    assert!(!road.was_acked);
+    assert!(!road.is_stored().await);
+    assert_eq!(Box::pin(road.mended(false)).await, 201);
+}
+
+/// SND-5, DLV-9: the push is ahead of the commit, which may be on the disk or not.
+#[tokio::test]
+async fn a_broker_killed_after_an_early_push_has_the_message_or_takes_the_retry() {
+    let mut road = Box::pin(Road::broken_at("broker.after_push_before_commit")).await;
+    assert!(!road.was_acked);
+    let is_stored = road.is_stored().await;
+    let status = Box::pin(road.mended(is_stored)).await;
+    assert_eq!(status, if is_stored { 200 } else { 201 });
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use claudemesh_core::clock::Clock as _;
 use claudemesh_crypto::{KeyPair, attestation};
 use claudemesh_protocol::limits::ATTESTATION_MAX_TTL;
-use claudemesh_store::{ClonePolicy, MeshSettings, NewIdentity, NewMember, Revocation, RevokeKind};
+use claudemesh_store::{NewIdentity, NewMember, Revocation, RevokeKind};
 use serde_json::{Value, json};
 
-use crate::peers::{Session, Wanted, daemon_hello_at, row_id};
+use crate::peers::{Session, daemon_hello_at, row_id};
 use crate::world::World;
 
 fn code(error: &Value) -> &str {
@@ -29,9 +29,8 @@ async fn a_daemon_and_a_session_are_greeted_with_everything_they_need() {
     assert_eq!(ack["features"]["client_message_id_dedupe"]["params"]["dedupe_retention_days"], 365);
     assert_eq!(ack["limits"]["maxMessageBytes"], 65_536);
     assert_eq!((&ack["leaseTtlMs"], &ack["protocolVersion"]), (&json!(90_000), &json!(1)));
-    assert!(
-        ack["features"].get("envelope_v2").is_none() && ack["features"].get("receipts").is_none()
-    );
+    assert_eq!(ack["features"]["receipts"]["params"]["version"], 1);
+    assert!(ack["features"].get("envelope_v2").is_none());
     let session = Session::new();
     let socket = world.session(&people[0], &session).await;
     assert_eq!(socket.hello_ack["peerRole"], "session");
@@ -300,36 +299,4 @@ async fn an_unbound_member_is_bound_by_its_first_hello_to_one_key() {
     bound.leave().await;
     unbound.key = KeyPair::generate();
     assert_eq!(code(&world.refused(world.daemon_hello(&unbound)).await.0), "unauthorized");
-}
-
-/// The connection part of ROT-2.
-#[tokio::test]
-async fn two_machines_of_one_member_follow_the_policy() {
-    let world = World::start().await;
-    let wanted = [Wanted { name: "alice", groups: &[] }];
-    let on_host = |person: &crate::peers::Person, host: &str| {
-        let mut hello = world.daemon_hello(person);
-        hello["hostFingerprint"] = json!(host.repeat(64));
-        hello["sessionId"] = json!(format!("daemon-{host}"));
-        hello
-    };
-    let people = world.mesh_with(MeshSettings::default(), &wanted).await;
-    let mut first = world.connect(on_host(&people[0], "a")).await;
-    let mut second = world.connect(on_host(&people[0], "b")).await;
-    let replaced = (4003, "replaced_by_newer_connection".to_owned());
-    assert_eq!(first.close_reason().await, replaced);
-    assert_eq!(second.peers().await.len(), 1);
-    let oldest =
-        MeshSettings { clone_policy: ClonePolicy::PreferOldest, ..MeshSettings::default() };
-    let people = world.mesh_with(oldest, &wanted).await;
-    let mut first = world.connect(on_host(&people[0], "a")).await;
-    let (error, close, _) = world.refused(on_host(&people[0], "b")).await;
-    assert_eq!((code(&error), close), ("member_already_connected", 4004));
-    assert_eq!(first.peers().await.len(), 1);
-    let both =
-        MeshSettings { clone_policy: ClonePolicy::AllowConcurrent, ..MeshSettings::default() };
-    let people = world.mesh_with(both, &wanted).await;
-    let mut first = world.connect(on_host(&people[0], "a")).await;
-    let _second = world.connect(on_host(&people[0], "b")).await;
-    assert_eq!(first.peers().await.len(), 2);
 }

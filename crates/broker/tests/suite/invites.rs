@@ -6,7 +6,7 @@ use claudemesh_protocol::status::MemberRole;
 use claudemesh_protocol::{MemberId, MeshId};
 use claudemesh_store::{PermissionOverrides, UserRole};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{Answer, Joiner, World};
 
@@ -98,6 +98,57 @@ async fn a_member_who_may_invite_may_not_invite_admins() {
     };
     revoke(host.code.clone()).await.refused(403, "forbidden");
     revoke(own["code"].as_str().unwrap().to_owned()).await.ok();
+}
+
+/// CLI-1, CLI-2: who asks is who the bearer says; the fields by which older clients named somebody are carried and ignored.
+#[tokio::test]
+async fn nobody_becomes_somebody_else_by_naming_them() {
+    let world = World::start().await;
+    let host = world.with_invite(json!({})).await;
+    let ana = world.get_as(&host.token, "/cli/me").await.ok()["user"]["id"].clone();
+    let (carol, token) = second_account(&world).await;
+    let as_ana = |method: Method, path: &str, body: Value| {
+        let mut body = body;
+        for field in ["user_id", "userId", "requester_id", "created_by"] {
+            body[field] = ana.clone();
+        }
+        let request = world.request(method, &format!("{path}?user_id={}", ana.as_str().unwrap()));
+        let request = request.bearer_auth(&token).json(&body);
+        Answer::of(
+            request
+                .header("x-member-id", host.mesh["member_id"].as_str().unwrap())
+                .header("x-user-id", ana.as_str().unwrap()),
+        )
+    };
+    let me = as_ana(Method::GET, "/cli/me", json!({})).await.ok();
+    assert_eq!(me["user"]["id"], carol.as_str());
+    let meshes = as_ana(Method::GET, "/cli/meshes", json!({})).await.ok();
+    assert_eq!(meshes["meshes"].as_array().unwrap().len(), 0);
+    for (method, path) in [
+        (Method::POST, "/cli/mesh/alpha/invite".to_owned()),
+        (Method::GET, "/cli/mesh/alpha/invites".to_owned()),
+        (Method::DELETE, format!("/cli/mesh/alpha/invites/{}", host.code)),
+        (Method::DELETE, "/cli/mesh/alpha/member/me".to_owned()),
+    ] {
+        as_ana(method, &path, json!({})).await.refused(404, "not_found");
+    }
+    let pubkey = claudemesh_crypto::KeyPair::generate().public().to_hex();
+    let made =
+        as_ana(Method::POST, "/cli/mesh/create", json!({ "name": "Beta", "pubkey": pubkey }));
+    assert_eq!(made.await.ok()["slug"], "beta");
+    let slugs = async |token: &str| {
+        let meshes = world.get_as(token, "/cli/meshes").await.ok();
+        meshes["meshes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|mesh| mesh["slug"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (slugs(&token).await, slugs(&host.token).await),
+        (vec!["beta".into()], vec!["alpha".into()])
+    );
 }
 
 async fn second_account(world: &World) -> (claudemesh_protocol::UserId, String) {

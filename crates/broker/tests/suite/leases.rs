@@ -160,6 +160,31 @@ async fn a_restarted_broker_knows_who_was_here() {
     }
 }
 
+/// LEASE-5 with a process of its own and a real kill.
+#[tokio::test]
+async fn a_killed_process_comes_back_to_everybody_it_knew() {
+    let mut world = World::start().await;
+    let people = world.mesh_of(&["alice", "bob", "carol"]).await;
+    let session = Session::new();
+    let server = world.move_apart("").await;
+    let alice = world.daemon(&people[0]).await;
+    let bob = world.session(&people[1], &session).await;
+    let carol = world.daemon(&people[2]).await;
+    let before = (alice.presence_id(), bob.presence_id());
+    server.kill().await;
+    drop((alice, bob, carol));
+    world.resume().await;
+    let mut alice = world.daemon(&people[0]).await;
+    let bob = world.session(&people[1], &session).await;
+    assert_eq!((alice.presence_id(), bob.presence_id()), before);
+    assert_eq!(alice.peers().await.len(), 3, "carol has her lease");
+    assert_eq!(alice.events_so_far("peer_left").await.len(), 0);
+    world.pass(91);
+    assert_eq!(alice.event("peer_left").await["name"], "carol");
+    assert_eq!(alice.events_so_far("peer_left").await.len(), 0);
+    assert_eq!(alice.peers().await.len(), 2);
+}
+
 /// The eviction part of LEASE-6 (kick itself comes with a later step): a member that is removed goes at once.
 #[tokio::test]
 async fn a_removed_member_goes_at_once() {
@@ -192,7 +217,38 @@ async fn a_polite_close_leaves_no_ghost() {
     assert_eq!(alice.peers().await.len(), 1);
 }
 
-/// LEASE-4, the socket's part.
+/// Moves the timers of the runtime, which are those of pings and watchdogs, without waiting.
+async fn leap(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+}
+
+/// LEASE-4, to the second and with the limits as they are shipped.
+#[tokio::test]
+async fn a_silent_peer_is_terminated_75_s_after_its_last_pong_and_evicted_90_s_later() {
+    let world = World::start().await;
+    let people = world.mesh_of(&["alice", "bob"]).await;
+    let _mute = world.daemon(&people[1]).await;
+    let mut alice = world.daemon(&people[0]).await;
+    for seconds in [30, 30, 14] {
+        leap(seconds).await;
+        // Reading answers the pings that have come by then.
+        for _ in 0..3 {
+            alice.peers().await;
+        }
+        until_leased(&mut alice, 0).await;
+    }
+    leap(1).await;
+    until_leased(&mut alice, 1).await;
+    world.pass(89);
+    assert_eq!(alice.peers().await.len(), 2);
+    world.pass(2);
+    assert_eq!(alice.event("peer_left").await["name"], "bob");
+    assert_eq!(alice.peers().await.len(), 1);
+}
+
+/// LEASE-4, the socket's part, in real time.
 #[tokio::test]
 async fn a_peer_that_does_not_answer_pings_is_terminated() {
     let world = World::start_with(|settings| {

@@ -163,6 +163,21 @@ impl World {
         socket
     }
 
+    /// As [`World::connect`], with a receive buffer that is soon full when nobody reads.
+    pub async fn connect_narrow(&self, hello: Value) -> Socket {
+        let url = self.ws_url();
+        let address = url.trim_start_matches("ws://").split('/').next().unwrap().parse().unwrap();
+        let narrow = tokio::net::TcpSocket::new_v4().unwrap();
+        narrow.set_recv_buffer_size(8 * 1024).unwrap();
+        let stream = MaybeTlsStream::Plain(narrow.connect(address).await.unwrap());
+        let (ws, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+        let mut socket = Socket { ws, seen: VecDeque::new(), closed: None, hello_ack: Value::Null };
+        socket.send(&hello).await;
+        socket.hello_ack = socket.next().await;
+        assert_eq!(socket.hello_ack["type"], "hello_ack", "{}", socket.hello_ack);
+        socket
+    }
+
     /// Says this hello and expects to be refused; the error and the close.
     pub async fn refused(&self, hello: Value) -> (Value, u16, String) {
         let mut socket = self.socket().await;
@@ -346,6 +361,17 @@ impl Socket {
     pub async fn events_so_far(&mut self, name: &str) -> Vec<Value> {
         self.ask(json!({ "type": "list_members" })).await;
         self.take(|frame| frame["event"] == name)
+    }
+
+    /// As [`Socket::pushes_so_far`], for frames of this type.
+    pub async fn frames_so_far(&mut self, kind: &str) -> Vec<Value> {
+        self.ask(json!({ "type": "list_members" })).await;
+        self.take(|frame| frame["type"] == kind)
+    }
+
+    /// True when a frame that fits has been read and not been asked for yet.
+    pub fn holds(&self, fits: impl Fn(&Value) -> bool) -> bool {
+        self.seen.iter().any(fits)
     }
 
     fn take(&mut self, fits: impl Fn(&Value) -> bool) -> Vec<Value> {

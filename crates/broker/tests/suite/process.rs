@@ -92,6 +92,11 @@ impl Server {
             .unwrap();
     }
 
+    /// Ends it without a word.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// The signal that ended it.
     pub async fn end_signal(mut self) -> Option<i32> {
         use std::os::unix::process::ExitStatusExt as _;

@@ -45,7 +45,13 @@ async fn a_broadcast_reaches_every_connection_of_others_and_none_of_the_senders(
 /// TGT-2.
 #[tokio::test]
 async fn a_message_to_an_ended_session_goes_to_its_member_for_seven_days() {
-    let world = World::start().await;
+    Box::pin(a_message_to_an_ended_session_goes_to_its_member_for_seven_days_on(
+        &World::start().await,
+    ))
+    .await;
+}
+
+pub async fn a_message_to_an_ended_session_goes_to_its_member_for_seven_days_on(world: &World) {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let session = Session::new();
@@ -71,7 +77,15 @@ async fn a_message_to_an_ended_session_goes_to_its_member_for_seven_days() {
 /// TGT-2b.
 #[tokio::test]
 async fn a_message_held_for_a_leased_session_moves_to_the_member_when_the_lease_ends() {
-    let world = World::start().await;
+    a_message_held_for_a_leased_session_moves_to_the_member_when_the_lease_ends_on(
+        &World::start().await,
+    )
+    .await;
+}
+
+pub async fn a_message_held_for_a_leased_session_moves_to_the_member_when_the_lease_ends_on(
+    world: &World,
+) {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let mut bob = world.daemon(&people[1]).await;
@@ -111,7 +125,13 @@ async fn wait_for_lease(socket: &mut Socket, session: &Session) {
 /// TGT-4.
 #[tokio::test]
 async fn a_broadcast_waits_for_the_leased_and_the_absent_and_for_nobody_else() {
-    let world = World::start().await;
+    Box::pin(a_broadcast_waits_for_the_leased_and_the_absent_and_for_nobody_else_on(
+        &World::start().await,
+    ))
+    .await;
+}
+
+pub async fn a_broadcast_waits_for_the_leased_and_the_absent_and_for_nobody_else_on(world: &World) {
     let people = world.mesh_of(&["alice", "bob", "carol", "dave"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let session = Session::new();
@@ -232,7 +252,13 @@ async fn a_member_row_goes_to_the_daemon_and_without_one_to_the_sessions() {
 /// RCV-2, the broker's part.
 #[tokio::test]
 async fn two_devices_both_get_a_member_row_and_the_first_ack_delivers_it() {
-    let world = World::start().await;
+    Box::pin(two_devices_both_get_a_member_row_and_the_first_ack_delivers_it_on(
+        &World::start().await,
+    ))
+    .await;
+}
+
+pub async fn two_devices_both_get_a_member_row_and_the_first_ack_delivers_it_on(world: &World) {
     let mut mesh = settings(GroupEncryption::Off);
     mesh.clone_policy = claudemesh_store::ClonePolicy::AllowConcurrent;
     let wanted = [Wanted { name: "alice", groups: &[] }, Wanted { name: "bob", groups: &[] }];

@@ -15,7 +15,11 @@ fn to(person: &Person, id: &str) -> Value {
 /// DLV-1.
 #[tokio::test]
 async fn an_unacknowledged_push_comes_again_with_doubled_patience() {
-    let world = World::start().await;
+    Box::pin(an_unacknowledged_push_comes_again_with_doubled_patience_on(&World::start().await))
+        .await;
+}
+
+pub async fn an_unacknowledged_push_comes_again_with_doubled_patience_on(world: &World) {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let mut bob = world.daemon(&people[1]).await;
@@ -102,7 +106,15 @@ async fn a_daemon_that_gates_itself_gets_now_and_next_at_once() {
 /// DLV-3.
 #[tokio::test]
 async fn a_thousand_messages_arrive_in_order_though_the_socket_is_cut_twenty_times() {
-    let world = World::start_with(|settings| settings.limits.send_burst = 2_000).await;
+    a_thousand_messages_arrive_in_order_though_the_socket_is_cut_twenty_times_on(
+        &World::start_with(|settings| settings.limits.send_burst = 2_000).await,
+    )
+    .await;
+}
+
+pub async fn a_thousand_messages_arrive_in_order_though_the_socket_is_cut_twenty_times_on(
+    world: &World,
+) {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let session = Session::new();
@@ -145,7 +157,10 @@ async fn a_thousand_messages_arrive_in_order_though_the_socket_is_cut_twenty_tim
 /// DLV-5.
 #[tokio::test]
 async fn a_push_without_ack_comes_again_on_the_next_socket() {
-    let world = World::start().await;
+    Box::pin(a_push_without_ack_comes_again_on_the_next_socket_on(&World::start().await)).await;
+}
+
+pub async fn a_push_without_ack_comes_again_on_the_next_socket_on(world: &World) {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let session = Session::new();
@@ -161,7 +176,7 @@ async fn a_push_without_ack_comes_again_on_the_next_socket() {
     bob.send(&json!({"type": "client_ack", "clientMessageId": "c"})).await;
     bob.confirm(&first).await;
     assert_eq!(bob.pushes_so_far().await.len(), 0);
-    until_empty(&world).await;
+    until_empty(world).await;
 }
 
 async fn until_empty(world: &World) {
@@ -197,7 +212,10 @@ async fn an_ack_on_a_later_socket_delivers_what_an_earlier_one_pushed() {
 /// DLV-6.
 #[tokio::test]
 async fn an_ack_of_somebody_elses_message_changes_nothing() {
-    let world = World::start().await;
+    Box::pin(an_ack_of_somebody_elses_message_changes_nothing_on(&World::start().await)).await;
+}
+
+pub async fn an_ack_of_somebody_elses_message_changes_nothing_on(world: &World) {
     let people = world.mesh_of(&["alice", "bob", "carol"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let mut carol = world.daemon(&people[2]).await;

@@ -25,10 +25,22 @@ async fn open_rows(world: &World) -> u64 {
     total.held + total.claimed
 }
 
+/// Waits until what was confirmed is written.
+async fn until_nothing_is_open(world: &World) {
+    let deadline = tokio::time::Instant::now() + crate::world::PATIENCE;
+    while open_rows(world).await > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "rows stay open");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// SND-1.
 #[tokio::test]
 async fn a_message_to_an_absent_member_waits_and_arrives_once() {
-    let world = World::start().await;
+    Box::pin(a_message_to_an_absent_member_waits_and_arrives_once_on(&World::start().await)).await;
+}
+
+pub async fn a_message_to_an_absent_member_waits_and_arrives_once_on(world: &World) {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let ack = alice.message(to(&people[1].key)).await;
@@ -42,7 +54,7 @@ async fn a_message_to_an_absent_member_waits_and_arrives_once() {
     bob.leave().await;
     let mut again = world.daemon(&people[1]).await;
     assert_eq!(again.pushes_so_far().await, Vec::<Value>::new());
-    assert_eq!(open_rows(&world).await, 0);
+    until_nothing_is_open(world).await;
 }
 
 #[tokio::test]
@@ -182,7 +194,13 @@ async fn what_was_acknowledged_survives_a_kill_and_a_retry_is_a_duplicate() {
 /// IDM-1.
 #[tokio::test]
 async fn a_hundred_times_the_same_on_four_sockets_is_one_message() {
-    let world = World::start_with(|settings| settings.limits.send_burst = 100).await;
+    a_hundred_times_the_same_on_four_sockets_is_one_message_on(
+        &World::start_with(|settings| settings.limits.send_burst = 100).await,
+    )
+    .await;
+}
+
+pub async fn a_hundred_times_the_same_on_four_sockets_is_one_message_on(world: &World) {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut bob = world.daemon(&people[1]).await;
     let message = json!({"targetSpec": people[1].key.public(), "client_message_id": "same"});
@@ -211,7 +229,11 @@ async fn a_hundred_times_the_same_on_four_sockets_is_one_message() {
 /// IDM-2.
 #[tokio::test]
 async fn an_id_used_for_something_else_is_refused_even_in_flight() {
-    let world = World::start().await;
+    Box::pin(an_id_used_for_something_else_is_refused_even_in_flight_on(&World::start().await))
+        .await;
+}
+
+pub async fn an_id_used_for_something_else_is_refused_even_in_flight_on(world: &World) {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let mut bob = world.daemon(&people[1]).await;
@@ -244,7 +266,13 @@ async fn an_id_used_for_something_else_is_refused_even_in_flight() {
 /// IDM-4.
 #[tokio::test]
 async fn a_duplicate_of_a_removed_message_says_so_and_is_not_sent_again() {
-    let world = World::start().await;
+    Box::pin(a_duplicate_of_a_removed_message_says_so_and_is_not_sent_again_on(
+        &World::start().await,
+    ))
+    .await;
+}
+
+pub async fn a_duplicate_of_a_removed_message_says_so_and_is_not_sent_again_on(world: &World) {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let mut bob = world.daemon(&people[1]).await;
@@ -252,9 +280,9 @@ async fn a_duplicate_of_a_removed_message_says_so_and_is_not_sent_again() {
     let ack = alice.message(message.clone()).await;
     let push = bob.push().await;
     bob.confirm(&push).await;
-    bob.pushes_so_far().await;
+    until_nothing_is_open(world).await;
     let later = world.clock.now().plus(Duration::from_secs(1));
-    let ages = CleanupAges { settled_before: later, any_before: later };
+    let ages = CleanupAges { settled_before: later, any_before: later, expired_before: later };
     world.broker().broker().store().cleanup_messages(ages).await.unwrap();
     let again = alice.message(message).await;
     assert_eq!((&again["status"], &again["history_available"]), (&json!(200), &json!(false)));
@@ -265,11 +293,17 @@ async fn a_duplicate_of_a_removed_message_says_so_and_is_not_sent_again() {
 /// IDM-5.
 #[tokio::test]
 async fn a_repeat_of_a_committed_message_costs_no_budget() {
-    let world = World::start_with(|settings| {
-        settings.limits.send_burst = 2;
-        settings.limits.send_per_min = 1;
-    })
+    a_repeat_of_a_committed_message_costs_no_budget_on(
+        &World::start_with(|settings| {
+            settings.limits.send_burst = 2;
+            settings.limits.send_per_min = 1;
+        })
+        .await,
+    )
     .await;
+}
+
+pub async fn a_repeat_of_a_committed_message_costs_no_budget_on(world: &World) {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let message = |id: &str| json!({"targetSpec": people[1].key.public(), "client_message_id": id});
@@ -412,7 +446,7 @@ async fn a_sender_may_shorten_the_life_of_a_message() {
     assert_eq!(bob.pushes_so_far().await.len(), 0);
 }
 
-/// CAP-1 as far as these frames reach, CAP-2.
+/// CAP-1 as far as these frames reach, CAP-2, CAP-3.
 #[tokio::test]
 async fn a_session_does_what_its_capabilities_say() {
     let world = World::start().await;
@@ -442,6 +476,12 @@ async fn a_session_does_what_its_capabilities_say() {
     assert_eq!(bob.message(json!({"targetSpec": mute.pubkey()})).await["queued"], true);
     let push = empty.push().await;
     empty.confirm(&push).await;
+    let metrics = world.get("/metrics").await.ok();
+    for (cap, count) in [("broadcast", 1), ("read", 1), ("profile-write", 3), ("dm", 1), ("ban", 0)]
+    {
+        let line = format!("broker_session_cap_denied_total{{cap=\"{cap}\"}} {count}\n");
+        assert!(metrics.as_str().unwrap().contains(&line), "{line}");
+    }
 }
 
 /// PRM-1 for `send`.
@@ -519,7 +559,11 @@ async fn a_full_disk_refuses_sends_and_disturbs_nobody_else() {
     assert!(error(&carol.message(large(900)).await).starts_with("unavailable"));
     let store = world.broker().broker().store();
     let later = world.clock.now().plus(Duration::from_secs(1));
-    let ages = CleanupAges { settled_before: later, any_before: later };
+    let ages = CleanupAges {
+        settled_before: later,
+        any_before: later,
+        expired_before: later.plus(Duration::from_hours(8 * 24)),
+    };
     assert_eq!(store.cleanup_messages(ages).await.unwrap(), accepted);
     let ack = alice.message(large(accepted)).await;
     assert_eq!((&ack["status"], &ack["queued"]), (&json!(201), &json!(true)), "{ack}");

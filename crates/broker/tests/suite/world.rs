@@ -104,16 +104,33 @@ impl World {
         if postgres::is_skipped() {
             return None;
         }
-        let database = postgres::database().await.unwrap();
+        Some(Self::on_database(postgres::database().await.unwrap()).await)
+    }
+
+    /// As [`World::on_postgres`], with settings of its own.
+    pub async fn on_postgres_with(change: impl FnOnce(&mut Settings)) -> Option<Self> {
+        if postgres::is_skipped() {
+            return None;
+        }
+        Some(Self::on_database_with(postgres::database().await.unwrap(), change).await)
+    }
+
+    /// A broker of the server profile on this database.
+    pub async fn on_database(database: TestDatabase) -> Self {
+        Self::on_database_with(database, |_| {}).await
+    }
+
+    async fn on_database_with(database: TestDatabase, change: impl FnOnce(&mut Settings)) -> Self {
         let url = SecretText::new(database.url());
         let mut world = Self::start_with(|settings| {
+            change(settings);
             settings.profile = StorageProfile::Server;
             settings.database_url = Some(Arc::new(url));
             settings.encryption_key = Some(Arc::new(AtRestKey::generate()));
         })
         .await;
         world.database = Some(database);
-        Some(world)
+        world
     }
 
     /// Starts the broker again on the same data.
@@ -133,9 +150,14 @@ impl World {
 
     /// Stops the broker and serves the same data in a process of its own, with crash points armed.
     pub async fn move_apart(&mut self, points: &str) -> Server {
+        self.move_apart_with(&[("FAILPOINTS", points)]).await
+    }
+
+    /// As [`World::move_apart`], with these environment variables.
+    pub async fn move_apart_with(&mut self, variables: &[(&str, &str)]) -> Server {
         self.stop().await;
         let dir = self.data_dir().parent().unwrap();
-        let server = Server::start(dir, &[("FAILPOINTS", points)]).await;
+        let server = Server::start(dir, variables).await;
         self.apart = Some(server.record.ws_url.clone());
         server
     }
