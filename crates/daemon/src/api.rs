@@ -9,6 +9,7 @@ mod gate;
 mod inbox;
 mod input;
 mod mesh_choice;
+mod message_status;
 mod ops;
 mod outbox;
 mod peers;
@@ -28,7 +29,7 @@ use crate::daemon::Daemon;
 use crate::mesh::MeshHandle;
 use slots::Slots;
 
-pub(crate) use server::serve;
+pub(crate) use server::{Door, serve};
 
 /// What the handlers share.
 pub(crate) struct Api {
@@ -72,9 +73,14 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/heartbeat", post(sessions::heartbeat))
         .route("/v1/send", post(send::send))
         .route("/v1/inbox", get(inbox::list).delete(inbox::flush))
+        .route("/v1/inbox/search", get(inbox::search))
         .route("/v1/inbox/seen", post(inbox::seen))
         .route("/v1/inbox/{id}", delete(inbox::delete_one))
         .route("/v1/outbox", get(outbox::list))
+        .route("/v1/outbox/{id}", get(outbox::one))
+        .route("/v1/outbox/requeue", post(outbox::requeue))
+        .route("/v1/outbox/drop", post(outbox::drop_row))
+        .route("/v1/outbox/prune", post(outbox::prune))
         .route("/v1/peers", get(peers::peers))
         .route("/v1/profile", post(profile::profile))
         .route("/v1/ops/{op}", post(ops::run))

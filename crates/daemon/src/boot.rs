@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use claudemesh_client::{Backoff, Timing};
+use claudemesh_client::{Backoff, Dialer, Proxies, ProxyDialer, Timing};
 use claudemesh_crypto::random;
 use claudemesh_ipc::{Client, Paths, env};
 use claudemesh_protocol::invite::PlainHttp;
+use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,16 +24,18 @@ use crate::home::config::{Config, ConfigError};
 use crate::home::file::{self, FileLock, Symlinks};
 use crate::inbox::{Inbox, InboxSettings};
 use crate::log::{self, LevelHandle};
-use crate::mesh::{LegacyBrokers, MeshContext, MeshSettings, Meshes};
+use crate::mesh::{AgeSettings, LegacyBrokers, MeshContext, MeshSettings, Meshes};
 use crate::outbox::Outbox;
 use crate::sessions::{Processes, SessionLimits, Sessions, SessionsSettings, SystemProcesses};
 use crate::settings::{Settings, SettingsError};
 use crate::storage::UnusableDatabase;
-use crate::{api, upkeep, watch};
+use crate::{api, host, network, upkeep, watch};
 
 /// How often the lock is tried: a client that only asks whether it is taken holds it for a moment.
 const LOCK_TRIES: u32 = 10;
 const LOCK_STEP: Duration = Duration::from_millis(20);
+/// Bytes on their way in one direction of a connection without a socket.
+const LOCAL_STREAM_BYTES: usize = 64 * 1024;
 
 /// How to start.
 #[derive(Clone)]
@@ -43,6 +46,10 @@ pub struct Options {
     pub plain: PlainHttp,
     /// How processes are looked at.
     pub processes: Arc<dyn Processes>,
+    /// How brokers are dialled.
+    pub dialer: Arc<dyn Dialer>,
+    /// Number of this process.
+    pub pid: u32,
     log_level: LevelHandle,
 }
 
@@ -58,6 +65,11 @@ impl Options {
             paths,
             plain,
             processes: Arc::new(SystemProcesses::new()),
+            dialer: Arc::new(ProxyDialer::new(Proxies::new(
+                env::text_any_case(env::HTTPS_PROXY).as_deref(),
+                env::text_any_case(env::NO_PROXY).as_deref(),
+            ))),
+            pid: std::process::id(),
             log_level: LevelHandle::default(),
         }
     }
@@ -125,6 +137,7 @@ impl BootError {
 /// A daemon that serves. Dropping it without [`Running::shutdown`] leaves its tasks to the runtime.
 pub struct Running {
     daemon: Daemon,
+    door: api::Door,
     socket: PathBuf,
     lock: Arc<FileLock>,
 }
@@ -143,6 +156,13 @@ impl Running {
     /// A client of it, without a session.
     pub fn client(&self) -> Client {
         Client::new(&self.socket)
+    }
+
+    /// A connection to the local API that takes no socket, for whoever holds the daemon in its own process.
+    pub fn local_stream(&self) -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(LOCAL_STREAM_BYTES);
+        self.door.admit(theirs, i32::try_from(std::process::id()).ok());
+        ours
     }
 
     /// Returns when somebody asked it to stop.
@@ -197,7 +217,7 @@ pub async fn start(options: Options) -> Result<Running, BootError> {
     let paths = Arc::new(options.paths);
     prepare_dirs(&paths)?;
     let lock = Arc::new(take_lock(&paths).await?);
-    replace(&paths.pid_file(), std::process::id().to_string().as_bytes(), file::SECRET)?;
+    replace(&paths.pid_file(), options.pid.to_string().as_bytes(), file::SECRET)?;
     let settings = Settings::read(&paths.settings_file())?;
     options.log_level.set(settings.daemon.log_level);
     for key in settings.unknown_keys() {
@@ -205,7 +225,9 @@ pub async fn start(options: Options) -> Result<Running, BootError> {
     }
     let seen = watch::Seen::now(&paths.membership_file());
     let config = Config::read(&paths.membership_file())?;
-    let mesh_settings = mesh_settings(&settings, options.plain);
+    let fingerprint = host::fingerprint(paths.daemon_dir(), crate::clock::now());
+    let mesh_settings =
+        mesh_settings(&settings, options.plain, options.dialer, options.pid, fingerprint);
     let (context, ended) = open_context(Arc::clone(&paths), settings, options.processes).await?;
     ensure_small_files(&paths)?;
     let meshes = Meshes::new(MeshContext {
@@ -226,23 +248,34 @@ pub async fn start(options: Options) -> Result<Running, BootError> {
         }
     };
     let tasks = &daemon.context().tasks;
-    tasks.spawn(api::serve(daemon.clone(), listener));
+    let door = api::Door::new(daemon.clone());
+    // Attaching only starts the connections. Who asks first must find the meshes and sessions that there are.
     daemon.apply_meshes(&config).await;
     for session in daemon.context().sessions.rehydrate(|slug| config.mesh(slug).is_some()) {
         if let Some(mesh) = daemon.meshes().get(&session.mesh) {
             mesh.open_session(&session);
         }
     }
+    tasks.spawn(api::serve(door.clone(), listener));
+    tasks.spawn(upkeep::leave_to_members(daemon.clone()));
     tasks.spawn(upkeep::reap_sessions(daemon.clone(), ended));
     tasks.spawn(upkeep::prune(daemon.clone()));
+    tasks.spawn(upkeep::watch_pressure(daemon.clone()));
     tasks.spawn(upkeep::keep_lock(daemon.clone(), Arc::clone(&lock)));
     tasks.spawn(watch::config(daemon.clone(), seen));
+    tasks.spawn(network::watch(daemon.clone()));
     let slugs: Vec<_> = config.meshes().map(|mesh| mesh.slug.as_str()).collect();
     tracing::info!(version = VERSION, pid = std::process::id(), sock = %socket.display(), meshes = ?slugs, "daemon_started");
-    Ok(Running { daemon, socket, lock })
+    Ok(Running { daemon, door, socket, lock })
 }
 
-fn mesh_settings(settings: &Settings, plain: PlainHttp) -> MeshSettings {
+fn mesh_settings(
+    settings: &Settings,
+    plain: PlainHttp,
+    dialer: Arc<dyn Dialer>,
+    pid: u32,
+    host_fingerprint: String,
+) -> MeshSettings {
     let (reconnect, watchdog) = (&settings.reconnect, &settings.watchdog);
     let schedule = reconnect.schedule_ms.iter().copied().map(Duration::from_millis).collect();
     let cwd = std::env::current_dir().unwrap_or_default();
@@ -250,8 +283,16 @@ fn mesh_settings(settings: &Settings, plain: PlainHttp) -> MeshSettings {
         plain,
         hostname: hostname::get().ok().and_then(|name| name.into_string().ok()),
         cwd: cwd.to_string_lossy().into_owned(),
-        host_fingerprint: None,
+        host_fingerprint: Some(host_fingerprint),
         legacy: LegacyBrokers::Used,
+        dialer,
+        pid,
+        max_age: AgeSettings {
+            fixed: settings.outbox.max_age_hours_override,
+            default: settings.outbox.max_age_hours_default,
+            cap: settings.outbox.max_age_hours_cap,
+            ..AgeSettings::default()
+        },
         timing: Timing {
             ping_interval: watchdog.ping_interval,
             silence_limit: watchdog.stale_after,
@@ -270,21 +311,6 @@ async fn open_context(
     let (events, tasks, shutdown) = (EventBus::new(), TaskTracker::new(), CancellationToken::new());
     let now = crate::clock::now();
     let outbox = Outbox::open(&paths.outbox_file(), settings.outbox.max_pages, now).await?;
-    let inbox_settings = InboxSettings {
-        events: events.clone(),
-        tasks: tasks.clone(),
-        shutdown: shutdown.clone(),
-        digest_after: settings.inbox.digest_after,
-        now,
-    };
-    let inbox =
-        match Inbox::open(&paths.inbox_file(), settings.inbox.max_pages, inbox_settings).await {
-            Ok(inbox) => inbox,
-            Err(error) => {
-                outbox.close().await;
-                return Err(error.into());
-            }
-        };
     let (sessions, ended) = Sessions::new(SessionsSettings {
         file: paths.sessions_file(),
         key_dir: paths.sessions_dir().to_owned(),
@@ -297,6 +323,23 @@ async fn open_context(
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
     });
+    let inbox_settings = InboxSettings {
+        events: events.clone(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+        sessions: sessions.clone(),
+        digest_after: settings.inbox.digest_after,
+        is_searchable: settings.inbox.fts,
+        now,
+    };
+    let inbox =
+        match Inbox::open(&paths.inbox_file(), settings.inbox.max_pages, inbox_settings).await {
+            Ok(inbox) => inbox,
+            Err(error) => {
+                outbox.close().await;
+                return Err(error.into());
+            }
+        };
     let settings = SharedSettings::new(settings);
     Ok((Context { paths, settings, outbox, inbox, events, sessions, tasks, shutdown }, ended))
 }

@@ -1,11 +1,19 @@
-//! The one place that reads the wall clock.
+//! The daemon's wall clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use claudemesh_client::clock;
 use claudemesh_protocol::Timestamp;
+
+pub(crate) use clock::jitter;
 
 /// Now, in Unix milliseconds.
 pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    Timestamp::from_millis(clock::wall_clock_millis())
+}
+
+/// True on the thread of a simulation, where the kernel's notices would come at times of their own.
+pub(crate) fn is_simulated() -> bool {
+    #[cfg(feature = "simulation")]
+    return clock::simulation::is_active();
+    #[cfg(not(feature = "simulation"))]
+    false
 }

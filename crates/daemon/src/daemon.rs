@@ -2,22 +2,29 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use claudemesh_ipc::api::EventKind;
-use claudemesh_protocol::{PublicKey, Timestamp};
+use claudemesh_protocol::{PeerStatus, PublicKey, Timestamp};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::blocking;
 use crate::context::Context;
 use crate::events::Event;
 use crate::home::config::{Config, ConfigError};
+use crate::inbox::Answerer;
 use crate::log::LevelHandle;
-use crate::mesh::{MeshHandle, Meshes};
+use crate::mesh::{MeshHandle, Meshes, Via};
 use crate::pressure::{Level, Pressure};
-use crate::sessions::{NewSession, RegisterError, Registered, Session, SessionLimits, TokenHash};
+use crate::sessions::{
+    NewSession, Opening, RegisterError, Registered, Session, SessionLimits, TokenHash,
+};
 use crate::settings::{Settings, SettingsError};
 
+/// How long what was on its way to a session that has ended may take to be stored.
+const LAST_ARRIVALS: Duration = Duration::from_secs(5);
 /// Version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Version of the layout of the daemon directory.
@@ -65,7 +72,7 @@ pub enum ReloadError {
     Config(#[from] ConfigError),
     /// The reading task was lost.
     #[error("the files could not be read")]
-    Lost(#[from] tokio::task::JoinError),
+    Lost,
 }
 
 impl Daemon {
@@ -146,12 +153,13 @@ impl Daemon {
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
         let _one_at_a_time = self.shared.reloading.lock().await;
         let paths = Arc::clone(&self.context().paths);
-        let (settings, config) = tokio::task::spawn_blocking(move || {
+        let (settings, config) = blocking::run(move || {
             let settings = Settings::read(&paths.settings_file())?;
             let config = Config::read(&paths.membership_file())?;
             Ok::<_, ReloadError>((settings, config))
         })
-        .await??;
+        .await
+        .ok_or(ReloadError::Lost)??;
         let restart_needed = self.apply_settings(settings);
         let (attached, detached) = self.apply_meshes(&config).await;
         self.meshes().reconnect_disabled();
@@ -233,10 +241,9 @@ impl Daemon {
     ) -> Result<Registered, RegisterError> {
         let (sessions, member) = (self.context().sessions.clone(), mesh.member().public);
         let now = crate::clock::now();
-        let registering = tokio::task::spawn_blocking(move || sessions.register(new, member, now));
-        let registered = registering
+        let registered = blocking::run(move || sessions.register(new, member, now))
             .await
-            .map_err(|error| RegisterError::KeyStore(std::io::Error::other(error)))??;
+            .ok_or_else(|| RegisterError::KeyStore(std::io::Error::other("it panicked")))??;
         if registered.is_repeat {
             return Ok(registered);
         }
@@ -245,6 +252,9 @@ impl Daemon {
                 mesh.close_session(&key);
             }
             self.context().sessions.publish_ended(old, "replaced");
+            if old.key() != registered.session.key() {
+                self.leave_to_member(old);
+            }
         }
         mesh.open_session(&registered.session);
         self.context().sessions.publish_registered(&registered.session);
@@ -259,7 +269,83 @@ impl Daemon {
             mesh.close_session(&key);
         }
         sessions.publish_ended(&session, reason);
+        self.leave_to_member(&session);
         Some(session)
+    }
+
+    /// What an ended session was never handed becomes its member's: now, and once more when what was on its way to it has
+    /// been stored.
+    fn leave_to_member(&self, session: &Session) {
+        let Some(key) = session.key() else { return };
+        let (daemon, slug) = (self.clone(), session.mesh.clone());
+        self.context().tasks.spawn(async move {
+            daemon.leave_key_to_member(&slug, key).await;
+            tokio::select! {
+                biased;
+                () = daemon.shared.stopping.cancelled() => return,
+                () = tokio::time::sleep(LAST_ARRIVALS) => {}
+            }
+            daemon.leave_key_to_member(&slug, key).await;
+        });
+    }
+
+    /// As when the session of this key ends, unless it lives.
+    pub(crate) async fn leave_key_to_member(&self, slug: &str, key: PublicKey) {
+        if self.context().sessions.by_key(slug, &key).is_none()
+            && let Some(mesh) = self.meshes().get(slug)
+        {
+            mesh.session_ended(key).await;
+        }
+    }
+
+    /// A reply names a message: the first one settles it, and it is announced to nobody any more. Best effort: a mark
+    /// that is lost costs an announcement.
+    pub(crate) async fn settle(
+        &self,
+        mesh: &MeshHandle,
+        reply_to_id: &str,
+        session: Option<&Session>,
+    ) {
+        let by = match session {
+            Some(session) => Answerer::Session {
+                id: session.session_id.clone(),
+                name: session.display_name.clone(),
+            },
+            None => Answerer::Person,
+        };
+        let inbox = &self.context().inbox;
+        let now = crate::clock::now();
+        if let Err(error) = inbox.settle(mesh.slug(), reply_to_id, by, now).await {
+            let error = crate::storage::Causes(&error);
+            tracing::warn!(mesh = mesh.slug(), %error, "answer_not_recorded");
+        }
+    }
+
+    /// Sessions say themselves what they are doing.
+    pub(crate) async fn set_status_by_hand(&self, slug: &str, roads: &[Via], status: PeerStatus) {
+        let context = self.context();
+        for via in roads {
+            let Via::Session(key) = via else { continue };
+            let Some(session) = context.sessions.by_key(slug, key) else { continue };
+            let change = session.activity.set_by_hand(status);
+            if change.status.is_some() {
+                context.sessions.status_changed(&session);
+            }
+            if change.opening == Opening::All {
+                context.inbox.release(&session).await;
+            }
+        }
+    }
+
+    /// Opens the gates of sessions that said by hand that they work, and never said that they stopped.
+    pub(crate) async fn expire_statuses(&self) {
+        let context = self.context();
+        for session in context.sessions.all() {
+            if session.activity.expire() {
+                context.sessions.status_changed(&session);
+                context.inbox.release(&session).await;
+            }
+        }
     }
 
     /// Keys whose stored pairs are still needed: of live sessions, and of those with unfinished messages.

@@ -27,6 +27,8 @@ pub enum Audience {
     Session(PublicKey),
     /// The member: all its sessions in the mesh.
     Member,
+    /// Only the sessions of [`Event::sessions`]: everybody else was told before.
+    Listed,
 }
 
 /// What makes two `message` events the same message.
@@ -47,6 +49,9 @@ pub struct Event {
     pub mesh: Option<String>,
     /// Who may see it.
     pub audience: Audience,
+    /// Ids of agent sessions of that mesh: with [`Audience::Listed`] those it is for, else those it is not for, because
+    /// they are told otherwise or later (daemon spec §13.2).
+    pub sessions: Vec<String>,
     /// Set on `message`, so that a session gets each message once.
     pub message: Option<MessageKey>,
     /// Its fields; `mesh` and `ts` are added.
@@ -60,6 +65,7 @@ impl Event {
             kind,
             mesh: Some(mesh.to_owned()),
             audience: Audience::Everyone,
+            sessions: Vec::new(),
             message: None,
             data,
         }

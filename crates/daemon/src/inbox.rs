@@ -1,11 +1,15 @@
 //! Messages that came in (daemon spec §13): stored before they are acknowledged, each once for each own key.
 
+mod announce;
 mod digest;
 mod insert;
+mod line;
 mod list;
 mod mark;
 mod prune;
 mod row;
+mod search;
+mod settle;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,18 +21,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use insert::Inserted;
+pub use line::Line;
 pub use list::{Cursor, InboxFilter, Page};
-pub use mark::Stamp;
+pub use mark::{Marked, Stamp};
 pub use prune::Retention;
 pub use row::NewItem;
+pub use search::{Findings, SearchFilter};
+pub use settle::{Answerer, Standing, Subject};
 
 use crate::events::EventBus;
+use crate::sessions::Sessions;
 use crate::storage::{self, UnusableDatabase};
 use digest::Digests;
 
 /// Schema steps.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration::new("0001_inbox.sql", include_str!("inbox/schema.sql"))];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration::new("0001_inbox.sql", include_str!("inbox/schema.sql")),
+    Migration::new("0002_handover.sql", include_str!("inbox/handover.sql")),
+];
 
 /// Whose messages a caller sees and changes (daemon spec §13.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +70,8 @@ pub struct Inbox {
     db: Database,
     digests: Arc<Digests>,
     events: EventBus,
+    sessions: Sessions,
+    index: Arc<search::Index>,
 }
 
 impl Inbox {
@@ -83,8 +95,10 @@ impl Inbox {
             }
             opened => opened?,
         };
-        let digests = Digests::new(&settings);
-        Ok(Self { db, digests: Arc::new(digests), events: settings.events })
+        let index = search::Index::prepare(&db, &settings).await;
+        let digests = Arc::new(Digests::new(&settings));
+        let InboxSettings { events, sessions, .. } = settings;
+        Ok(Self { db, digests, events, sessions, index })
     }
 
     /// The database, for size measurements.
@@ -102,12 +116,16 @@ impl Inbox {
 pub struct InboxSettings {
     /// Where arrivals are published.
     pub events: EventBus,
+    /// Whose gates decide when.
+    pub sessions: Sessions,
     /// Who waits for the digest timers at shutdown.
     pub tasks: TaskTracker,
     /// Sends open digests at once.
     pub shutdown: CancellationToken,
     /// Age from which group messages are only counted (daemon spec §13.2).
     pub digest_after: Duration,
+    /// Whether messages can be searched (daemon spec §13.6).
+    pub is_searchable: bool,
     /// Now, for the name of a file that is moved aside.
     pub now: Timestamp,
 }

@@ -2,16 +2,19 @@
 //! user, and the server of the local API (daemon spec). It renders nothing and is no broker.
 
 mod api;
+mod blocking;
 pub mod boot;
 pub mod clock;
 pub mod context;
 pub mod daemon;
 pub mod events;
 pub mod home;
+mod host;
 mod ids;
 pub mod inbox;
 mod log;
 pub mod mesh;
+mod network;
 pub mod outbox;
 pub mod pressure;
 pub mod sessions;

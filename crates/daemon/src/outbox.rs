@@ -2,36 +2,39 @@
 //! of it; it leaves only by the broker's answer, its age, or an operator.
 
 mod claim;
+mod import;
 pub mod list;
+pub mod operator;
+mod receipts;
 mod row;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use claudemesh_ipc::api::OutboxItem;
+use claudemesh_ipc::api::{BrokerAnswer, OutboxItem};
 use claudemesh_protocol::{PublicKey, Timestamp};
 use claudemesh_sqlite::{Database, Migration};
 use parking_lot::Mutex;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::Notify;
-use zeroize::Zeroizing;
 
 pub use claim::ClaimFrom;
+pub use receipts::Recorded;
 pub use row::{Done, ExistingRow, NewRow, OutboundRow, SealedBody};
 
 use crate::storage::{self, Causes, Columns as _, StorageError, UnusableDatabase};
 
 /// Schema steps.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration::new("0001_outbox.sql", include_str!("outbox/schema.sql"))];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration::new("0001_outbox.sql", include_str!("outbox/schema.sql")),
+    Migration::new("0002_answer.sql", include_str!("outbox/answer.sql")),
+];
 
 /// Wait before a row that was in flight at a crash is sent again (daemon spec §11.6).
 const RECOVERY_DELAY: Duration = Duration::from_millis(500);
-/// Age at which a row that is done loses its text (daemon spec §11.7).
-const COMPACT_AFTER: Duration = Duration::from_hours(30 * 24);
 
 /// Answer of [`Outbox::accept`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +67,8 @@ struct Shared {
     /// Rows pending or in flight, so that no accept has to count them.
     open_rows: AtomicI64,
     wakers: Mutex<HashMap<String, Arc<Notify>>>,
+    /// The last write found no space.
+    has_no_space: AtomicBool,
 }
 
 impl Outbox {
@@ -76,9 +81,19 @@ impl Outbox {
         max_pages: Option<u32>,
         now: Timestamp,
     ) -> Result<Self, UnusableDatabase> {
+        storage::refuse_link(path)?;
+        let aside = claudemesh_sqlite::settle(import::set_aside(path)).await;
+        aside.map_err(|error| UnusableDatabase::Corrupt {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
         let db = storage::open(path, MIGRATIONS, max_pages).await?;
-        let shared =
-            Shared { db, open_rows: AtomicI64::new(0), wakers: Mutex::new(HashMap::new()) };
+        let shared = Shared {
+            db,
+            open_rows: AtomicI64::new(0),
+            wakers: Mutex::default(),
+            has_no_space: AtomicBool::new(false),
+        };
         let outbox = Self { shared: Arc::new(shared) };
         if let Err(error) = outbox.recover(now).await {
             outbox.close().await;
@@ -91,6 +106,7 @@ impl Outbox {
     }
 
     async fn recover(&self, now: Timestamp) -> Result<(), StorageError> {
+        import::run(&self.shared.db).await?;
         let waiting: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM outbox WHERE status IN ('pending','inflight')",
         )
@@ -145,7 +161,7 @@ impl Outbox {
         let accepted = self.write(move |conn| Box::pin(insert(conn, new))).await?;
         claudemesh_sqlite::crash_point("accept.after_commit_before_reply");
         if accepted == Accepted::Inserted {
-            self.shared.open_rows.fetch_add(1, Ordering::Relaxed);
+            self.joined_the_queue();
             self.wake(&mesh).notify_one();
         }
         Ok(accepted)
@@ -157,24 +173,7 @@ impl Outbox {
     /// [`StorageError`].
     pub async fn done(&self, id: &str, done: Done, now: Timestamp) -> Result<(), StorageError> {
         let id = id.to_owned();
-        let changed = self
-            .write(move |conn| {
-                Box::pin(async move {
-                    let sql = "UPDATE outbox SET status='done', delivered_at=$2, broker_message_id=$3, \
-                               history_id=$4, transport=$5, attempts=attempts+1, last_error=NULL, \
-                               last_error_code=NULL WHERE id=$1 AND status='inflight'";
-                    let ran = sqlx::query(sql)
-                        .bind(id)
-                        .bind(now.as_millis())
-                        .bind(done.broker_message_id)
-                        .bind(done.history_id)
-                        .bind(done.transport)
-                        .execute(conn)
-                        .await?;
-                    Ok(ran.rows_affected())
-                })
-            })
-            .await?;
+        let changed = self.write(move |conn| Box::pin(finish(conn, id, done, now))).await?;
         self.left_the_queue(changed);
         Ok(())
     }
@@ -378,25 +377,14 @@ impl Outbox {
         u64::try_from(self.shared.open_rows.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
+    /// The last write, of whatever kind, found no space.
+    pub fn has_no_space(&self) -> bool {
+        self.shared.has_no_space.load(Ordering::Relaxed)
+    }
+
     /// Notified once for every commit that made a row of the mesh wait.
     pub fn wake(&self, mesh: &str) -> Arc<Notify> {
         Arc::clone(self.shared.wakers.lock().entry(mesh.to_owned()).or_default())
-    }
-
-    /// Takes the text out of rows that have been done for 30 days; what proves that an id was used stays for ever.
-    ///
-    /// # Errors
-    /// [`StorageError`].
-    pub async fn compact(&self, now: Timestamp) -> Result<u64, StorageError> {
-        let before = now.minus(COMPACT_AFTER).as_millis();
-        self.write(move |conn| {
-            Box::pin(async move {
-                let sql = "UPDATE outbox SET payload=x'', ciphertext='', meta=NULL, content_key=NULL \
-                           WHERE status='done' AND delivered_at<$1 AND ciphertext<>''";
-                Ok(sqlx::query(sql).bind(before).execute(conn).await?.rows_affected())
-            })
-        })
-        .await
     }
 
     /// The database, for size measurements.
@@ -418,7 +406,16 @@ impl Outbox {
             + 'static,
         T: Send + 'static,
     {
-        self.shared.db.write(job).await
+        let written = self.shared.db.write(job).await;
+        let has_no_space = matches!(written, Err(StorageError::Full));
+        if has_no_space || written.is_ok() {
+            self.shared.has_no_space.store(has_no_space, Ordering::Relaxed);
+        }
+        written
+    }
+
+    fn joined_the_queue(&self) {
+        self.shared.open_rows.fetch_add(1, Ordering::Relaxed);
     }
 
     fn left_the_queue(&self, rows: u64) {
@@ -437,11 +434,44 @@ const FIND: &str = "SELECT status, request_fingerprint, mesh, to_raw, destinatio
                     sender_session_pubkey, broker_message_id, history_id, reply_to_id, last_error \
                     FROM outbox WHERE client_message_id=$1";
 
+async fn finish(
+    conn: &mut SqliteConnection,
+    id: String,
+    done: Done,
+    now: Timestamp,
+) -> Result<u64, StorageError> {
+    receipts::settle(conn, &id, done.broker_message_id.as_deref()).await?;
+    let answer = (done.answer != BrokerAnswer::default())
+        .then(|| serde_json::to_string(&done.answer).unwrap_or_default());
+    let sql = "UPDATE outbox SET status='done', delivered_at=$2, broker_message_id=$3, \
+               history_id=$4, transport=$5, answer=$6, attempts=attempts+1, last_error=NULL, \
+               last_error_code=NULL WHERE id=$1 AND status='inflight'";
+    let ran = sqlx::query(sql)
+        .bind(id)
+        .bind(now.as_millis())
+        .bind(done.broker_message_id)
+        .bind(done.history_id)
+        .bind(done.transport)
+        .bind(answer)
+        .execute(conn)
+        .await?;
+    Ok(ran.rows_affected())
+}
+
 async fn insert(conn: &mut SqliteConnection, new: NewRow) -> Result<Accepted, StorageError> {
     let found = sqlx::query(FIND).bind(&new.client_message_id).fetch_optional(&mut *conn).await?;
     if let Some(row) = found {
         return Ok(Accepted::Existing(Box::new(row::existing(&row)?)));
     }
+    insert_row(conn, &crate::ids::next(), &new).await?;
+    Ok(Accepted::Inserted)
+}
+
+async fn insert_row(
+    conn: &mut SqliteConnection,
+    id: &str,
+    new: &NewRow,
+) -> Result<(), StorageError> {
     let sql = "INSERT INTO outbox (id, client_message_id, request_fingerprint, mesh, to_raw, \
                destination_kind, target_spec, channel, priority, payload, meta, reply_to_id, mentions, \
                nonce, ciphertext, body_version, content_key, key_epoch, sender_session_pubkey, hops, \
@@ -450,9 +480,9 @@ async fn insert(conn: &mut SqliteConnection, new: NewRow) -> Result<Accepted, St
                $21,'pending')";
     let mentions = (!new.mentions.is_empty())
         .then(|| serde_json::to_string(&new.mentions).unwrap_or_default());
-    let content_key: Option<Zeroizing<Vec<u8>>> = new.body.content_key;
+    let content_key: Option<&[u8]> = new.body.content_key.as_deref().map(Vec::as_slice);
     sqlx::query(sql)
-        .bind(crate::ids::next())
+        .bind(id)
         .bind(&new.client_message_id)
         .bind(new.fingerprint.as_bytes().as_slice())
         .bind(&new.mesh)
@@ -468,7 +498,7 @@ async fn insert(conn: &mut SqliteConnection, new: NewRow) -> Result<Accepted, St
         .bind(&new.body.nonce)
         .bind(&new.body.ciphertext)
         .bind(i64::from(new.body.body_version))
-        .bind(content_key.as_deref().map(Vec::as_slice))
+        .bind(content_key)
         .bind(new.body.key_epoch.map(i64::from))
         .bind(new.sender_session_pubkey.map(PublicKey::to_hex))
         .bind(i64::from(new.hops))
@@ -476,5 +506,5 @@ async fn insert(conn: &mut SqliteConnection, new: NewRow) -> Result<Accepted, St
         .bind(new.expires_at.as_millis())
         .execute(conn)
         .await?;
-    Ok(Accepted::Inserted)
+    Ok(())
 }

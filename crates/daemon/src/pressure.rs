@@ -63,6 +63,12 @@ impl Pressure {
             pressure
         };
         let rows = ratio(outbox.open_rows(), settings.outbox.max_queue_rows);
+        if outbox.has_no_space() && !self.is_degraded() {
+            // Whoever wrote: what could not be stored for one cannot be stored for another.
+            self.write_was_refused();
+        } else if !outbox.has_no_space() {
+            self.write_went_through();
+        }
         self.judge(rows.max(of_disk), now)
     }
 
@@ -110,6 +116,7 @@ impl Pressure {
                 kind: EventKind::OutboxPressureHigh,
                 mesh: None,
                 audience: Audience::Everyone,
+                sessions: Vec::new(),
                 message: None,
                 data: Map::from_iter([("p".to_owned(), json!(pressure))]),
             });

@@ -1,15 +1,16 @@
 //! The registered agent sessions (daemon spec §8): by token and by (mesh, session id), ended when their process ends,
 //! known again after a restart. Their broker connections belong to the mesh side.
 
+pub mod activity;
 pub mod key_store;
 mod persist;
 pub mod process;
 mod register;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use claudemesh_crypto::KeyPair;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::events::{Event, EventBus};
 
+pub use activity::{Activity, Change, Opening, Report};
 pub use key_store::{KeyStore, StoredKey};
 pub use process::{Processes, SystemProcesses};
 pub use register::{NewSession, Offer, RegisterError, Registered};
@@ -36,7 +38,7 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 const ENDED_QUEUE: usize = 256;
 
 /// SHA-256 of a token: all that is kept of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
@@ -98,8 +100,8 @@ pub struct Session {
     /// When it was registered.
     pub registered_at: Timestamp,
     last_seen_at: AtomicI64,
-    /// One more than the most hops among the messages shown to it; 0 when none was (daemon spec §10.6).
-    next_hops: AtomicU32,
+    /// What it is doing; the same for every registration of one agent session.
+    pub activity: Arc<Activity>,
     ended: CancellationToken,
 }
 
@@ -121,12 +123,12 @@ impl Session {
 
     /// A message with so many hops was put before the agent: what it sends from now on counts as an answer.
     pub fn was_shown(&self, hops: u32) {
-        self.next_hops.fetch_max(hops.saturating_add(1), Ordering::Relaxed);
+        self.activity.was_shown(hops);
     }
 
     /// Hops of what it sends now.
     pub fn next_hops(&self) -> u32 {
-        self.next_hops.load(Ordering::Relaxed)
+        self.activity.next_hops()
     }
 
     /// Cancelled when it is no longer registered.
@@ -157,6 +159,7 @@ impl Session {
             token_prefix: self.token_prefix.clone(),
             kind: self.kind.clone(),
             ambient: self.ambient,
+            status: self.activity.status(),
         }
     }
 }
@@ -191,7 +194,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    by_token: HashMap<TokenHash, Arc<Session>>,
+    by_token: BTreeMap<TokenHash, Arc<Session>>,
 }
 
 /// What the registry needs.
@@ -304,15 +307,28 @@ impl Sessions {
         self.publish(EventKind::SessionRegistered, session, None);
     }
 
+    /// The status of a session has changed: told, and kept for the next run.
+    pub fn status_changed(&self, session: &Session) {
+        self.shared.changed.notify_one();
+        let mut data = Self::data_of(session);
+        data.insert("changed".to_owned(), serde_json::json!(["status"]));
+        let event = Event::of_mesh(EventKind::SessionUpdated, &session.mesh, data);
+        self.shared.events.publish(event);
+    }
+
     fn publish(&self, kind: EventKind, session: &Session, reason: Option<&str>) {
-        let mut data = match serde_json::to_value(session.view(None, None)) {
-            Ok(Value::Object(data)) => data,
-            _ => Map::new(),
-        };
+        let mut data = Self::data_of(session);
         if let Some(reason) = reason {
             data.insert("reason".to_owned(), reason.into());
         }
         self.shared.events.publish(Event::of_mesh(kind, &session.mesh, data));
+    }
+
+    fn data_of(session: &Session) -> Map<String, Value> {
+        match serde_json::to_value(session.view(None, None)) {
+            Ok(Value::Object(data)) => data,
+            _ => Map::new(),
+        }
     }
 
     /// Removes the sessions of a mesh. The mesh closes their connections.
@@ -386,9 +402,10 @@ impl Sessions {
         self.shared.tasks.spawn(async move {
             if is_same {
                 tokio::select! {
-                    () = process => {}
+                    biased;
                     () = ended.cancelled() => return,
                     () = shutdown.cancelled() => return,
+                    () = process => {}
                 }
             }
             // A full queue means that the sweep will find it.

@@ -116,6 +116,8 @@ table! {
         /// Group messages older than this are announced in a digest.
         #[serde(deserialize_with = "duration")]
         digest_after: Duration = limits::DIGEST_AFTER,
+        /// Whether messages can be searched.
+        fts: bool = true,
         /// Page limit of the database, 4 KiB each; for tests of a full disk.
         max_pages: Option<u32> = None,
     }
@@ -306,6 +308,7 @@ impl Settings {
         );
         compare("outbox.max_age_hours_cap", old.max_age_hours_cap == new.max_age_hours_cap);
         compare("outbox.max_pages", old.max_pages == new.max_pages);
+        compare("inbox.fts", self.inbox.fts == next.inbox.fts);
         compare("inbox.max_pages", self.inbox.max_pages == next.inbox.max_pages);
         keys
     }

@@ -98,6 +98,7 @@ pub async fn open(
     max_pages: Option<u32>,
 ) -> Result<Database, UnusableDatabase> {
     refuse_link(path)?;
+    let was_unclean = has_journal(path);
     let options = Options::new(path).readers(2).max_pages(max_pages);
     let db = match Database::open(options).await {
         Ok(db) => db,
@@ -106,7 +107,7 @@ pub async fn open(
         }
         Err(error) => return Err(error.into()),
     };
-    let usable = check_and_migrate(&db, path, migrations).await;
+    let usable = check_and_migrate(&db, path, migrations, was_unclean).await;
     if usable.is_err() {
         db.close().await;
     }
@@ -117,9 +118,12 @@ async fn check_and_migrate(
     db: &Database,
     path: &Path,
     migrations: &[Migration],
+    was_unclean: bool,
 ) -> Result<(), UnusableDatabase> {
     let corrupt = |reason: String| UnusableDatabase::Corrupt { path: path.to_owned(), reason };
-    let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+    // Only an unclean end can have left indexes and rows apart, and the full check reads every page.
+    let check = if was_unclean { "PRAGMA integrity_check(1)" } else { "PRAGMA quick_check(1)" };
+    let verdict: String = sqlx::query_scalar(check)
         .fetch_one(db.reader())
         .await
         .map_err(|error| corrupt(error.to_string()))?;
@@ -132,8 +136,15 @@ async fn check_and_migrate(
     Ok(())
 }
 
+/// The mark of an unclean end: SQLite removes the write-ahead log when its last user closes it in order.
+fn has_journal(path: &Path) -> bool {
+    let mut journal = path.as_os_str().to_owned();
+    journal.push("-wal");
+    std::fs::metadata(journal).is_ok_and(|meta| meta.len() > 0)
+}
+
 /// SQLite follows links; a link in place of a file that only we write is somebody's trick (daemon spec §2).
-fn refuse_link(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn refuse_link(path: &Path) -> Result<(), OpenError> {
     let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
     if is_link {
         let source = std::io::Error::from(rustix::io::Errno::LOOP);

@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::daemon::Daemon;
 use crate::home::file::FileLock;
 use crate::inbox::Retention;
+use crate::outbox::operator::COMPACT_AFTER;
 use crate::sessions::{EndedSessions, SWEEP_INTERVAL};
 
 /// Period of pruning (daemon spec §13.5).
@@ -27,9 +28,10 @@ pub(crate) async fn reap_sessions(daemon: Daemon, mut ended: EndedSessions) {
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let is_over = tokio::select! {
-            hash = ended.next() => hash.is_none(),
-            _ = sweep.tick() => false,
+            biased;
             () = stopping.cancelled() => true,
+            _ = sweep.tick() => false,
+            hash = ended.next() => hash.is_none(),
         };
         if is_over {
             return;
@@ -44,7 +46,25 @@ pub(crate) async fn reap_sessions(daemon: Daemon, mut ended: EndedSessions) {
                 );
             }
         }
+        daemon.expire_statuses().await;
         exit_when_all_disabled(&daemon);
+    }
+}
+
+/// Leaves to their members what the sessions were never handed that ended while no daemon ran.
+pub(crate) async fn leave_to_members(daemon: Daemon) {
+    for mesh in daemon.meshes().all() {
+        match daemon.context().inbox.unhanded_sessions(mesh.slug()).await {
+            Ok(keys) => {
+                for key in keys {
+                    daemon.leave_key_to_member(mesh.slug(), key).await;
+                }
+            }
+            Err(error) => {
+                let error = crate::storage::Causes(&error);
+                tracing::warn!(mesh = mesh.slug(), %error, "session_messages_not_moved");
+            }
+        }
     }
 }
 
@@ -56,13 +76,33 @@ pub(crate) async fn keep_lock(daemon: Daemon, lock: Arc<FileLock>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            biased;
             () = stopping.cancelled() => return,
+            _ = tick.tick() => {}
         }
         if !lock.is_still_at(&path) {
             tracing::error!(path = %path.display(), "lock_file_vanished");
             daemon.stop_with(LOCK_LOST);
             return;
+        }
+    }
+}
+
+/// Measures the pressure every 15 s while messages wait, so that health and events tell it also when nobody sends
+/// (daemon spec §11.7).
+pub(crate) async fn watch_pressure(daemon: Daemon) {
+    let stopping = daemon.stopping();
+    let mut tick = interval(SWEEP_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let context = daemon.context();
+        if context.outbox.open_rows() > 0 || daemon.pressure().is_degraded() {
+            let _level = daemon.measure_pressure().await;
         }
     }
 }
@@ -84,10 +124,12 @@ pub(crate) async fn prune(daemon: Daemon) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            biased;
             () = stopping.cancelled() => return,
+            _ = tick.tick() => {}
         }
         tokio::select! {
+            biased;
             pruned = prune_once(&daemon) => {
                 if let Err(error) = pruned {
                     tracing::warn!(error = %crate::storage::Causes(&error), "prune_failed");
@@ -106,15 +148,15 @@ async fn prune_once(daemon: &Daemon) -> Result<(), crate::storage::StorageError>
         max_bytes: settings.inbox.max_bytes,
     };
     context.inbox.prune(retention, now).await?;
-    context.outbox.compact(now).await?;
+    context.outbox.compact(COMPACT_AFTER, now).await?;
     let needed = daemon.keys_in_use().await?;
     let store = context.sessions.key_store().clone();
-    let pruned = tokio::task::spawn_blocking(move || store.prune(|_, key| needed.contains(key)));
+    let pruned = crate::blocking::run(move || store.prune(|_, key| needed.contains(key)));
     match pruned.await {
-        Ok(Ok(0)) => {}
-        Ok(Ok(removed)) => tracing::info!(removed, "session_keys_pruned"),
-        Ok(Err(error)) => tracing::warn!(%error, "session_keys_not_pruned"),
-        Err(error) => tracing::warn!(%error, "session_keys_not_pruned"),
+        Some(Ok(0)) => {}
+        Some(Ok(removed)) => tracing::info!(removed, "session_keys_pruned"),
+        Some(Err(error)) => tracing::warn!(%error, "session_keys_not_pruned"),
+        None => tracing::warn!(error = "the pruning panicked", "session_keys_not_pruned"),
     }
     Ok(())
 }

@@ -48,6 +48,7 @@ pub(crate) async fn config(daemon: Daemon, seen: Seen) {
     let mut last = seen.0;
     loop {
         tokio::select! {
+            biased;
             () = changed(notices.as_ref()) => tokio::time::sleep(SETTLE).await,
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
             () = stopping.cancelled() => return,
@@ -65,6 +66,9 @@ pub(crate) async fn config(daemon: Daemon, seen: Seen) {
 }
 
 fn directory_notices(dir: &Path) -> Option<AsyncFd<OwnedFd>> {
+    if crate::clock::is_simulated() {
+        return None;
+    }
     let fd = rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
     let interest = WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE | WatchFlags::DELETE;
     rustix::fs::inotify::add_watch(&fd, dir, interest).ok()?;

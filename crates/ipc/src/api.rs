@@ -10,7 +10,11 @@ pub mod system;
 
 pub use event::{Event, EventKind, EventScope, EventsQuery};
 pub use inbox::{Decrypt, InboxItem, InboxPage, InboxQuery, RecipientKind};
-pub use outbox::{OutboxItem, OutboxPage, OutboxQuery, RowStatus};
+pub use outbox::{
+    BrokerAnswer, DropReply, DropRequest, OutboxItem, OutboxPage, OutboxPruneReply,
+    OutboxPruneRequest, OutboxQuery, OutboxRowReply, RecipientProgress, RequeueReply,
+    RequeueRequest, RowStatus,
+};
 pub use peer::{MembersReply, MeshError, PeerEntry, PeersReply};
 pub use send::{FanoutEntry, SendReply, SendRequest};
 pub use session::{

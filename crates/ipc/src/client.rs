@@ -1,5 +1,6 @@
 //! Requests to the daemon: HTTP/1.1 over its Unix socket, one connection for each request, no background task.
 
+use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
@@ -20,6 +21,13 @@ use crate::events::EventStream;
 use crate::paths::Paths;
 use crate::token::SessionToken;
 
+use self::query::{encoded, with_query};
+pub use self::stream::Opener;
+use self::stream::{Road, Stream};
+
+mod query;
+mod stream;
+
 /// Time for a call when the caller says nothing (CLI spec §1.15).
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the call that finds out whether a daemon is there (CLI spec §1.15).
@@ -34,7 +42,7 @@ pub const ANSWER_MAX_BYTES: usize = 10 * 1024 * 1024;
 /// same id.
 #[derive(Clone)]
 pub struct Client {
-    socket: PathBuf,
+    road: Road,
     token: Option<SessionToken>,
     timeout: Duration,
 }
@@ -42,14 +50,19 @@ pub struct Client {
 impl Client {
     /// A client of the daemon listening at `socket`, without a session.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into(), token: None, timeout: DEFAULT_TIMEOUT }
+        Self { road: Road::Socket(socket.into()), token: None, timeout: DEFAULT_TIMEOUT }
+    }
+
+    /// A client that opens its connections with `open`, for a daemon in the same process, without a session.
+    pub fn over(open: Opener) -> Self {
+        Self { road: Road::Opened(open), token: None, timeout: DEFAULT_TIMEOUT }
     }
 
     /// A client of the daemon of `paths`, with the session token of this process when there is one.
     ///
     /// # Errors
     /// `sock.path` cannot be read.
-    pub fn for_paths(paths: &Paths) -> std::io::Result<Self> {
+    pub fn for_paths(paths: &Paths) -> io::Result<Self> {
         Ok(Self::new(paths.socket()?).with_token(SessionToken::from_env()))
     }
 
@@ -109,6 +122,17 @@ impl Client {
         self.get("/v1/inbox", query).await
     }
 
+    /// `GET /v1/inbox/search`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn inbox_search(
+        &self,
+        query: &api::inbox::SearchQuery,
+    ) -> Result<api::inbox::SearchPage, IpcError> {
+        self.get("/v1/inbox/search", query).await
+    }
+
     /// `POST /v1/inbox/seen`.
     ///
     /// # Errors
@@ -145,6 +169,44 @@ impl Client {
     /// [`IpcError`].
     pub async fn outbox(&self, query: &api::OutboxQuery) -> Result<api::OutboxPage, IpcError> {
         self.get("/v1/outbox", query).await
+    }
+
+    /// `GET /v1/outbox/<id>`: row id, client id, broker id, or a prefix of at least 8 characters.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `not_found`, `ambiguous_prefix`.
+    pub async fn outbox_row(&self, id: &str) -> Result<api::OutboxRowReply, IpcError> {
+        self.get(&format!("/v1/outbox/{}", encoded(id)), &()).await
+    }
+
+    /// `POST /v1/outbox/requeue`.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `not_found`, `row_inflight`, `row_finished`, `idempotency_conflict`, and what a send can say.
+    pub async fn outbox_requeue(
+        &self,
+        request: &api::RequeueRequest,
+    ) -> Result<api::RequeueReply, IpcError> {
+        self.post("/v1/outbox/requeue", request).await
+    }
+
+    /// `POST /v1/outbox/drop`.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `not_found`, `row_inflight`, `row_finished`.
+    pub async fn outbox_drop(&self, id: &str) -> Result<api::DropReply, IpcError> {
+        self.post("/v1/outbox/drop", &api::DropRequest { id: id.to_owned() }).await
+    }
+
+    /// `POST /v1/outbox/prune`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn outbox_prune(
+        &self,
+        request: &api::OutboxPruneRequest,
+    ) -> Result<api::OutboxPruneReply, IpcError> {
+        self.post("/v1/outbox/prune", request).await
     }
 
     /// `GET /v1/peers`; `mesh` of `None` asks all meshes, `all` shows control-plane presences too.
@@ -202,6 +264,19 @@ impl Client {
     ) -> Result<api::OpReply, IpcError> {
         let args = Map::from_iter([("name".to_owned(), Value::from(name))]);
         self.op("group.leave", mesh, args).await
+    }
+
+    /// Operation `peer.unblock_loop`: lifts the stop of a loop with a peer.
+    ///
+    /// # Errors
+    /// [`IpcError`]; `target_not_found`, `ambiguous_target`.
+    pub async fn unblock_loop(
+        &self,
+        mesh: Option<&str>,
+        peer: &str,
+    ) -> Result<api::OpReply, IpcError> {
+        let args = Map::from_iter([("peer".to_owned(), Value::from(peer))]);
+        self.op("peer.unblock_loop", mesh, args).await
     }
 
     /// Operation `message.status`: broker id, client id, outbox id, or a prefix of at least 8 characters.
@@ -407,10 +482,14 @@ impl Client {
     async fn connect(
         &self,
     ) -> Result<
-        (http1::SendRequest<Full<Bytes>>, http1::Connection<TokioIo<UnixStream>, Full<Bytes>>),
+        (http1::SendRequest<Full<Bytes>>, http1::Connection<TokioIo<Stream>, Full<Bytes>>),
         IpcError,
     > {
-        let stream = UnixStream::connect(&self.socket).await.map_err(IpcError::NotRunning)?;
+        let stream = match &self.road {
+            Road::Socket(path) => UnixStream::connect(path).await.map(Stream::Socket),
+            Road::Opened(open) => open().map(Stream::Opened),
+        };
+        let stream = stream.map_err(IpcError::NotRunning)?;
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| IpcError::Broken(error.into()))
     }
 }
@@ -474,60 +553,4 @@ fn refusal(status: u16, retry_after: Option<Duration>, body: &[u8]) -> IpcError 
 
 fn read_value<T: DeserializeOwned>(value: Value) -> Result<T, IpcError> {
     serde_json::from_value(value).map_err(|error| IpcError::Malformed(error.to_string()))
-}
-
-/// Appends the fields of a flat struct as query parameters; absent ones are left out.
-fn with_query(path: &str, query: &impl Serialize) -> Result<String, IpcError> {
-    let fields =
-        serde_json::to_value(query).map_err(|error| IpcError::Malformed(error.to_string()))?;
-    let mut text = path.to_owned();
-    let mut separator = '?';
-    for (name, value) in fields.as_object().into_iter().flatten() {
-        let value = match value {
-            Value::Null => continue,
-            Value::String(value) => encoded(value),
-            other => encoded(&other.to_string()),
-        };
-        text.push(separator);
-        text.push_str(name);
-        text.push('=');
-        text.push_str(&value);
-        separator = '&';
-    }
-    Ok(text)
-}
-
-/// Percent-encodes everything but unreserved characters (RFC 3986 §2.3).
-fn encoded(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn query_parameters_are_encoded_and_absent_ones_left_out() {
-        let query = api::InboxQuery {
-            from: Some("a b&c".to_owned()),
-            limit: Some(5),
-            unread_only: Some(true),
-            ..Default::default()
-        };
-        assert_eq!(
-            with_query("/v1/inbox", &query).unwrap(),
-            "/v1/inbox?from=a%20b%26c&limit=5&unread_only=true"
-        );
-        assert_eq!(with_query("/v1/version", &()).unwrap(), "/v1/version");
-    }
 }

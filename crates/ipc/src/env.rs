@@ -36,6 +36,10 @@ pub const STRICT_DAEMON: &str = "CLAUDEMESH_STRICT_DAEMON";
 pub const NO_DAEMON: &str = "CLAUDEMESH_NO_DAEMON";
 /// `1` in what the auto-spawn starts, so that it cannot start another (CLI spec §1.15).
 pub const INTERNAL_NO_AUTOSPAWN: &str = "CLAUDEMESH_INTERNAL_NO_AUTOSPAWN";
+/// Proxy for encrypted connections to brokers, also in lower case (daemon spec §6.2).
+pub const HTTPS_PROXY: &str = "HTTPS_PROXY";
+/// Hosts that are reached without it, also in lower case.
+pub const NO_PROXY: &str = "NO_PROXY";
 /// Failure points of test builds (daemon spec §26).
 pub const FAILPOINTS: &str = "CLAUDEMESH_FAILPOINTS";
 /// Per-user runtime directory of the system, for a socket whose usual path is too long (daemon spec §9.1).
@@ -44,6 +48,11 @@ pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 /// The value of `name`, when set, not empty and UTF-8.
 pub fn text(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The value of `name`, or of its lower-case form, which some programs set instead.
+pub fn text_any_case(name: &str) -> Option<String> {
+    text(name).or_else(|| text(&name.to_ascii_lowercase()))
 }
 
 /// The value of `name` as a path, when set and not empty.

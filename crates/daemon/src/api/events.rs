@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
-use claudemesh_ipc::api::{EventScope, EventsQuery};
+use claudemesh_ipc::api::{EventKind, EventScope, EventsQuery};
 use claudemesh_protocol::ErrorCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use tokio::sync::mpsc;
@@ -18,6 +18,7 @@ use super::failure::Failure;
 use super::slots::Slot;
 use super::{Api, input, mesh_choice};
 use crate::events::{Filter, Subscription, View};
+use crate::sessions::activity::LivePath;
 
 /// Period of keepalive comments.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -47,12 +48,19 @@ pub(super) async fn stream(
     })?;
     let last_event_id = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
     let context = api.daemon.context();
+    let live_path = match (&filter.view, &caller.session) {
+        (View::Session { .. }, Some(session)) if is_wanted(&filter, &EventKind::Message) => {
+            Some(session.activity.open_stream())
+        }
+        _ => None,
+    };
     let subscription = context.events.subscribe(filter, last_event_id);
     let (chunk_tx, chunk_rx) = mpsc::channel(CHUNKS);
-    let pump = Pump { subscription, chunk_tx, caller, _slot: slot };
+    let pump = Pump { subscription, chunk_tx, caller, _slot: slot, _live_path: live_path };
     let shutdown = context.shutdown.clone();
     context.tasks.spawn(async move {
         tokio::select! {
+            biased;
             () = pump.run() => {}
             () = shutdown.cancelled() => {}
         }
@@ -78,9 +86,11 @@ fn filter_of(api: &Api, caller: &Caller, query: EventsQuery) -> Result<Filter, F
     let kinds =
         query.kinds.map(|kinds| kinds.split(',').map(|kind| kind.trim().to_owned()).collect());
     let view = match (query.scope, &caller.session) {
-        (Some(EventScope::Session) | None, Some(session)) => {
-            View::Session { mesh: session.mesh.clone(), key: session.key() }
-        }
+        (Some(EventScope::Session) | None, Some(session)) => View::Session {
+            mesh: session.mesh.clone(),
+            session_id: session.session_id.clone(),
+            key: session.key(),
+        },
         (Some(EventScope::Session), None) => {
             caller.need_session()?;
             return Err(Failure::new(ErrorCode::Internal, "no session"));
@@ -101,6 +111,12 @@ struct Pump {
     chunk_tx: mpsc::Sender<Bytes>,
     caller: Caller,
     _slot: Slot,
+    /// While it is there, messages for the session count as put before the agent.
+    _live_path: Option<LivePath>,
+}
+
+fn is_wanted(filter: &Filter, kind: &EventKind) -> bool {
+    filter.kinds.as_ref().is_none_or(|kinds| kinds.contains(kind.as_str()))
 }
 
 impl Pump {
@@ -123,6 +139,7 @@ impl Pump {
                 }
             };
             chunk = tokio::select! {
+                biased;
                 event = self.subscription.next() => event.into(),
                 () = tokio::time::sleep(KEEPALIVE) => Bytes::from_static(b": keepalive\n\n"),
                 () = session_ended => return,

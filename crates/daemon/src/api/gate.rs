@@ -18,7 +18,6 @@ use hyper::header::{
 };
 use hyper::{HeaderMap, Method, Uri};
 use parking_lot::RwLock;
-use ulid::Ulid;
 
 use super::caller::{Caller, Peer, session_token};
 use super::failure::Failure;
@@ -73,7 +72,7 @@ pub(super) async fn gate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let request_id = Ulid::generate().to_string();
+    let request_id = crate::ids::next();
     let mut is_token_unknown = false;
     let admitted = admit(&api, &request);
     let response = match admitted {

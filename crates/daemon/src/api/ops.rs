@@ -7,9 +7,9 @@ use axum::extract::{Extension, Path, Request, State};
 use claudemesh_ipc::api::OpReply;
 use claudemesh_ipc::api::system::OpRequest;
 use claudemesh_protocol::wire::{
-    ClientFrame, FrameKind, JoinGroup, LeaveGroup, MessageStatus, ServerFrame,
+    ClientFrame, FrameKind, JoinGroup, LeaveGroup, LoopUnblock, ServerFrame,
 };
-use claudemesh_protocol::{ErrorCode, GroupName};
+use claudemesh_protocol::{ErrorCode, GroupName, TargetSpec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::caller::Caller;
 use super::failure::Failure;
 use super::profile::broker_failure;
-use super::{Api, input};
+use super::{Api, input, message_status};
 use crate::mesh::Via;
 
 pub(super) async fn run(
@@ -37,7 +37,8 @@ pub(super) async fn run(
         "member.list" => (body.mesh.clone(), to_value(&api.members(&caller, mesh).await?)?),
         "group.join" => change_group(&api, &caller, mesh, body.args, Change::Join).await?,
         "group.leave" => change_group(&api, &caller, mesh, body.args, Change::Leave).await?,
-        "message.status" => message_status(&api, &caller, mesh, body.args).await?,
+        "message.status" => message_status::run(&api, &caller, mesh, body.args).await?,
+        "peer.unblock_loop" => unblock_loop(&api, &caller, mesh, body.args).await?,
         _ => {
             let message = format!("there is no operation {op:?}");
             return Err(Failure::new(ErrorCode::UnknownOp, message));
@@ -89,81 +90,42 @@ async fn change_group(
     Ok((Some(mesh.slug().to_owned()), result))
 }
 
-async fn message_status(
+/// Lifts the stop of a loop between our sessions and a peer's (wire spec §4.10). The daemon cannot tell a person from a
+/// script; the command line asks for a terminal, and no MCP tool leads here.
+async fn unblock_loop(
     api: &Api,
     caller: &Caller,
     mesh: Option<&str>,
     args: Map<String, Value>,
 ) -> Result<(Option<String>, Value), Failure> {
-    const PREFIX_MIN_CHARS: usize = 8;
     #[derive(serde::Deserialize)]
     struct Args {
-        id: String,
+        peer: String,
     }
-    caller.need_access(FrameKind::MessageStatus.spec().access)?;
-    let Args { id } = from_args(args)?;
-    if id.chars().count() < PREFIX_MIN_CHARS {
-        let chars = id.chars().count();
-        let message = format!("id is {chars} chars, needs ≥{PREFIX_MIN_CHARS}");
-        return Err(Failure::new(ErrorCode::InvalidArgument, message));
-    }
-    let rows = api.daemon.context().outbox.by_id(&id).await?;
-    if rows.len() > 1 {
-        return Err(Failure::new(
-            ErrorCode::AmbiguousPrefix,
-            "several messages begin with that id",
-        ));
-    }
-    let row = rows.into_iter().next();
-    let outbox = row.as_ref().map(|row| {
-        json!({ "status": row.status, "attempts": row.attempts, "last_error": row.last_error,
-                "last_error_code": row.last_error_code })
-    });
-    let mesh = api.one_mesh(row.as_ref().map(|row| row.mesh.as_str()).or(mesh), caller)?;
-    let broker_id = match &row {
-        None => Some(id),
-        Some(row) => row.broker_message_id.clone(),
+    caller.need_access(FrameKind::LoopUnblock.spec().access)?;
+    let Args { peer } = from_args(args)?;
+    let (mesh, resolved) = api.peer(caller, mesh, &peer)?;
+    let TargetSpec::Key(key) = resolved.target else {
+        return Err(Failure::new(ErrorCode::InvalidTarget, "a loop has one peer, not a group"));
     };
-    let mut result = match broker_id {
-        // Not at the broker yet: the row is all there is to tell.
-        None => {
-            let target = row.as_ref().map(|row| row.target.clone());
-            json!({ "messageId": null, "targetSpec": target, "delivered": false, "deliveredAt": null,
-                    "recipients": [] })
-        }
-        Some(message_id) => {
-            let frame = ClientFrame::MessageStatus(Box::new(MessageStatus { message_id }));
-            let key = caller.session.as_ref().and_then(|session| session.key());
-            let via = key.map_or(Via::Member, Via::Session);
-            let answer = mesh.request(via, frame).await.map_err(|error| broker_failure(&error))?;
-            let ServerFrame::MessageStatusResult(answer) = answer else {
-                return Err(Failure::of_broker(
-                    "broker_error",
-                    "the broker gave an unexpected answer",
-                ));
-            };
-            let mut answer = to_value(&answer)?;
-            if let Some(fields) = answer.as_object_mut() {
-                fields.shift_remove("_reqId");
-            }
-            answer
-        }
-    };
-    if let Some(fields) = result.as_object_mut() {
-        fields.insert("mesh".to_owned(), mesh.slug().into());
-        if let Some(outbox) = outbox {
-            fields.insert("outbox".to_owned(), outbox);
-        }
+    let mut is_lifted = false;
+    for peer in mesh.keys_of_member(key) {
+        let frame = ClientFrame::LoopUnblock(Box::new(LoopUnblock { peer }));
+        let answer =
+            mesh.request(Via::Member, frame).await.map_err(|error| broker_failure(&error))?;
+        is_lifted |= matches!(answer, ServerFrame::Ack(ack) if ack.lifted == Some(true));
     }
+    let name = mesh.name_of(key).unwrap_or(peer);
+    let result = json!({ "peer": key, "name": name, "lifted": is_lifted, "mesh": mesh.slug() });
     Ok((Some(mesh.slug().to_owned()), result))
 }
 
-fn from_args<T: DeserializeOwned>(args: Map<String, Value>) -> Result<T, Failure> {
+pub(super) fn from_args<T: DeserializeOwned>(args: Map<String, Value>) -> Result<T, Failure> {
     serde_json::from_value(Value::Object(args))
         .map_err(|error| Failure::new(ErrorCode::InvalidArgs, format!("wrong arguments: {error}")))
 }
 
-fn to_value(value: &impl Serialize) -> Result<Value, Failure> {
+pub(super) fn to_value(value: &impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(value).map_err(|error| {
         tracing::error!(%error, "op_result_not_json");
         Failure::new(ErrorCode::Internal, "the result cannot be written")

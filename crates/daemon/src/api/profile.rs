@@ -42,7 +42,12 @@ pub(super) async fn profile(
             "session".clone_into(&mut reply.target);
         }
         match apply(mesh, &roads, &frames).await {
-            Ok(()) => reply.meshes.push(mesh.slug().to_owned()),
+            Ok(()) => {
+                if let Some(status) = body.status {
+                    api.daemon.set_status_by_hand(mesh.slug(), &roads, status).await;
+                }
+                reply.meshes.push(mesh.slug().to_owned());
+            }
             Err(failure) => last_failure = Some(failure),
         }
     }

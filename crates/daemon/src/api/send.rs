@@ -10,17 +10,20 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Json, http::StatusCode};
 use claudemesh_crypto::fingerprint::{self, Fingerprint};
 use claudemesh_ipc::api::{FanoutEntry, RowStatus, SendReply};
+use claudemesh_protocol::body::Meta;
 use claudemesh_protocol::canonical::DestinationKind;
-use claudemesh_protocol::{ErrorCode, PublicKey, TargetSpec, Timestamp};
+use claudemesh_protocol::{ErrorCode, Priority, PublicKey, TargetSpec, Timestamp};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::Api;
 use super::caller::Caller;
 use super::failure::Failure;
-use crate::mesh::{MeshHandle, Resolved, Sealed, Sender};
+use crate::mesh::{MeshHandle, Resolved, Sender};
 use crate::outbox::{Accepted, ExistingRow, NewRow, SealedBody};
 use crate::pressure::Level;
+pub(super) use request::check_id;
+
 use request::Letter;
 use target::Destination;
 
@@ -31,11 +34,7 @@ pub(super) async fn send(
 ) -> Result<Response, Failure> {
     let letter = Letter::read(request).await?;
     caller.need_capability(letter.capability())?;
-    if api.daemon.measure_pressure().await == Level::Full {
-        return Err(Failure::new(ErrorCode::InsufficientStorage, "the outbox is full").hint(
-            "messages that wait for a broker fill it; `claudemesh daemon outbox list` shows them",
-        ));
-    }
+    space_left(&api).await?;
     let sent = api.accept(&caller, letter).await;
     if let Err(failure) = &sent
         && failure.code() == ErrorCode::InsufficientStorage.as_str()
@@ -45,6 +44,16 @@ pub(super) async fn send(
     let reply = sent?;
     let status = if reply.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(reply)).into_response())
+}
+
+/// Refuses while queue or disk are too full for one more row (daemon spec §11.7).
+pub(super) async fn space_left(api: &Api) -> Result<(), Failure> {
+    match api.daemon.measure_pressure().await {
+        Level::Open => Ok(()),
+        Level::Full => Err(Failure::new(ErrorCode::InsufficientStorage, "the outbox is full").hint(
+            "messages that wait for a broker fill it; `claudemesh daemon outbox list` shows them",
+        )),
+    }
 }
 
 impl Api {
@@ -96,22 +105,41 @@ impl Api {
         resolved: &Resolved,
         stored: Option<&ExistingRow>,
     ) -> Result<SendReply, Failure> {
+        if mesh.is_revoked() {
+            let message = format!("this member was removed from \"{}\"", mesh.slug());
+            return Err(Failure::new(ErrorCode::MemberRevoked, message));
+        }
         let reply_to = self.parent(mesh, letter.reply_to_id.as_deref(), stored).await?;
-        let fingerprint = letter_fingerprint(letter, &resolved.target, reply_to.as_deref())?;
+        let request = RequestParts {
+            target: &resolved.target,
+            reply_to_id: reply_to.as_deref(),
+            priority: letter.priority,
+            meta: letter.meta.as_ref(),
+            message: &letter.message,
+        };
+        let fingerprint = request.fingerprint()?;
         let draft = Draft { caller, letter, mesh, resolved };
-        if let Some(row) = stored {
-            return draft.answer_existing(row, fingerprint);
-        }
-        let (row, is_meta_dropped) = draft.seal(self.max_age(mesh), reply_to, fingerprint)?;
-        match self.daemon.context().outbox.accept(row).await? {
-            Accepted::Inserted => {
-                self.daemon.pressure().write_went_through();
-                let mut reply = draft.reply(RowStatus::Pending);
-                reply.meta_dropped = is_meta_dropped;
-                Ok(reply)
+        let (reply, answered) = if let Some(row) = stored {
+            (draft.answer_existing(row, fingerprint)?, row.reply_to_id.clone())
+        } else {
+            let (row, is_meta_dropped) =
+                draft.seal(Self::max_age(mesh), reply_to.clone(), fingerprint)?;
+            match self.daemon.context().outbox.accept(row).await? {
+                Accepted::Inserted => {
+                    self.daemon.pressure().write_went_through();
+                    let mut reply = draft.reply(RowStatus::Pending);
+                    reply.meta_dropped = is_meta_dropped;
+                    (reply, reply_to)
+                }
+                Accepted::Existing(row) => {
+                    (draft.answer_existing(&row, fingerprint)?, row.reply_to_id)
+                }
             }
-            Accepted::Existing(row) => draft.answer_existing(&row, fingerprint),
+        };
+        if let Some(parent) = answered {
+            self.daemon.settle(mesh, &parent, caller.session.as_deref()).await;
         }
+        Ok(reply)
     }
 
     /// A message to oneself: one for each sibling session, `<id>`, `<id>:1`, `<id>:2`, … (daemon spec §10.2).
@@ -210,12 +238,8 @@ impl Api {
         }
     }
 
-    fn max_age(&self, mesh: &MeshHandle) -> std::time::Duration {
-        const HOUR: std::time::Duration = std::time::Duration::from_hours(1);
-        let settings = self.daemon.context().settings.get();
-        let hours = settings.outbox.max_age_hours_override;
-        let hours = hours.and_then(|hours| u32::try_from(hours).ok());
-        hours.map_or_else(|| mesh.health().max_age, |hours| HOUR.saturating_mul(hours))
+    pub(super) fn max_age(mesh: &MeshHandle) -> std::time::Duration {
+        mesh.health().max_age
     }
 }
 
@@ -233,26 +257,33 @@ fn session_key(caller: &Caller, mesh: &MeshHandle) -> Option<PublicKey> {
     session.key()
 }
 
-fn letter_fingerprint(
-    letter: &Letter,
-    target: &TargetSpec,
-    reply_to_id: Option<&str>,
-) -> Result<Fingerprint, Failure> {
-    let (destination_kind, destination_ref) = destination_of(target);
-    let meta = letter.meta.clone().map(Value::Object);
-    fingerprint::of_request(&fingerprint::Request {
-        destination_kind,
-        destination_ref: &destination_ref,
-        reply_to_id,
-        priority: letter.priority,
-        meta: meta.as_ref(),
-        body: &letter.message,
-    })
-    .map_err(|_| Failure::field("meta", "\"meta\" or \"reply_to_id\" has no canonical form"))
+/// What the request fingerprint covers (daemon spec §10.3).
+pub(super) struct RequestParts<'a> {
+    pub(super) target: &'a TargetSpec,
+    pub(super) reply_to_id: Option<&'a str>,
+    pub(super) priority: Priority,
+    pub(super) meta: Option<&'a Meta>,
+    pub(super) message: &'a str,
+}
+
+impl RequestParts<'_> {
+    pub(super) fn fingerprint(&self) -> Result<Fingerprint, Failure> {
+        let (destination_kind, destination_ref) = destination_of(self.target);
+        let meta = self.meta.cloned().map(Value::Object);
+        fingerprint::of_request(&fingerprint::Request {
+            destination_kind,
+            destination_ref: &destination_ref,
+            reply_to_id: self.reply_to_id,
+            priority: self.priority,
+            meta: meta.as_ref(),
+            body: self.message,
+        })
+        .map_err(|_| Failure::field("meta", "\"meta\" or \"reply_to_id\" has no canonical form"))
+    }
 }
 
 /// Kind and reference of a target for the fingerprint (daemon spec §10.3).
-fn destination_of(target: &TargetSpec) -> (DestinationKind, String) {
+pub(super) fn destination_of(target: &TargetSpec) -> (DestinationKind, String) {
     match target {
         TargetSpec::Key(key) => (DestinationKind::Dm, key.to_hex()),
         TargetSpec::Everyone => (DestinationKind::Topic, "*".to_owned()),
@@ -284,17 +315,9 @@ impl Draft<'_> {
             .and_then(|session| session.keys.clone())
             .map_or(Sender::Member, Sender::Session);
         let sealed = mesh
-            .seal(resolved, &letter.message, letter.meta.as_ref(), hops, &sender)
+            .seal(&resolved.target, &letter.message, letter.meta.as_ref(), hops, &sender)
             .map_err(|error| seal_failure(error.code, error.message).with_all(error.extra))?;
-        let Sealed {
-            nonce,
-            ciphertext,
-            body_version,
-            content_key,
-            key_epoch,
-            channel,
-            is_meta_dropped,
-        } = sealed;
+        let (channel, is_meta_dropped) = (sealed.channel, sealed.is_meta_dropped);
         let now = crate::clock::now();
         let age = letter.expires_in.map_or(max_age, |asked| asked.min(max_age));
         let row = NewRow {
@@ -310,7 +333,7 @@ impl Draft<'_> {
             meta: letter.meta.as_ref().and_then(|meta| serde_json::to_string(meta).ok()),
             reply_to_id,
             mentions: letter.mentions.clone(),
-            body: SealedBody { nonce, ciphertext, body_version, content_key, key_epoch },
+            body: SealedBody::from(sealed),
             sender_session_pubkey: session_key(caller, mesh),
             hops,
             enqueued_at: now,
@@ -355,7 +378,7 @@ impl Draft<'_> {
     }
 }
 
-fn seal_failure(code: ErrorCode, message: String) -> Failure {
+pub(super) fn seal_failure(code: ErrorCode, message: String) -> Failure {
     let failure = Failure::new(code, message);
     if code == ErrorCode::PayloadTooLarge { failure.hint("share it as a file") } else { failure }
 }

@@ -7,8 +7,11 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::caller::Peer;
@@ -22,20 +25,44 @@ const HEADER_MAX_BYTES: usize = 16 * 1024;
 /// Wait after a failed accept (descriptors used up), so that the loop does not run hot.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// The local API, ready to serve connections. Cloning is cheap.
+#[derive(Clone)]
+pub(crate) struct Door {
+    service: axum::Router,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Door {
+    pub(crate) fn new(daemon: Daemon) -> Self {
+        let (tasks, stopping) = (daemon.context().tasks.clone(), daemon.stopping());
+        Self { service: router(Arc::new(Api::new(daemon))), tasks, stopping }
+    }
+
+    /// Serves one connection of our own user, until it ends or the daemon stops.
+    pub(crate) fn admit(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        pid: Option<i32>,
+    ) {
+        let peer = Peer { pid, close: CancellationToken::new() };
+        let serving = connection(stream, peer, self.service.clone(), self.stopping.clone());
+        self.tasks.spawn(serving);
+    }
+}
+
 /// Serves until the daemon stops taking requests; then connections finish what they have in flight.
-pub(crate) async fn serve(daemon: Daemon, listener: UnixListener) {
-    let stopping = daemon.stopping();
-    let tasks = daemon.context().tasks.clone();
-    let service = router(Arc::new(Api::new(daemon)));
+pub(crate) async fn serve(door: Door, listener: UnixListener) {
     loop {
         let accepted = tokio::select! {
+            biased;
+            () = door.stopping.cancelled() => return,
             accepted = listener.accept() => accepted,
-            () = stopping.cancelled() => return,
         };
         match accepted {
             Ok((stream, _)) => {
-                if let Some(peer) = admitted(&stream) {
-                    tasks.spawn(connection(stream, peer, service.clone(), stopping.clone()));
+                if let Some(cred) = admitted(&stream) {
+                    door.admit(stream, cred.pid());
                 }
             }
             Err(error) => {
@@ -47,12 +74,10 @@ pub(crate) async fn serve(daemon: Daemon, listener: UnixListener) {
 }
 
 /// Only our own user, or root, is answered.
-fn admitted(stream: &UnixStream) -> Option<Peer> {
+fn admitted(stream: &UnixStream) -> Option<UCred> {
     let own = rustix::process::geteuid().as_raw();
     match stream.peer_cred() {
-        Ok(cred) if cred.uid() == own || cred.uid() == 0 => {
-            Some(Peer { pid: cred.pid(), close: CancellationToken::new() })
-        }
+        Ok(cred) if cred.uid() == own || cred.uid() == 0 => Some(cred),
         Ok(cred) => {
             tracing::warn!(uid = cred.uid(), "ipc_foreign_user_refused");
             None
@@ -65,7 +90,7 @@ fn admitted(stream: &UnixStream) -> Option<Peer> {
 }
 
 async fn connection(
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: Peer,
     service: axum::Router,
     stopping: CancellationToken,
@@ -83,11 +108,13 @@ async fn connection(
     let serving = http.serve_connection(TokioIo::new(stream), answer);
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
+        biased;
         ended = serving.as_mut() => ended,
         () = close.cancelled() => return,
         () = stopping.cancelled() => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
+                biased;
                 ended = serving => ended,
                 () = close.cancelled() => return,
             }

@@ -11,17 +11,14 @@ use claudemesh_ipc::api::session::{
 use claudemesh_ipc::api::{MessageMode, RegisterReply, SessionView, StatusReply, StatusReport};
 use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::limits::MEMBER_NAME_MAX_CHARS;
-use claudemesh_protocol::status::StatusSource;
-use claudemesh_protocol::wire::{ClientFrame, SetStatus};
-use claudemesh_protocol::{ErrorCode, Group, GroupName};
+use claudemesh_protocol::{ErrorCode, Group, GroupName, PeerStatus};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::caller::Caller;
 use super::failure::Failure;
 use super::{Api, input, mesh_choice};
-use crate::mesh::Via;
-use crate::sessions::{NewSession, Offer, RegisterError, Session, TokenHash};
+use crate::sessions::{NewSession, Offer, Opening, RegisterError, Report, Session, TokenHash};
 
 /// Longest session id that is no UUID.
 const SESSION_ID_MAX_CHARS: usize = 128;
@@ -206,11 +203,12 @@ pub(super) async fn heartbeat(
 ) -> Result<Json<Value>, Failure> {
     #[derive(Deserialize)]
     struct Heartbeat {
-        status: Option<claudemesh_protocol::PeerStatus>,
+        status: Option<PeerStatus>,
     }
     let body: Heartbeat = input::json(request, input::SMALL).await?;
-    if let (Some(status), Some(session)) = (body.status, &caller.session) {
-        api.report_status(session, status);
+    if let (Some(_), Some(session)) = (body.status, &caller.session) {
+        let report = Report { status: body.status, ..Report::default() };
+        api.take_report(session, report).await;
     }
     Ok(Json(json!({ "ok": true })))
 }
@@ -229,15 +227,21 @@ pub(super) async fn status(
             report.cwd.as_deref(),
         ),
     };
+    let mut messages = Vec::new();
     for session in &matched {
         if report.event == Some(HookEvent::End) {
             api.daemon.end_session(session.token_hash, "ended");
-        } else if let Some(status) = report.status {
-            api.report_status(session, status);
+            continue;
+        }
+        let StatusReport { status, event, origin, .. } = report;
+        let opening = api.take_report(session, Report { status, event, origin }).await;
+        // Where several sessions fit the description, nobody can say whose agent would read them.
+        if matched.len() == 1 {
+            messages = api.let_through(session, opening).await;
         }
     }
     let matched = u32::try_from(matched.len()).unwrap_or(u32::MAX);
-    Ok(Json(StatusReply { ok: true, matched, messages: Vec::new(), warnings: Vec::new() }))
+    Ok(Json(StatusReply { ok: true, matched, messages, warnings: Vec::new() }))
 }
 
 impl Api {
@@ -248,15 +252,22 @@ impl Api {
         session.view(mesh.map(|mesh| mesh.member().public), status)
     }
 
-    /// Passes a hook's status on without letting the hook wait for the broker.
-    fn report_status(&self, session: &Session, status: claudemesh_protocol::PeerStatus) {
-        let (Some(mesh), Some(key)) = (self.mesh(&session.mesh), session.key()) else { return };
-        let source = Some(StatusSource::Hook);
-        let frame = ClientFrame::SetStatus(Box::new(SetStatus { status, source }));
-        self.daemon.context().tasks.spawn(async move {
-            if let Err(error) = mesh.request(Via::Session(key), frame).await {
-                tracing::debug!(%error, "hook_status_not_sent");
-            }
-        });
+    /// Takes what a hook says: told to peers and subscribers, and the gate opens as far as it may.
+    async fn take_report(&self, session: &Session, report: Report) -> Opening {
+        let change = session.activity.hook(report);
+        let context = self.daemon.context();
+        if change.status.is_some() {
+            context.sessions.status_changed(session);
+        }
+        // Also an unchanged one: it keeps the status fresh at the broker, which may not have heard the last one.
+        if change.reported.is_some()
+            && let Some(mesh) = self.mesh(&session.mesh)
+        {
+            mesh.tell_status(session);
+        }
+        if change.opening == Opening::All {
+            context.inbox.release(session).await;
+        }
+        change.opening
     }
 }

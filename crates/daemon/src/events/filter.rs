@@ -24,6 +24,8 @@ pub enum View {
     Session {
         /// Its mesh.
         mesh: String,
+        /// UUID of the agent session.
+        session_id: String,
         /// Its key, when it has one.
         key: Option<PublicKey>,
     },
@@ -66,12 +68,17 @@ impl Filter {
         let on =
             |mesh: &Option<String>| mesh.is_none() || event.mesh.is_none() || event.mesh == *mesh;
         match &self.view {
-            View::All { mesh } => on(mesh),
-            View::Member { mesh } => on(mesh) && !matches!(event.audience, Audience::Session(_)),
-            View::Session { mesh, key } => {
+            View::All { mesh } => on(mesh) && event.audience != Audience::Listed,
+            View::Member { mesh } => {
+                let is_theirs = matches!(event.audience, Audience::Everyone | Audience::Member);
+                on(mesh) && is_theirs
+            }
+            View::Session { mesh, session_id, key } => {
+                let is_named = event.sessions.contains(session_id);
                 let is_mine = match event.audience {
-                    Audience::Everyone | Audience::Member => true,
-                    Audience::Session(recipient) => *key == Some(recipient),
+                    Audience::Everyone | Audience::Member => !is_named,
+                    Audience::Session(recipient) => *key == Some(recipient) && !is_named,
+                    Audience::Listed => is_named,
                 };
                 is_mine && event.mesh.as_ref().is_none_or(|of| of == mesh)
             }

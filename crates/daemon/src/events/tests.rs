@@ -10,13 +10,16 @@ fn message(audience: Audience, id: usize) -> Event {
         kind: EventKind::Message,
         mesh: Some("dev".to_owned()),
         audience,
+        sessions: Vec::new(),
         message: Some(MessageKey { sender: "m".to_owned(), client_message_id: id.to_string() }),
         data: Map::from_iter([("n".to_owned(), id.into())]),
     }
 }
 
 fn session(key: PublicKey) -> Filter {
-    Filter { view: View::Session { mesh: "dev".to_owned(), key: Some(key) }, kinds: None }
+    let session_id = key.to_hex();
+    let view = View::Session { mesh: "dev".to_owned(), session_id, key: Some(key) };
+    Filter { view, kinds: None }
 }
 
 fn drain(subscription: &Subscription) -> Vec<String> {
@@ -36,7 +39,7 @@ fn id_of(text: &str) -> String {
     text.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned()
 }
 
-/// Daemon §14: sessions A,B on one daemon: each subscriber's stream equals the oracle set, in order, without duplicates.
+/// daemon §14 Accept: sessions A,B on one daemon: each subscriber's stream equals the oracle set, in order, without duplicates.
 #[test]
 fn each_session_gets_exactly_its_own_messages_once() {
     let bus = EventBus::new();
@@ -72,7 +75,7 @@ fn each_session_gets_exactly_its_own_messages_once() {
     assert_eq!(at_member, oracle.2);
 }
 
-/// Daemon §14: subscriber killed and restarted with `Last-Event-ID` during traffic: no gap, no duplicate.
+/// daemon §14 Accept: subscriber killed and restarted with `Last-Event-ID` during traffic: no gap, no duplicate.
 #[test]
 fn coming_back_with_an_id_continues_there() {
     let bus = EventBus::new();
@@ -105,7 +108,7 @@ fn an_unknown_or_forgotten_id_is_answered_with_lagged() {
     }
 }
 
-/// Daemon §14: subscriber that never reads: it gets `lagged`; memory bounded.
+/// daemon §14 Accept: subscriber that never reads: it gets `lagged`; memory bounded.
 #[test]
 fn who_does_not_read_loses_the_oldest_and_is_told() {
     let bus = EventBus::new();
@@ -132,4 +135,24 @@ fn kinds_and_meshes_are_filtered() {
     bus.publish(Event::of_mesh(EventKind::BrokerStatus, "other", Map::new()));
     bus.publish(Event::of_mesh(EventKind::PeerJoin, "other", Map::new()));
     assert_eq!(drain(&watcher).len(), 1);
+}
+
+/// Daemon §13.2: a session whose gate is closed is left out, and told by itself when the gate opens; nobody else hears of
+/// the message twice.
+#[test]
+fn who_is_told_later_is_told_once_and_alone() {
+    let bus = EventBus::new();
+    let (a, b) = (bus.subscribe(session(A), None), bus.subscribe(session(B), None));
+    let (member, all) = (
+        bus.subscribe(Filter { view: View::Member { mesh: None }, kinds: None }, None),
+        bus.subscribe(Filter::everything(), None),
+    );
+    bus.publish(Event { sessions: vec![B.to_hex()], ..message(Audience::Member, 1) });
+    assert_eq!(numbers(&drain(&a)), [1]);
+    assert!(drain(&b).is_empty());
+    bus.publish(Event { sessions: vec![B.to_hex()], ..message(Audience::Listed, 1) });
+    bus.publish(Event { sessions: vec![B.to_hex()], ..message(Audience::Listed, 1) });
+    assert_eq!(numbers(&drain(&b)), [1]);
+    assert!(drain(&a).is_empty());
+    assert_eq!((numbers(&drain(&member)), numbers(&drain(&all))), (vec![1], vec![1]));
 }

@@ -75,13 +75,27 @@ pub fn read(path: &Path, symlinks: Symlinks) -> io::Result<Option<Content>> {
 /// # Errors
 /// Any I/O error; the old content is then still there.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32, symlinks: Symlinks) -> io::Result<()> {
+    replace_past(path, bytes, mode, symlinks, "config.mid_write")
+}
+
+/// As [`replace`], with the crash point between the new file and the old name (daemon spec §26).
+///
+/// # Errors
+/// As [`replace`].
+pub(crate) fn replace_past(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    symlinks: Symlinks,
+    crash_point: &str,
+) -> io::Result<()> {
     let target = match symlinks {
         Symlinks::Follow => through_link(path)?,
         Symlinks::Refuse => path.to_owned(),
     };
     let (dir, temporary) = temporary_beside(&target)?;
     let written = write_new(&temporary, bytes, mode).and_then(|()| {
-        claudemesh_sqlite::crash_point("config.mid_write");
+        claudemesh_sqlite::crash_point(crash_point);
         std::fs::rename(&temporary, &target)
     });
     if let Err(error) = written {

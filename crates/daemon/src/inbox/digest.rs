@@ -98,6 +98,7 @@ impl Digests {
                 break;
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(due) => {}
                 () = self.shutdown.cancelled() => {}
             }
@@ -114,6 +115,7 @@ impl Digests {
             kind: EventKind::InboxDigest,
             mesh: Some(mesh),
             audience: Audience::Everyone,
+            sessions: Vec::new(),
             message: None,
             data: data
                 .into_iter()

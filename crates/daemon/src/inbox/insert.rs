@@ -1,19 +1,20 @@
 //! A message arrives: stored once, then told to whoever listens.
 
-use claudemesh_ipc::api::{EventKind, InboxItem, RecipientKind};
-use claudemesh_protocol::{Priority, PublicKey, Timestamp};
-use serde_json::{Map, Value};
+use std::sync::Arc;
+
+use claudemesh_ipc::api::{InboxItem, RecipientKind};
+use claudemesh_protocol::{PublicKey, Timestamp};
+use claudemesh_sqlite::{WriteError, planted_bug};
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Inbox, NewItem, row};
-use crate::events::{Audience, Event, MessageKey};
+use super::{Inbox, Line, NewItem, row};
 use crate::ids;
-use crate::storage::StorageError;
+use crate::storage::{Columns as _, StorageError};
 
 /// Answer of [`Inbox::insert`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Inserted {
-    /// It is new.
+    /// It is new; `held` when every session it is for is busy.
     New(Box<InboxItem>),
     /// This key has it already. What the repeat proves about its sender was added.
     Duplicate,
@@ -21,45 +22,63 @@ pub enum Inserted {
 
 impl Inbox {
     /// Stores a message and answers after the commit; then, when it is new, publishes it: at once, or for late group
-    /// messages in a digest (daemon spec §13.2). The caller acknowledges to the broker afterwards, also a duplicate.
+    /// messages in a digest, to busy sessions when their gate opens (daemon spec §13.2). The caller acknowledges to the
+    /// broker afterwards, also a duplicate.
     ///
     /// # Errors
     /// [`StorageError`]: nothing is stored, and nothing may be acknowledged.
     pub async fn insert(&self, new: NewItem, now: Timestamp) -> Result<Inserted, StorageError> {
+        self.insert_in(&Line::default(), new, now).await
+    }
+
+    /// As [`Inbox::insert`], behind the other messages of `line`; once one of them could not be stored, none is.
+    ///
+    /// # Errors
+    /// As [`Inbox::insert`].
+    pub async fn insert_in(
+        &self,
+        line: &Line,
+        mut new: NewItem,
+        now: Timestamp,
+    ) -> Result<Inserted, StorageError> {
+        if planted_bug("daemon.inbox_not_unique") {
+            new.client_message_id = ids::next();
+            new.broker_message_id = None;
+        }
         let is_late = self.digests.is_late(&new, now);
         let row = new.clone();
-        let id = self.db.write(move |conn| Box::pin(insert(conn, row, now, is_late))).await?;
+        let place = line.enter();
+        let (stored, place) = self
+            .db
+            .write(move |conn| {
+                Box::pin(async move {
+                    if place.is_cut_off() {
+                        let reason = Arc::from("an earlier message could not be stored");
+                        return Err(WriteError::Unavailable(reason).into());
+                    }
+                    match insert(conn, row, now, is_late).await {
+                        Ok(stored) => Ok((stored, place)),
+                        // The statement failed, not the disk: others need not wait for this one.
+                        Err(error @ StorageError::Failed(_)) => {
+                            place.settled();
+                            Err(error)
+                        }
+                        Err(error) => Err(error),
+                    }
+                })
+            })
+            .await?;
+        place.settled();
         claudemesh_sqlite::crash_point("inbox.after_insert_before_ack");
-        let Some(id) = id else { return Ok(Inserted::Duplicate) };
-        let (recipient, kind) = (new.recipient_pubkey, new.recipient_kind);
-        let item = new.into_item(id, now, is_late);
+        let Some(Stored { seq, id, twins }) = stored else { return Ok(Inserted::Duplicate) };
+        let mut item = new.into_item(id, now, is_late);
         if is_late {
             self.digests.add(&item, now);
         } else {
-            self.events.publish(message_event(&item, recipient, kind));
+            item.held = self.announce(&item, seq, &twins);
+            self.take_over_state(&item, seq, &twins).await;
         }
         Ok(Inserted::New(Box::new(item)))
-    }
-}
-
-fn message_event(item: &InboxItem, recipient: PublicKey, kind: RecipientKind) -> Event {
-    let mut data = match serde_json::to_value(item) {
-        Ok(Value::Object(data)) => data,
-        _ => Map::new(),
-    };
-    data.insert("push".to_owned(), Value::Bool(item.priority != Priority::Low));
-    Event {
-        kind: EventKind::Message,
-        mesh: Some(item.mesh.clone()),
-        audience: match kind {
-            RecipientKind::Session => Audience::Session(recipient),
-            RecipientKind::Member => Audience::Member,
-        },
-        message: Some(MessageKey {
-            sender: item.sender_pubkey.clone(),
-            client_message_id: item.client_message_id.clone(),
-        }),
-        data,
     }
 }
 
@@ -68,7 +87,7 @@ async fn insert(
     new: NewItem,
     now: Timestamp,
     digest: bool,
-) -> Result<Option<String>, StorageError> {
+) -> Result<Option<Stored>, StorageError> {
     let sql = "INSERT INTO inbox (id, client_message_id, broker_message_id, mesh, recipient_pubkey, \
                recipient_kind, channel, topic, topic_id, sender_pubkey, sender_member_pubkey, sender_name, \
                priority, subtype, body, meta, mentions, body_version, decrypt, raw, reply_to_id, created_at, \
@@ -80,6 +99,14 @@ async fn insert(
     let id = ids::next();
     let json = |value: serde_json::Result<String>| value.unwrap_or_default();
     let repeat = Repeat::of(&new);
+    if is_known_to_session(conn, &new).await? {
+        return Ok(None);
+    }
+    let twin = TwinOf {
+        mesh: new.mesh.clone(),
+        sender: new.sender_pubkey.to_hex(),
+        client_message_id: new.client_message_id.clone(),
+    };
     let ran = sqlx::query(sql)
         .bind(&id)
         .bind(new.client_message_id)
@@ -113,12 +140,83 @@ async fn insert(
         .execute(&mut *conn)
         .await?;
     if ran.rows_affected() > 0 {
-        return Ok(Some(id));
+        let seq = ran.last_insert_rowid();
+        let twins = twin.find(conn, seq).await?;
+        return Ok(Some(Stored { seq, id, twins }));
     }
     if let Some(repeat) = repeat {
         repeat.prove(conn).await?;
     }
     Ok(None)
+}
+
+/// True when the direct message is here already and only its address differs: a message to a session whose acknowledgement
+/// was lost goes to the member when that session ends at the broker, while its row here stays with the session or has
+/// moved too.
+async fn is_known_to_session(
+    conn: &mut SqliteConnection,
+    new: &NewItem,
+) -> Result<bool, StorageError> {
+    if new.channel != "dm" {
+        return Ok(false);
+    }
+    let sql = "SELECT 1 FROM inbox WHERE client_message_id=$1 AND +mesh=$2 AND +sender_pubkey=$3 \
+               AND (recipient_pubkey=$4 OR addressed_to=$5) LIMIT 1";
+    let found = sqlx::query(sql)
+        .bind(&new.client_message_id)
+        .bind(&new.mesh)
+        .bind(new.sender_pubkey.to_hex())
+        .bind(new.addressed_to.map(PublicKey::to_hex))
+        .bind(new.recipient_pubkey.to_hex())
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// A row that was inserted.
+struct Stored {
+    seq: i64,
+    id: String,
+    twins: Vec<Twin>,
+}
+
+/// The same message to another own key, stored earlier.
+pub(super) struct Twin {
+    /// Number of its row.
+    pub(super) seq: i64,
+    /// The key it is for.
+    pub(super) recipient: PublicKey,
+    /// Kind of that key.
+    pub(super) kind: RecipientKind,
+}
+
+struct TwinOf {
+    mesh: String,
+    sender: String,
+    client_message_id: String,
+}
+
+impl TwinOf {
+    async fn find(self, conn: &mut SqliteConnection, seq: i64) -> Result<Vec<Twin>, StorageError> {
+        let sql = "SELECT seq, recipient_pubkey, recipient_kind FROM inbox WHERE client_message_id=$1 \
+                   AND +mesh=$2 AND +sender_pubkey=$3 AND seq<>$4";
+        let rows = sqlx::query(sql)
+            .bind(self.client_message_id)
+            .bind(self.mesh)
+            .bind(self.sender)
+            .bind(seq)
+            .fetch_all(conn)
+            .await?;
+        let twin = |row| -> Result<Twin, sqlx::Error> {
+            let row: &sqlx::sqlite::SqliteRow = row;
+            Ok(Twin {
+                seq: row.column("seq")?,
+                recipient: row.parsed("recipient_pubkey")?,
+                kind: row::kind(row)?,
+            })
+        };
+        Ok(rows.iter().map(twin).collect::<Result<_, _>>()?)
+    }
 }
 
 /// What a repeated message proves about its sender: the first one may have come before the roster that knows it.

@@ -7,6 +7,7 @@ use claudemesh_protocol::{PublicKey, Timestamp};
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::{Inbox, Scope, SessionScope, row};
+use crate::sessions::Opening;
 use crate::storage::{Columns as _, StorageError};
 
 /// What to list.
@@ -65,34 +66,8 @@ impl Inbox {
     /// # Errors
     /// [`StorageError`].
     pub async fn list(&self, scope: &Scope, filter: &InboxFilter) -> Result<Page, StorageError> {
-        let mut query = select(scope);
-        if let Some(since) = filter.since {
-            query.push(" AND i.received_at>=").push_bind(since.as_millis());
-        }
-        if let Some(before) = filter.before {
-            query.push(" AND i.received_at<").push_bind(before.as_millis());
-        }
-        if let Some(topic) = &filter.topic {
-            query.push(" AND i.topic=").push_bind(topic.trim_start_matches('#').to_owned());
-        }
-        if let Some(from) = &filter.from {
-            let key = from.to_ascii_lowercase();
-            query.push(" AND (i.sender_pubkey=").push_bind(key.clone());
-            query.push(" OR i.sender_member_pubkey=").push_bind(key);
-            query.push(" OR lower(i.sender_name)=lower(").push_bind(from.clone()).push("))");
-        }
-        if let Some(mesh) = &filter.mesh {
-            query.push(" AND i.mesh=").push_bind(mesh.clone());
-        }
-        if filter.unread_only {
-            query.push(" AND shown_seen_at IS NULL");
-        }
-        if let Some(after) = &filter.after {
-            query.push(" AND (i.received_at,i.id)<(").push_bind(after.received_at);
-            query.push(",").push_bind(after.id.clone()).push(")");
-        }
-        query.push(" ORDER BY i.received_at DESC, i.id DESC LIMIT ");
-        query.push_bind(i64::from(filter.limit) + 1);
+        let limit = i64::from(filter.limit) + 1;
+        let mut query = union(scope, Order::NewestFirst, limit, |query| push_filter(query, filter));
         let mut rows = query.build().fetch_all(self.db.reader()).await?;
         let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
         let has_more = rows.len() > limit;
@@ -106,6 +81,26 @@ impl Inbox {
         };
         let items = rows.iter().map(row::item).collect::<Result<_, _>>()?;
         Ok(Page { items, next_cursor })
+    }
+
+    /// What a gate that opens this far lets through to a session and was not put before it yet, oldest first.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn waiting(
+        &self,
+        session: &SessionScope,
+        opening: Opening,
+        limit: u32,
+    ) -> Result<Vec<InboxItem>, StorageError> {
+        let scope = Scope::Session(session.clone());
+        let mut query = union(&scope, Order::OldestFirst, i64::from(limit), |query| {
+            query.push(" AND i.digest=0 AND i.answered_at IS NULL AND i.priority IN (");
+            query.push(if opening == Opening::All { "'now','next')" } else { "'now')" });
+            query.push(" AND shown_seen_at IS NULL AND shown_pushed_at IS NULL");
+        });
+        let rows = query.build().fetch_all(self.db.reader()).await?;
+        Ok(rows.iter().map(row::item).collect::<Result<_, _>>()?)
     }
 
     /// The most hops among these messages; `None` when there is none of them.
@@ -139,7 +134,7 @@ impl Inbox {
         mesh: &str,
         id: &str,
     ) -> Result<Vec<(Option<String>, String)>, StorageError> {
-        let sql = "SELECT DISTINCT broker_message_id, client_message_id FROM inbox WHERE mesh=$1 AND \
+        let sql = "SELECT DISTINCT broker_message_id, client_message_id FROM inbox WHERE +mesh=$1 AND \
                    ((broker_message_id>=$2 AND broker_message_id<$3) \
                     OR (client_message_id>=$2 AND client_message_id<$3) OR id=$2) LIMIT 2";
         let rows = sqlx::query(sql)
@@ -156,51 +151,163 @@ impl Inbox {
     }
 }
 
-/// `SELECT … FROM inbox i … WHERE <scope>`, with the read state as the caller knows it.
-fn select(scope: &Scope) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new("SELECT i.*");
-    match scope {
-        Scope::Everything => {
-            query.push(", i.seen_at AS shown_seen_at, i.pushed_at AS shown_pushed_at FROM inbox i WHERE 1=1");
-        }
-        Scope::Session(session) => {
-            // A message to the member that came before the session did, and was read by anybody, is old news to it.
-            for (own, shown, column) in [
-                ("s.seen_at", "shown_seen_at", "i.seen_at"),
-                ("s.handed_at", "shown_pushed_at", "i.pushed_at"),
-            ] {
-                query.push(format!(
-                    ", CASE WHEN i.recipient_kind='session' THEN {column} \
-                     ELSE coalesce({own}, CASE WHEN i.received_at<"
-                ));
-                query.push_bind(session.registered_at.as_millis());
-                query.push(format!(" THEN {column} END) END AS {shown}"));
-            }
-            query.push(
-                " FROM inbox i LEFT JOIN inbox_session s ON s.inbox_seq=i.seq AND s.session_id=",
-            );
-            query.push_bind(session.session_id.clone()).push(" WHERE ");
-            push_session_scope(&mut query, session);
+fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &InboxFilter) {
+    if let Some(since) = filter.since {
+        query.push(" AND i.received_at>=").push_bind(since.as_millis());
+    }
+    if let Some(before) = filter.before {
+        query.push(" AND i.received_at<").push_bind(before.as_millis());
+    }
+    if let Some(topic) = &filter.topic {
+        query.push(" AND i.topic=").push_bind(topic.trim_start_matches('#').to_owned());
+    }
+    if let Some(from) = &filter.from {
+        let key = from.to_ascii_lowercase();
+        query.push(" AND (i.sender_pubkey=").push_bind(key.clone());
+        query.push(" OR i.sender_member_pubkey=").push_bind(key);
+        query.push(" OR lower(i.sender_name)=lower(").push_bind(from.clone()).push("))");
+    }
+    if let Some(mesh) = &filter.mesh {
+        query.push(" AND i.mesh=").push_bind(mesh.clone());
+    }
+    if filter.unread_only {
+        // What another session has answered waits for nobody any more.
+        query.push(" AND shown_seen_at IS NULL AND NOT shown_elsewhere");
+    }
+    if let Some(after) = &filter.after {
+        query.push(" AND (i.received_at,i.id)<(").push_bind(after.received_at);
+        query.push(",").push_bind(after.id.clone()).push(")");
+    }
+}
+
+/// Order of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    NewestFirst,
+    OldestFirst,
+}
+
+impl Order {
+    const fn of(self, alias: &str) -> &'static str {
+        match (self, alias.is_empty()) {
+            (Self::NewestFirst, false) => " ORDER BY i.received_at DESC, i.id DESC LIMIT ",
+            (Self::OldestFirst, false) => " ORDER BY i.received_at, i.id LIMIT ",
+            (Self::NewestFirst, true) => " ORDER BY received_at DESC, id DESC LIMIT ",
+            (Self::OldestFirst, true) => " ORDER BY received_at, id LIMIT ",
         }
     }
+}
+
+/// The first `limit` rows of the scope. A session's two keys are read apart, each along its index, and then merged.
+fn union(
+    scope: &Scope,
+    order: Order,
+    limit: i64,
+    filter: impl Fn(&mut QueryBuilder<Sqlite>),
+) -> QueryBuilder<Sqlite> {
+    let parts: &[Part] = match scope {
+        Scope::Everything => &[Part::Everything],
+        Scope::Session(session) if session.key.is_none() => &[Part::Member],
+        Scope::Session(_) => &[Part::Session, Part::Member],
+    };
+    let mut query = QueryBuilder::new("");
+    for (index, part) in parts.iter().enumerate() {
+        query.push(if index == 0 { "SELECT * FROM (" } else { " UNION ALL SELECT * FROM (" });
+        query.push("SELECT i.*");
+        push_shown(&mut query, scope, "inbox i");
+        query.push(" WHERE ");
+        push_part(&mut query, scope, *part);
+        filter(&mut query);
+        query.push(order.of("i")).push_bind(limit).push(")");
+    }
+    if parts.len() > 1 {
+        query.push(order.of("")).push_bind(limit);
+    }
     query
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Everything,
+    Session,
+    Member,
+}
+
+/// `, … AS shown_… FROM <rows> …`: the read state as the caller knows it.
+pub(super) fn push_shown(query: &mut QueryBuilder<Sqlite>, scope: &Scope, rows: &'static str) {
+    let Scope::Session(session) = scope else {
+        query.push(
+            ", i.seen_at AS shown_seen_at, i.pushed_at AS shown_pushed_at, 0 AS shown_given, \
+             (i.answered_at IS NOT NULL AND i.answered_session IS NULL) AS shown_elsewhere FROM ",
+        );
+        query.push(rows);
+        return;
+    };
+    // A message to the member that came before the session did, and was read by anybody, is old news to it.
+    for (own, shown, column) in [
+        ("s.seen_at", "shown_seen_at", "i.seen_at"),
+        ("s.handed_at", "shown_pushed_at", "i.pushed_at"),
+    ] {
+        query.push(format!(
+            ", CASE WHEN i.recipient_kind='session' THEN {column} \
+             ELSE coalesce({own}, CASE WHEN i.received_at<"
+        ));
+        query.push_bind(session.registered_at.as_millis());
+        query.push(format!(" THEN {column} END) END AS {shown}"));
+    }
+    query.push(
+        ", (SELECT count(*) FROM inbox_session o WHERE o.inbox_seq=i.seq AND o.handed_at IS NOT NULL \
+         AND o.session_id<>",
+    );
+    query.push_bind(session.session_id.clone()).push(") AS shown_given");
+    query.push(
+        ", (i.answered_at IS NOT NULL AND i.recipient_kind='member' AND i.answered_session IS NOT ",
+    );
+    query.push_bind(session.session_id.clone()).push(") AS shown_elsewhere");
+    query.push(" FROM ").push(rows);
+    query.push(" LEFT JOIN inbox_session s ON s.inbox_seq=i.seq AND s.session_id=");
+    query.push_bind(session.session_id.clone());
+}
+
+fn push_part(query: &mut QueryBuilder<Sqlite>, scope: &Scope, part: Part) {
+    let Scope::Session(session) = scope else {
+        query.push("1=1");
+        return;
+    };
+    query.push("i.mesh=").push_bind(session.mesh.clone()).push(" AND i.recipient_pubkey=");
+    match (part, session.key) {
+        (Part::Session, Some(key)) => {
+            query.push_bind(key.to_hex());
+        }
+        (_, key) => {
+            query.push_bind(session.member_key.to_hex());
+            if let Some(key) = key {
+                push_not_at(query, key);
+            }
+        }
+    }
+}
+
+/// The same message to both keys is shown once: the one to the session.
+fn push_not_at(query: &mut QueryBuilder<Sqlite>, session: PublicKey) {
+    query.push(
+        " AND NOT EXISTS (SELECT 1 FROM inbox o WHERE o.mesh=i.mesh \
+         AND o.sender_pubkey=i.sender_pubkey \
+         AND o.client_message_id=i.client_message_id AND o.recipient_pubkey=",
+    );
+    query.push_bind(session.to_hex()).push(")");
 }
 
 /// Restricts `inbox i` to what belongs to a session.
 pub(super) fn push_session_scope(query: &mut QueryBuilder<Sqlite>, session: &SessionScope) {
     query.push("i.mesh=").push_bind(session.mesh.clone());
     let member = session.member_key.to_hex();
-    let Some(key) = session.key.map(claudemesh_protocol::PublicKey::to_hex) else {
+    let Some(key) = session.key else {
         query.push(" AND i.recipient_pubkey=").push_bind(member);
         return;
     };
-    query.push(" AND (i.recipient_pubkey=").push_bind(key.clone());
+    query.push(" AND (i.recipient_pubkey=").push_bind(key.to_hex());
     query.push(" OR (i.recipient_pubkey=").push_bind(member);
-    // The same message to both keys is shown once: the one to the session.
-    query.push(
-        " AND NOT EXISTS (SELECT 1 FROM inbox o WHERE o.mesh=i.mesh \
-         AND o.sender_pubkey=i.sender_pubkey \
-         AND o.client_message_id=i.client_message_id AND o.recipient_pubkey=",
-    );
-    query.push_bind(key).push(")))");
+    push_not_at(query, key);
+    query.push("))");
 }

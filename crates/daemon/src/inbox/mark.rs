@@ -5,20 +5,41 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::list::push_session_scope;
-use super::{Inbox, Scope};
-use crate::storage::StorageError;
+use super::{Inbox, Scope, SessionScope, Subject};
+use crate::storage::{Columns as _, StorageError};
 
 /// What is recorded about messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stamp {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// They were put before an agent, and so read; else they were only read.
+    pub is_pushed: bool,
+    /// The way they took to a session.
+    pub path: String,
+}
+
+impl Stamp {
     /// They were read.
-    Seen,
-    /// They were put before an agent, and so read.
-    Pushed,
+    pub fn seen() -> Self {
+        Self { is_pushed: false, path: "inbox".to_owned() }
+    }
+
+    /// They were put before an agent.
+    pub fn pushed() -> Self {
+        Self { is_pushed: true, path: "channel".to_owned() }
+    }
+}
+
+/// What a stamp changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Marked {
+    /// Messages the caller had not seen before.
+    pub unseen: u64,
+    /// Those of them that a session now has, for the receipt.
+    pub handed: Vec<Subject>,
 }
 
 impl Inbox {
-    /// Marks messages as seen; answers how many the caller had not seen before. Ids outside the scope are passed over.
+    /// Marks messages as seen. Ids outside the scope are passed over.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -28,9 +49,9 @@ impl Inbox {
         ids: &[String],
         stamp: Stamp,
         now: Timestamp,
-    ) -> Result<u64, StorageError> {
+    ) -> Result<Marked, StorageError> {
         if ids.is_empty() {
-            return Ok(0);
+            return Ok(Marked::default());
         }
         let (scope, ids) = (scope.clone(), serde_json::to_string(ids).unwrap_or_default());
         self.db.write(move |conn| Box::pin(mark(conn, scope, ids, stamp, now))).await
@@ -98,44 +119,111 @@ async fn mark(
     ids: String,
     stamp: Stamp,
     now: Timestamp,
-) -> Result<u64, StorageError> {
-    let pushed = (stamp == Stamp::Pushed).then(|| now.as_millis());
-    let mut unseen = 0;
-    if let Scope::Session(session) = &scope {
-        // The session's own record comes first: the row's `seen_at` may be that of a sibling.
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "INSERT INTO inbox_session (inbox_seq, session_id, seen_at, handed_at) SELECT i.seq,",
-        );
-        query.push_bind(session.session_id.clone()).push(",").push_bind(now.as_millis());
-        query.push(",").push_bind(pushed).push(" FROM inbox i WHERE ");
-        push_session_scope(&mut query, session);
-        query.push(" AND i.recipient_kind='member' AND i.id IN (SELECT value FROM json_each(");
-        query.push_bind(ids.clone()).push(")) AND (i.seen_at IS NULL OR i.received_at>=");
-        query.push_bind(session.registered_at.as_millis());
-        query.push(
-            ") ON CONFLICT (inbox_seq, session_id) DO UPDATE SET \
-             seen_at=coalesce(inbox_session.seen_at, excluded.seen_at), \
-             handed_at=coalesce(inbox_session.handed_at, excluded.handed_at) \
-             WHERE inbox_session.seen_at IS NULL",
-        );
-        unseen += query.build().execute(&mut *conn).await?.rows_affected();
+) -> Result<Marked, StorageError> {
+    match scope {
+        Scope::Everything => {
+            let rows = mark_rows(conn, None, &ids, &stamp, now).await?;
+            Ok(Marked { unseen: rows.len() as u64, handed: Vec::new() })
+        }
+        Scope::Session(session) => {
+            let ids = with_twins(conn, &ids).await?;
+            // The session's own record comes first: the row's `seen_at` may be that of a sibling.
+            let mut rows = mark_for_session(conn, &session, &ids, &stamp, now).await?;
+            let stamped = mark_rows(conn, Some(&session), &ids, &stamp, now).await?;
+            // Member rows of a session are counted by its own records.
+            rows.extend(stamped.iter().filter(|row| !row.is_member).map(|row| row.seq));
+            let handed = hand(conn, &rows, &stamp, now).await?;
+            Ok(Marked { unseen: rows.len() as u64, handed })
+        }
     }
+}
+
+/// The rows and their copies to other own keys: what was shown under one key was shown.
+async fn with_twins(conn: &mut SqliteConnection, ids: &str) -> Result<String, StorageError> {
+    let sql = "SELECT value FROM json_each($1) UNION SELECT o.id FROM inbox i CROSS JOIN inbox o \
+               ON o.client_message_id=i.client_message_id AND +o.mesh=i.mesh \
+               AND +o.sender_pubkey=i.sender_pubkey WHERE i.id IN (SELECT value FROM json_each($1))";
+    let all: Vec<String> = sqlx::query_scalar(sql).bind(ids).fetch_all(conn).await?;
+    Ok(serde_json::to_string(&all).unwrap_or_default())
+}
+
+/// Records what one session has of messages to the member; answers the rows it had not seen.
+async fn mark_for_session(
+    conn: &mut SqliteConnection,
+    session: &SessionScope,
+    ids: &str,
+    stamp: &Stamp,
+    now: Timestamp,
+) -> Result<Vec<i64>, StorageError> {
+    let pushed = stamp.is_pushed.then(|| now.as_millis());
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO inbox_session (inbox_seq, session_id, seen_at, handed_at) SELECT i.seq,",
+    );
+    query.push_bind(session.session_id.clone()).push(",").push_bind(now.as_millis());
+    query.push(",").push_bind(pushed).push(" FROM inbox i WHERE ");
+    push_session_scope(&mut query, session);
+    query.push(" AND i.recipient_kind='member' AND i.id IN (SELECT value FROM json_each(");
+    query.push_bind(ids.to_owned()).push(")) AND (i.seen_at IS NULL OR i.received_at>=");
+    query.push_bind(session.registered_at.as_millis());
+    query.push(
+        ") ON CONFLICT (inbox_seq, session_id) DO UPDATE SET \
+         seen_at=coalesce(inbox_session.seen_at, excluded.seen_at), \
+         handed_at=coalesce(inbox_session.handed_at, excluded.handed_at) \
+         WHERE inbox_session.seen_at IS NULL RETURNING inbox_seq",
+    );
+    Ok(query.build_query_scalar().fetch_all(conn).await?)
+}
+
+struct Stamped {
+    seq: i64,
+    is_member: bool,
+}
+
+/// Stamps the rows themselves; answers those nobody had seen.
+async fn mark_rows(
+    conn: &mut SqliteConnection,
+    session: Option<&SessionScope>,
+    ids: &str,
+    stamp: &Stamp,
+    now: Timestamp,
+) -> Result<Vec<Stamped>, StorageError> {
+    let pushed = stamp.is_pushed.then(|| now.as_millis());
     let mut query = QueryBuilder::<Sqlite>::new("UPDATE inbox AS i SET seen_at=");
     query.push_bind(now.as_millis());
     query.push(", pushed_at=coalesce(i.pushed_at,").push_bind(pushed).push(") WHERE ");
-    match &scope {
-        Scope::Everything => {
+    match session {
+        None => {
             query.push("1=1");
         }
-        Scope::Session(session) => push_session_scope(&mut query, session),
+        Some(session) => push_session_scope(&mut query, session),
     }
     query.push(" AND i.seen_at IS NULL AND i.id IN (SELECT value FROM json_each(");
-    query.push_bind(ids).push(")) RETURNING recipient_kind");
-    let kinds: Vec<String> = query.build_query_scalar().fetch_all(conn).await?;
-    // Member rows of a session are counted by its own records.
-    unseen += match scope {
-        Scope::Everything => kinds.len() as u64,
-        Scope::Session(_) => kinds.iter().filter(|kind| *kind == "session").count() as u64,
-    };
-    Ok(unseen)
+    query.push_bind(ids.to_owned()).push(")) RETURNING seq, recipient_kind='member' AS is_member");
+    let rows = query.build().fetch_all(conn).await?;
+    rows.iter()
+        .map(|row| Ok(Stamped { seq: row.column("seq")?, is_member: row.column("is_member")? }))
+        .collect()
+}
+
+/// Notes the first way to a session, and answers what the receipts are about.
+async fn hand(
+    conn: &mut SqliteConnection,
+    rows: &[i64],
+    stamp: &Stamp,
+    now: Timestamp,
+) -> Result<Vec<Subject>, StorageError> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = "UPDATE inbox SET handed_at=coalesce(handed_at, $1), handed_path=coalesce(handed_path, $2) \
+               WHERE seq IN (SELECT value FROM json_each($3)) AND decrypt NOT IN ('failed','no_key') \
+               RETURNING broker_message_id, client_message_id, recipient_pubkey, recipient_kind";
+    let found = sqlx::query(sql)
+        .bind(now.as_millis())
+        .bind(&stamp.path)
+        .bind(serde_json::to_string(rows).unwrap_or_default())
+        .fetch_all(conn)
+        .await?;
+    let subjects = found.iter().map(Subject::of).collect::<Result<Vec<_>, _>>()?;
+    Ok(subjects.into_iter().flatten().collect())
 }

@@ -28,9 +28,10 @@ impl Inbox {
     pub async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StorageError> {
         let cutoff = now.minus(retention.age).as_millis();
         let mut removed = 0;
-        for condition in
-            [format!("received_at<{cutoff}"), format!("expires_at<{}", now.as_millis())]
-        {
+        for condition in [
+            format!("received_at<{cutoff} ORDER BY received_at"),
+            format!("expires_at<{} ORDER BY expires_at", now.as_millis()),
+        ] {
             loop {
                 let step = self.remove_oldest(&condition).await?;
                 removed += step;
@@ -40,9 +41,9 @@ impl Inbox {
             }
         }
         while self.used_bytes().await? > retention.max_bytes {
-            let mut step = self.remove_oldest("seen_at IS NOT NULL").await?;
+            let mut step = self.remove_oldest("seen_at IS NOT NULL ORDER BY received_at").await?;
             if step == 0 {
-                step = self.remove_oldest("1=1").await?;
+                step = self.remove_oldest("1=1 ORDER BY received_at").await?;
             }
             removed += step;
             if step == 0 {
@@ -58,7 +59,7 @@ impl Inbox {
     async fn remove_oldest(&self, condition: &str) -> Result<u64, StorageError> {
         let sql = format!(
             "DELETE FROM inbox WHERE seq IN (SELECT seq FROM inbox WHERE {condition} \
-             ORDER BY received_at LIMIT {STEP_ROWS})"
+             LIMIT {STEP_ROWS})"
         );
         self.db
             .write(move |conn| {

@@ -1,5 +1,6 @@
 //! What goes into and comes out of the inbox table.
 
+use claudemesh_ipc::api::inbox::ANSWERED_ELSEWHERE;
 use claudemesh_ipc::api::{Decrypt, InboxItem, RecipientKind};
 use claudemesh_protocol::{Priority, PublicKey, Timestamp};
 use serde_json::{Map, Value};
@@ -95,6 +96,10 @@ impl NewItem {
             transport: self.transport.to_owned(),
             hops: self.hops,
             sender_verified: self.sender_verified,
+            held: false,
+            also_given: 0,
+            state: None,
+            answered_by: None,
         }
     }
 }
@@ -104,13 +109,24 @@ pub(super) fn member_text(key: Option<PublicKey>) -> String {
     key.map(PublicKey::to_hex).unwrap_or_default()
 }
 
-/// Reads a row whose `shown_seen_at` and `shown_pushed_at` are those of the caller.
-pub(super) fn item(row: &SqliteRow) -> Result<InboxItem, sqlx::Error> {
-    let iso = |time: Option<Timestamp>| time.map(Timestamp::to_iso);
-    let kind = match row.column::<&str>("recipient_kind")? {
+/// The kind of key it was addressed to.
+pub(super) fn kind(row: &SqliteRow) -> Result<RecipientKind, sqlx::Error> {
+    Ok(match row.column::<&str>("recipient_kind")? {
         "session" => RecipientKind::Session,
         _ => RecipientKind::Member,
-    };
+    })
+}
+
+/// As [`item`], with the number of the row.
+pub(super) fn numbered(row: &SqliteRow) -> Result<(i64, InboxItem), sqlx::Error> {
+    Ok((row.column("seq")?, item(row)?))
+}
+
+/// Reads a row whose `shown_…` columns are those of the caller.
+pub(super) fn item(row: &SqliteRow) -> Result<InboxItem, sqlx::Error> {
+    let iso = |time: Option<Timestamp>| time.map(Timestamp::to_iso);
+    let kind = kind(row)?;
+    let is_elsewhere: bool = row.column("shown_elsewhere")?;
     let decrypt = match row.column::<&str>("decrypt")? {
         "ok" => Decrypt::Ok,
         "archived_key" => Decrypt::ArchivedKey,
@@ -147,6 +163,10 @@ pub(super) fn item(row: &SqliteRow) -> Result<InboxItem, sqlx::Error> {
         transport: row.column("transport")?,
         hops: row.unsigned("hops")?,
         sender_verified: row.column("sender_verified")?,
+        held: false,
+        also_given: row.unsigned("shown_given")?,
+        state: is_elsewhere.then(|| ANSWERED_ELSEWHERE.to_owned()),
+        answered_by: row.column("answered_by")?,
     })
 }
 

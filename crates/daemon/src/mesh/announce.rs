@@ -2,14 +2,22 @@
 //! harmless on the way.
 
 use claudemesh_ipc::api::{EventKind, OutboxItem};
+use claudemesh_protocol::PublicKey;
 use claudemesh_protocol::limits::{HELLO_NAME_MAX_CHARS, SUMMARY_MAX_CHARS};
 use claudemesh_protocol::text::sanitized_line;
-use claudemesh_protocol::wire::{Push, Receipt};
-use claudemesh_protocol::{PublicKey, Timestamp};
+use claudemesh_protocol::wire::Push;
 use serde_json::{Map, Value, json};
 
-use super::{Mesh, receipt};
+use super::Mesh;
+use crate::clock;
 use crate::events::Event;
+
+/// The system event of a stopped loop (wire spec §4.10).
+pub(super) const LOOP_STOPPED: &str = "loop_stopped";
+/// Removed members remembered.
+const REMOVED_MAX: usize = 4_096;
+/// Stops remembered, so that each is told once.
+const LOOPS_REMEMBERED: usize = 256;
 
 impl Mesh {
     /// Publishes an event of this mesh.
@@ -28,35 +36,6 @@ impl Mesh {
         }
     }
 
-    /// Publishes a receipt about a message of ours, when it can be believed.
-    pub(super) fn announce_receipt(&self, receipt: &Receipt) {
-        if !receipt::is_credible(receipt, &self.id, &self.roster.view()) {
-            tracing::debug!(mesh = %self.slug, state = receipt.state.as_str(), "receipt_not_credible");
-            return;
-        }
-        let mut data = object(json!({
-            "client_message_id": receipt.client_message_id,
-            "broker_message_id": receipt.broker_message_id,
-            "recipient": receipt.recipient,
-            "state": receipt.state,
-            "assertedBy": if receipt.signature.is_none() {
-                "broker"
-            } else {
-                receipt.asserted_by.as_deref().filter(|by| *by == "agent_record").unwrap_or("recipient_daemon")
-            },
-            "at": Timestamp::from_millis(receipt.at).to_iso(),
-        }));
-        for (name, text) in
-            [("path", &receipt.path), ("evidence", &receipt.evidence), ("reason", &receipt.reason)]
-        {
-            if let Some(text) = text {
-                let text = sanitized_line(text, HELLO_NAME_MAX_CHARS * 2);
-                data.insert(name.to_owned(), text.into());
-            }
-        }
-        self.announce(EventKind::Receipt, data);
-    }
-
     /// Takes note of a system event and publishes it. Events about our own keys are for nobody (daemon spec §7.4).
     pub(super) fn take_system_event(&self, push: &Push) {
         let Some(event) = push.event.as_deref() else { return };
@@ -66,14 +45,44 @@ impl Mesh {
         };
         match event {
             "peer_joined" | "peer_returned" | "peer_left" => self.take_presence_event(event, &data),
-            "loop_stopped" => self.announce(EventKind::LoopStopped, data),
-            "peer_visible" | "peer_hidden" | "profile_updated" | "member_revoked"
-            | "mesh_state_update" => {
+            LOOP_STOPPED => self.take_loop_stop(data),
+            "member_revoked" => {
+                self.take_removal(&data);
+                self.refresh.soon();
+                self.announce_other(event, data);
+            }
+            "peer_visible" | "peer_hidden" | "profile_updated" | "mesh_state_update" => {
                 self.refresh.soon();
                 self.announce_other(event, data);
             }
             _ => self.announce_other(event, data),
         }
+    }
+
+    /// A member was removed: what it still sends is dropped.
+    fn take_removal(&self, data: &Map<String, Value>) {
+        let key = data.get("pubkey").and_then(Value::as_str);
+        let Some(Ok(key)) = key.map(str::parse::<PublicKey>) else { return };
+        let mut removed = self.removed.lock();
+        if removed.len() < REMOVED_MAX || removed.contains_key(&key) {
+            removed.insert(key, clock::now());
+        }
+    }
+
+    /// Tells of a stopped loop once, however many connections hear of it (daemon spec §10.6).
+    pub(super) fn take_loop_stop(&self, data: Map<String, Value>) {
+        let stop = Value::Object(data.clone()).to_string();
+        {
+            let mut told = self.loops_told.lock();
+            if told.contains(&stop) {
+                return;
+            }
+            if told.len() >= LOOPS_REMEMBERED {
+                told.pop_front();
+            }
+            told.push_back(stop);
+        }
+        self.announce(EventKind::LoopStopped, data);
     }
 
     fn take_presence_event(&self, event: &str, data: &Map<String, Value>) {

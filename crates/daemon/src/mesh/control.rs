@@ -1,6 +1,7 @@
 //! The one member-keyed connection of a mesh (daemon spec §7.1): opened, negotiated, watched.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use claudemesh_client::hello::{PresenceInfo, daemon_capabilities};
@@ -28,14 +29,13 @@ const FEATURE_CLOSE: u16 = 4010;
 /// Holds the connection until the mesh stops.
 pub(super) async fn run(mesh: Arc<Mesh>) {
     let settings = &mesh.context.settings;
-    let pid = std::process::id();
     let hello = MemberHello {
         mesh_id: mesh.id.clone(),
         member_id: mesh.member.member_id.clone(),
         key: Arc::clone(&mesh.member.keys),
         info: PresenceInfo {
-            session_id: format!("daemon-{pid}"),
-            pid,
+            session_id: format!("daemon-{}", settings.pid),
+            pid: settings.pid,
             cwd: settings.cwd.clone(),
             hostname: settings.hostname.clone(),
             ..PresenceInfo::default()
@@ -53,6 +53,7 @@ pub(super) async fn run(mesh: Arc<Mesh>) {
     )
     .mesh(&mesh.slug);
     options.timing = settings.timing.clone();
+    options.dialer = Arc::clone(&settings.dialer);
     let (connection, events) = Connection::open(options, &mesh.tasks, mesh.stop.child_token());
     let _held = Held::new(&mesh, connection.clone());
     pump(&mesh, connection, events).await;
@@ -91,22 +92,22 @@ async fn pump(
     while let Some(event) = receiver.next(&mut events).await {
         match event {
             ConnectionEvent::Opened(ack) => {
-                receiver.opened();
+                receiver.opened().await;
                 opened(mesh, &connection, &ack, was_open_before);
                 was_open_before = true;
             }
             ConnectionEvent::Closed { close, was_open, status, .. } => {
                 closed(mesh, &close, was_open, status);
             }
-            ConnectionEvent::Receipt(receipt) => mesh.announce_receipt(&receipt),
+            ConnectionEvent::Receipt(receipt) => mesh.hear(*receipt),
             ConnectionEvent::Push(push) => receiver.receive(*push).await,
-            ConnectionEvent::UnreadablePush(ack) => receiver.acknowledge(ack).await,
+            ConnectionEvent::UnreadablePush(ack) => receiver.unreadable(ack).await,
         }
     }
 }
 
 fn opened(mesh: &Mesh, connection: &Connection, ack: &HelloAck, was_open_before: bool) {
-    let negotiated = match negotiate(ack) {
+    let negotiated = match negotiate(ack, mesh.context.settings.max_age) {
         Ok(negotiated)
             if negotiated.is_legacy && mesh.context.settings.legacy == LegacyBrokers::Refused =>
         {
@@ -114,7 +115,7 @@ fn opened(mesh: &Mesh, connection: &Connection, ack: &HelloAck, was_open_before:
                 mesh,
                 connection,
                 &Problem {
-                    kind: "feature_unavailable",
+                    kind: DisabledReason::FeatureMissing,
                     feature: "client_message_id_dedupe",
                     detail: "the broker states no features and features.strict is on".to_owned(),
                 },
@@ -132,24 +133,22 @@ fn opened(mesh: &Mesh, connection: &Connection, ack: &HelloAck, was_open_before:
     if was_open_before {
         mesh.announce(EventKind::DaemonReconnect, Map::new());
     }
+    mesh.is_revoked.store(false, Ordering::Relaxed);
+    mesh.retry_sessions();
     mesh.refresh.soon();
     mesh.wake.notify_one();
 }
 
 fn refuse(mesh: &Mesh, connection: &Connection, problem: &Problem) {
     tracing::warn!(
-        mesh = %mesh.slug, kind = problem.kind, feature = problem.feature, detail = %problem.detail,
+        mesh = %mesh.slug, kind = problem.kind.as_str(), feature = problem.feature, detail = %problem.detail,
         "feature_negotiation_failed"
     );
-    let data =
-        object(json!({"kind": problem.kind, "feature": problem.feature, "detail": problem.detail}));
-    mesh.announce(EventKind::Other("feature_negotiation_failed".to_owned()), data);
-    connection.refuse(
-        FEATURE_CLOSE,
-        &problem.reason(),
-        DisabledReason::FeatureMissing,
-        FEATURE_RETRY,
+    let data = object(
+        json!({"kind": problem.kind.as_str(), "feature": problem.feature, "detail": problem.detail}),
     );
+    mesh.announce(EventKind::Other("feature_negotiation_failed".to_owned()), data);
+    connection.refuse(FEATURE_CLOSE, &problem.reason(), problem.kind, FEATURE_RETRY);
 }
 
 fn closed(mesh: &Mesh, close: &Close, was_open: bool, status: Status) {
@@ -166,7 +165,8 @@ fn closed(mesh: &Mesh, close: &Close, was_open: bool, status: Status) {
             object(json!({"code": close.code, "reason": close.reason})),
         );
     }
-    if status == Status::Disabled(DisabledReason::Revoked) && was_open {
+    let is_revoked = status == Status::Disabled(DisabledReason::Revoked);
+    if is_revoked && !mesh.is_revoked.swap(true, Ordering::Relaxed) {
         let data = object(json!({"reason": close.reason}));
         mesh.announce(EventKind::Other("revocation".to_owned()), data);
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use claudemesh_client::{Connection, RequestError};
 use claudemesh_crypto::KeyPair;
-use claudemesh_ipc::api::EventKind;
+use claudemesh_ipc::api::{BrokerAnswer, EventKind};
 use claudemesh_protocol::body::Meta;
 use claudemesh_protocol::limits::{
     DUE_QUERY_INTERVAL, LEGACY_FRAME_MAX_BYTES, OUTBOX_IN_FLIGHT, OUTBOX_MAX_AGE_DEFAULT_HOURS,
@@ -29,9 +29,9 @@ use super::announce::object;
 use super::flush::Flush;
 use super::outcome::{Outcome, Reason, RowFacts, of_ack, of_error, retry_wait};
 use super::seal::{Draft, audience, reseal_group, wrap_keys};
-use crate::clock;
 use crate::outbox::{ClaimFrom, Done, OutboundRow, SealedBody};
 use crate::storage::{Causes, StorageError};
+use crate::{blocking, clock};
 
 /// Least time between two looks that nothing asked for.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
@@ -141,10 +141,11 @@ pub(super) async fn run(mesh: Arc<Mesh>) {
         };
         let deadline = Instant::now() + pause.unwrap_or(DUE_QUERY_INTERVAL);
         is_net_due = tokio::select! {
+            biased;
+            () = mesh.stop_draining.cancelled() => return,
+            _ = net.tick() => true,
             () = mesh.wake.notified() => false,
             () = tokio::time::sleep_until(deadline) => false,
-            _ = net.tick() => true,
-            () = mesh.stop_draining.cancelled() => return,
         };
     }
 }
@@ -285,10 +286,9 @@ async fn wraps(
         return Ok((wrapped, audience.left_out));
     }
     let (mesh, members) = (Arc::clone(mesh), audience.members);
-    let wrapping = tokio::task::spawn_blocking(move || {
-        wrap_keys(&content_key, &keys, &members, &mesh.shared_keys)
-    });
-    let wrapped = wrapping.await.map_err(|_| RequestError::Encode)?;
+    let wrapping =
+        blocking::run(move || wrap_keys(&content_key, &keys, &members, &mesh.shared_keys));
+    let wrapped = wrapping.await.ok_or(RequestError::Encode)?;
     Ok((wrapped, audience.left_out))
 }
 
@@ -329,9 +329,10 @@ async fn settle(mesh: &Arc<Mesh>, row: OutboundRow, attempt: Attempt, mut slot: 
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(STORAGE_PAUSE) => {}
+            biased;
             // After the next start the row is sent again, and the broker knows its id.
             () = mesh.stop.cancelled() => return,
+            () = tokio::time::sleep(STORAGE_PAUSE) => {}
         }
     }
 }
@@ -351,15 +352,28 @@ async fn write_outcome(
                 broker_message_id: Some(attempt.ack.message_id.clone()).filter(|id| !id.is_empty()),
                 history_id: attempt.ack.history_id.clone(),
                 transport: "broker",
+                answer: answer_of(attempt),
             };
             outbox.done(&row.id, done, clock::now()).await?;
             mesh.announce(EventKind::MessageSent, sent_event(row, attempt));
+            if let Some(parent) = &row.reply_to_id {
+                mesh.reply_accepted(parent).await;
+            }
         }
         Outcome::Dead(reason) => {
+            if let Some(theirs) = &attempt.ack.broker_fingerprint_prefix {
+                // Somebody used our id for another message; that must not go unnoticed.
+                let ours = row.fingerprint.prefix();
+                tracing::error!(
+                    mesh = %mesh.slug, id = %row.id, client_message_id = %row.client_message_id,
+                    daemon_fingerprint_prefix = %ours, broker_fingerprint_prefix = %theirs,
+                    "idempotency_conflict"
+                );
+            }
             mesh.announce_dead(outbox.dead(&row.id, &reason.code, &reason.text).await?);
         }
         Outcome::Retry(reason, after) => {
-            let wait = retry_wait(row.attempts, *after, &mut rand::rng());
+            let wait = retry_wait(row.attempts, *after, &mut clock::jitter());
             tracing::debug!(mesh = %mesh.slug, id = %row.id, code = %reason.code, "send_retry");
             let at = clock::now().plus(wait);
             outbox.retry(&row.id, at, &reason.code, &reason.text).await?;
@@ -379,45 +393,33 @@ fn resealed(mesh: &Mesh, row: &OutboundRow) -> Result<SealedBody, String> {
     let draft = Draft { target: &row.target_spec, text, meta: meta.as_ref(), hops: row.hops };
     let sealed = reseal_group(&draft, &mesh.roster.view(), mesh.member.public)
         .map_err(|error| error.message)?;
-    Ok(SealedBody {
-        nonce: sealed.nonce,
-        ciphertext: sealed.ciphertext,
-        body_version: sealed.body_version,
-        content_key: sealed.content_key,
-        key_epoch: sealed.key_epoch,
-    })
+    Ok(sealed.into())
+}
+
+/// What the broker said beside its ids, and whom we left out ourselves.
+fn answer_of(attempt: &Attempt) -> BrokerAnswer {
+    let ack = &attempt.ack;
+    BrokerAnswer {
+        recipient_online: ack.recipient_online,
+        rerouted_to: ack.rerouted_to,
+        recipients: ack.recipients,
+        held: ack.held.filter(|count| *count > 0),
+        skipped_no_key: ack.skipped_no_key.filter(|count| *count > 0),
+        unreadable_by: ack.unreadable_by.clone().unwrap_or_default(),
+        left_out: attempt.left_out.clone(),
+        duplicate: ack.duplicate == Some(true),
+    }
 }
 
 fn sent_event(row: &OutboundRow, attempt: &Attempt) -> Map<String, Value> {
-    let ack = &attempt.ack;
     let mut data = object(json!({
         "id": row.id,
         "client_message_id": row.client_message_id,
-        "broker_message_id": ack.message_id,
+        "broker_message_id": attempt.ack.message_id,
         "target": row.target_spec,
         "transport": "broker",
     }));
-    let optional = [
-        ("recipient_online", ack.recipient_online.map(|online| json!(online))),
-        ("rerouted_to", ack.rerouted_to.map(|key| json!(key))),
-        ("recipients", ack.recipients.map(|count| json!(count))),
-        ("held", ack.held.filter(|count| *count > 0).map(|count| json!(count))),
-        ("skipped_no_key", ack.skipped_no_key.filter(|count| *count > 0).map(|count| json!(count))),
-        (
-            "unreadable_by",
-            ack.unreadable_by.as_ref().filter(|by| !by.is_empty()).map(|by| json!(by)),
-        ),
-        ("left_out", Some(&attempt.left_out).filter(|out| !out.is_empty()).map(|out| json!(out))),
-        (
-            "duplicate",
-            ack.duplicate.filter(|duplicate| *duplicate).map(|duplicate| json!(duplicate)),
-        ),
-    ];
-    for (name, value) in optional {
-        if let Some(value) = value {
-            data.insert(name.to_owned(), value);
-        }
-    }
+    data.extend(object(serde_json::to_value(answer_of(attempt)).unwrap_or_default()));
     data
 }
 

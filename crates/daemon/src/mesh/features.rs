@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use claudemesh_client::DisabledReason;
 use claudemesh_protocol::limits;
 use claudemesh_protocol::status::GroupEncryption;
 use claudemesh_protocol::wire::{Features, HelloAck};
 use serde_json::{Map, Value, json};
 
+use super::AgeSettings;
+
 /// Shortest dedupe window we accept, in days (daemon spec §18.2).
 const DEDUPE_DAYS_MIN: u64 = 3;
-/// Life of an outbox row at a broker that never forgets an id, in hours (daemon spec §11.5).
-const PERMANENT_MAX_AGE_HOURS: u64 = 168;
 /// Floor of the outbox age, in hours (daemon spec §11.5).
 const MAX_AGE_FLOOR_HOURS: u64 = 72;
 /// Least inline size a broker may announce, in bytes (daemon spec §18.2).
@@ -31,8 +32,6 @@ mod name {
 pub struct Negotiated {
     /// The broker stated no features at all.
     pub is_legacy: bool,
-    /// It takes `receipt` frames.
-    pub has_receipts: bool,
     /// How group bodies are written.
     pub group_encryption: GroupEncryption,
     /// Characters of ciphertext, nonce and target of one send.
@@ -50,7 +49,6 @@ impl Default for Negotiated {
     fn default() -> Self {
         Self {
             is_legacy: false,
-            has_receipts: false,
             group_encryption: GroupEncryption::Required,
             max_message_bytes: limits::LEGACY_FRAME_MAX_BYTES,
             max_age: HOUR * 144,
@@ -63,8 +61,8 @@ impl Default for Negotiated {
 /// A required feature is missing or wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// `feature_unavailable`, `feature_param_invalid` or `feature_param_below_floor`.
-    pub kind: &'static str,
+    /// What kind of problem.
+    pub kind: DisabledReason,
     /// The feature.
     pub feature: &'static str,
     /// For people.
@@ -74,7 +72,8 @@ pub(super) struct Problem {
 impl Problem {
     /// The close reason: JSON, cut by the socket to what a close frame holds.
     pub(super) fn reason(&self) -> String {
-        json!({"kind": self.kind, "feature": self.feature, "detail": self.detail}).to_string()
+        json!({"kind": self.kind.as_str(), "feature": self.feature, "detail": self.detail})
+            .to_string()
     }
 }
 
@@ -82,7 +81,7 @@ impl Problem {
 ///
 /// # Errors
 /// [`Problem`] when a broker that states features lacks a required one. A broker that states none is a legacy broker.
-pub(super) fn negotiate(ack: &HelloAck) -> Result<Negotiated, Problem> {
+pub(super) fn negotiate(ack: &HelloAck, ages: AgeSettings) -> Result<Negotiated, Problem> {
     let announced = ack.limits.as_ref().map(|limits| limits.max_message_bytes);
     let policy = ack.mesh_policy.as_ref().and_then(|policy| policy.group_encryption);
     let mut negotiated = Negotiated {
@@ -95,12 +94,11 @@ pub(super) fn negotiate(ack: &HelloAck) -> Result<Negotiated, Problem> {
         negotiated.group_encryption = GroupEncryption::Off;
         return Ok(negotiated);
     };
-    negotiated.max_age = dedupe_max_age(features)?;
+    negotiated.max_age = dedupe_max_age(features, ages)?;
     version_one(features, name::CONCURRENT)?;
     if announced.is_none() {
         negotiated.max_message_bytes = inline_bytes(features);
     }
-    negotiated.has_receipts = version_one(features, name::RECEIPTS).is_ok();
     let can_encrypt_groups = version_one(features, name::GROUP_E2E).is_ok();
     negotiated.group_encryption = match policy {
         _ if !can_encrypt_groups => GroupEncryption::Off,
@@ -113,9 +111,14 @@ pub(super) fn negotiate(ack: &HelloAck) -> Result<Negotiated, Problem> {
     Ok(negotiated)
 }
 
+/// True for a broker that takes `receipt` frames.
+pub(super) fn takes_receipts(ack: &HelloAck) -> bool {
+    ack.features.as_ref().is_some_and(|features| version_one(features, name::RECEIPTS).is_ok())
+}
+
 fn version_one(features: &Features, feature: &'static str) -> Result<(), Problem> {
     let stated = features.get(feature).ok_or_else(|| Problem {
-        kind: "feature_unavailable",
+        kind: DisabledReason::FeatureMissing,
         feature,
         detail: "the broker does not state it".to_owned(),
     })?;
@@ -126,33 +129,45 @@ fn version_one(features: &Features, feature: &'static str) -> Result<(), Problem
 }
 
 fn invalid(feature: &'static str, detail: String) -> Problem {
-    Problem { kind: "feature_param_invalid", feature, detail }
+    Problem { kind: DisabledReason::FeatureInvalid, feature, detail }
 }
 
-fn dedupe_max_age(features: &Features) -> Result<Duration, Problem> {
+fn dedupe_max_age(features: &Features, ages: AgeSettings) -> Result<Duration, Problem> {
     version_one(features, name::DEDUPE)?;
     let params = features.get(name::DEDUPE).map(|feature| &feature.params);
     let param = |name: &str| params.and_then(|params| params.get(name));
     if param("request_fingerprint").and_then(Value::as_bool) != Some(true) {
         return Err(invalid(name::DEDUPE, "request_fingerprint is not true".to_owned()));
     }
-    match param("mode").and_then(Value::as_str) {
-        Some("permanent") => Ok(HOUR * u32::try_from(PERMANENT_MAX_AGE_HOURS).unwrap_or(u32::MAX)),
+    let (hours, longest) = match param("mode").and_then(Value::as_str) {
+        Some("permanent") => (ages.default.min(ages.cap), u64::MAX),
         Some("retention_scoped") => {
             let days = param("dedupe_retention_days").and_then(Value::as_u64).ok_or_else(|| {
                 invalid(name::DEDUPE, "dedupe_retention_days is no integer".to_owned())
             })?;
             if days < DEDUPE_DAYS_MIN {
                 return Err(Problem {
-                    kind: "feature_param_below_floor",
+                    kind: DisabledReason::FeatureBelowFloor,
                     feature: name::DEDUPE,
                     detail: format!("{days} days are less than {DEDUPE_DAYS_MIN}"),
                 });
             }
-            Ok(HOUR * u32::try_from(max_age_hours(days)).unwrap_or(u32::MAX))
+            (max_age_hours(days), days.saturating_mul(24).saturating_sub(24))
         }
-        other => Err(invalid(name::DEDUPE, format!("unknown mode {other:?}"))),
-    }
+        other => return Err(invalid(name::DEDUPE, format!("unknown mode {other:?}"))),
+    };
+    let hours = match ages.fixed {
+        None => hours,
+        Some(fixed) if (1..=longest).contains(&fixed) => fixed,
+        Some(fixed) => {
+            return Err(Problem {
+                kind: DisabledReason::MaxAge,
+                feature: name::DEDUPE,
+                detail: format!("outbox.max_age_hours_override is {fixed}, at most {longest}"),
+            });
+        }
+    };
+    Ok(HOUR.saturating_mul(u32::try_from(hours).unwrap_or(u32::MAX)))
 }
 
 /// Hours a row may wait at a broker that remembers ids for `days` (daemon spec §11.5): always at least a day less than
@@ -215,18 +230,22 @@ mod tests {
             (with("concurrent_connection_policy", "version", json!(2)), "feature_param_invalid"),
         ];
         for (features, kind) in cases {
-            assert_eq!(negotiate(&ack(&features)).unwrap_err().kind, kind, "{features}");
+            assert_eq!(
+                negotiate(&ack(&features), AgeSettings::default()).unwrap_err().kind.as_str(),
+                kind,
+                "{features}"
+            );
         }
-        let negotiated = negotiate(&ack(&good())).unwrap();
-        assert!(negotiated.has_receipts && !negotiated.is_legacy);
+        let negotiated = negotiate(&ack(&good()), AgeSettings::default()).unwrap();
+        assert!(takes_receipts(&ack(&good())) && !negotiated.is_legacy);
         assert_eq!(negotiated.group_encryption, GroupEncryption::Required);
     }
 
     #[test]
     fn a_broker_without_features_is_a_legacy_broker() {
         let legacy = serde_json::from_value(json!({"presenceId": "P"})).unwrap();
-        let negotiated = negotiate(&legacy).unwrap();
-        assert!(negotiated.is_legacy && !negotiated.has_receipts);
+        let negotiated = negotiate(&legacy, AgeSettings::default()).unwrap();
+        assert!(negotiated.is_legacy && !takes_receipts(&legacy));
         assert_eq!(negotiated.max_age, HOUR * 144);
     }
 
@@ -235,6 +254,29 @@ mod tests {
     fn rows_give_up_before_the_broker_forgets() {
         for (days, hours) in [(3, 48), (4, 72), (7, 144), (30, 648), (365, 7884)] {
             assert_eq!(max_age_hours(days), hours, "{days} days");
+        }
+    }
+
+    /// Daemon spec §11.5: permanent memory, and an age that the settings fix.
+    #[test]
+    fn the_settings_decide_within_what_the_broker_remembers() {
+        let dedupe = "client_message_id_dedupe";
+        let age =
+            |features: &Value, ages| negotiate(&ack(features), ages).map(|n| n.max_age / 3600);
+        let hours = |hours| Ok(Duration::from_secs(hours));
+        let permanent = with(dedupe, "mode", json!("permanent"));
+        assert_eq!(age(&permanent, AgeSettings::default()), hours(168));
+        assert_eq!(
+            age(&permanent, AgeSettings { default: 9_000, ..AgeSettings::default() }),
+            hours(720)
+        );
+        let fixed = |fixed| AgeSettings { fixed: Some(fixed), ..AgeSettings::default() };
+        assert_eq!(age(&permanent, fixed(9_000)), hours(9_000));
+        let week = with(dedupe, "dedupe_retention_days", json!(7));
+        assert_eq!(age(&week, fixed(144)), hours(144));
+        for refused in [0, 145] {
+            let problem = age(&week, fixed(refused)).unwrap_err();
+            assert_eq!(problem.kind.as_str(), "outbox_max_age_above_dedupe_window");
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use claudemesh_client::hello::PresenceInfo;
 use claudemesh_protocol::PublicKey;
@@ -12,9 +11,6 @@ use tokio::time::Instant;
 use super::Mesh;
 use super::session::{Purpose, SessionPresence};
 use crate::storage::StorageError;
-
-/// How long the key pair of an ended session may be missing before its rows are given up.
-const GONE_FOR_GOOD: Duration = Duration::from_mins(10);
 
 /// What is remembered between two looks.
 #[derive(Default)]
@@ -38,7 +34,7 @@ impl Flush {
                 continue;
             }
             let since = *self.missing_since.entry(key).or_insert_with(Instant::now);
-            if since.elapsed() >= GONE_FOR_GOOD {
+            if since.elapsed() >= mesh.context.settings.max_age.sender_gone {
                 let text = "the session that sent this has ended and its key is gone";
                 let dead = mesh
                     .context
@@ -69,7 +65,7 @@ impl Mesh {
             caps: stored.allowed_caps,
             info: PresenceInfo {
                 session_id: stored.session_id,
-                pid: std::process::id(),
+                pid: self.context.settings.pid,
                 hostname: self.context.settings.hostname.clone(),
                 ..PresenceInfo::default()
             },

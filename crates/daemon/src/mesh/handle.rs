@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use claudemesh_client::{Connection, Status};
+use claudemesh_client::{Connection, DisabledReason, Status};
 use claudemesh_crypto::KeyPair;
 use claudemesh_ipc::api::MeshStatus;
 use claudemesh_protocol::body::Meta;
 use claudemesh_protocol::error::ErrorCode;
 use claudemesh_protocol::limits::{PULL_INTERVAL, REQUEST_TIMEOUT};
 use claudemesh_protocol::wire::{ClientFrame, MemberRow, PeerRow, ServerFrame};
-use claudemesh_protocol::{MeshId, PeerRole, PublicKey};
+use claudemesh_protocol::{MeshId, PeerRole, PublicKey, TargetSpec};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::resolve::{Asker, Resolution, Resolved, resolve};
+use super::resolve::{Asker, Resolution, resolve};
 use super::roster::{is_addressable, member_of};
 use super::seal::{Draft, Policy, SealError, Sealed, seal};
 use super::session::SessionPresence;
@@ -124,6 +124,12 @@ impl MeshHandle {
             .map_or(MeshStatus::Connecting, |connection| api_status(&connection.state()))
     }
 
+    /// Our member was removed from it, as far as the broker said last.
+    pub fn is_revoked(&self) -> bool {
+        let state = self.mesh.control().map(|connection| connection.state().status);
+        state == Some(Status::Disabled(DisabledReason::Revoked))
+    }
+
     /// Everything health shows about its connection.
     pub fn health(&self) -> MeshLink {
         let negotiated = self.mesh.negotiated();
@@ -172,13 +178,33 @@ impl MeshHandle {
         rows.map(|row| row.pubkey).filter(|key| Some(*key) != except).collect()
     }
 
+    /// The name of a session or member, as far as the roster in memory has it.
+    pub fn name_of(&self, key: PublicKey) -> Option<String> {
+        let view = self.mesh.roster.view();
+        let session = view.presence(key).filter(|row| is_session(row));
+        let name = session.map(|row| &row.display_name);
+        let name = name.or_else(|| view.member(key).map(|row| &row.display_name));
+        name.filter(|name| !name.is_empty()).cloned()
+    }
+
+    /// Every key the member behind `key` is known by here: the key itself, its member key, and those of its presences.
+    pub fn keys_of_member(&self, key: PublicKey) -> Vec<PublicKey> {
+        let view = self.mesh.roster.view();
+        let member = view.presence(key).map_or(key, member_of);
+        let rows = view.peers.iter().filter(|row| member_of(row) == member);
+        let mut keys: Vec<_> = rows.map(|row| row.pubkey).chain([key, member]).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
     /// Seals a message for `target`; CPU only.
     ///
     /// # Errors
     /// [`SealError`].
     pub fn seal(
         &self,
-        target: &Resolved,
+        target: &TargetSpec,
         message: &str,
         meta: Option<&Meta>,
         hops: u32,
@@ -194,8 +220,16 @@ impl MeshHandle {
             group_encryption: negotiated.group_encryption,
             max_message_bytes: negotiated.max_message_bytes,
         };
-        let draft = Draft { target: &target.target, text: message, meta, hops };
+        let draft = Draft { target, text: message, meta, hops };
         seal(&draft, keys, mesh.member.public, &mesh.roster.view(), policy, &mesh.shared_keys)
+    }
+
+    /// Who seals a row: the member, or the session with this key, live or ended; `None` when its key pair is gone.
+    pub fn sender(&self, session: Option<PublicKey>) -> Option<Sender> {
+        match session {
+            None => Some(Sender::Member),
+            Some(key) => self.mesh.own_keys(key).map(Sender::Session),
+        }
     }
 
     /// Who is there, asked of the broker. With `Listing::All` daemons' own connections too.
@@ -288,6 +322,11 @@ impl MeshHandle {
         if let Some(presence) = SessionPresence::of(session, hostname) {
             self.mesh.open_presence(presence);
         }
+    }
+
+    /// Tells the broker what a session is doing, without waiting for it.
+    pub fn tell_status(&self, session: &Session) {
+        self.mesh.tell_status(session);
     }
 
     /// Closes the connection of a session for good.

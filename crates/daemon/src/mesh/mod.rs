@@ -6,15 +6,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use claudemesh_client::connection::ConnectionState;
-use claudemesh_client::{Connection, HelloClock, Status, Timing};
+use claudemesh_client::{Connection, Dialer, HelloClock, Status, Timing};
 use claudemesh_crypto::KeyPair;
 use claudemesh_crypto::direct::SharedKeyCache;
 use claudemesh_ipc::api::MeshStatus;
 use claudemesh_protocol::invite::PlainHttp;
-use claudemesh_protocol::{MemberId, MeshId, PublicKey};
+use claudemesh_protocol::{MemberId, MeshId, PublicKey, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -32,11 +33,14 @@ mod drain;
 mod features;
 mod flush;
 mod handle;
+mod hearsay;
 mod open;
 mod outcome;
+mod proof;
 mod receipt;
 mod receive;
 mod refresh;
+mod report;
 mod resolve;
 mod roster;
 mod seal;
@@ -46,6 +50,7 @@ mod supervise;
 
 pub use features::Negotiated;
 pub use handle::{Listing, MeshError, MeshLink, Peers, RequestError, Sender, Via};
+pub use receive::DroppedCounts;
 pub use resolve::{Candidate, Resolution, Resolved};
 pub use seal::{SealError, Sealed};
 
@@ -85,12 +90,37 @@ pub struct MeshSettings {
     pub hostname: Option<String>,
     /// Working directory shown to the own member.
     pub cwd: String,
+    /// Number of this process, shown to the own member.
+    pub pid: u32,
     /// Hash of this machine, hex64 (daemon spec §4.3).
     pub host_fingerprint: Option<String>,
     /// Whether a broker that states no features is refused (daemon spec §18.1).
     pub legacy: LegacyBrokers,
+    /// Opens the byte streams below the connections.
+    pub dialer: Arc<dyn Dialer>,
     /// Time limits of connections.
     pub timing: Timing,
+    /// How long messages may wait.
+    pub max_age: AgeSettings,
+}
+
+/// How long messages may wait for a broker, in hours (daemon spec §11.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgeSettings {
+    /// A fixed time; it must lie inside what the broker remembers.
+    pub fixed: Option<u64>,
+    /// At a broker that never forgets an id.
+    pub default: u64,
+    /// Upper bound of that.
+    pub cap: u64,
+    /// How long the key of an ended session may be missing before what it sent is given up (daemon spec §11.3).
+    pub sender_gone: Duration,
+}
+
+impl Default for AgeSettings {
+    fn default() -> Self {
+        Self { fixed: None, default: 168, cap: 720, sender_gone: Duration::from_mins(10) }
+    }
 }
 
 /// What is done about a broker that states no features.
@@ -152,9 +182,19 @@ struct Mesh {
     senders: SenderBook,
     shared_keys: SharedKeyCache,
     control: Mutex<Option<Connection>>,
-    sessions: Mutex<HashMap<PublicKey, SessionLink>>,
+    sessions: Mutex<BTreeMap<PublicKey, SessionLink>>,
+    reports: report::Reports,
+    hearsay: hearsay::Hearsay,
+    unproved: proof::Unproved,
+    /// Members whose removal was told, and when; their messages are dropped (daemon spec §7.4).
+    removed: Mutex<BTreeMap<PublicKey, Timestamp>>,
+    dropped: receive::Dropped,
+    /// Loop stops that were told.
+    loops_told: Mutex<std::collections::VecDeque<String>>,
     in_flight: InFlight,
     pulls: Mutex<HashMap<Option<PublicKey>, tokio::time::Instant>>,
+    /// The broker said last that our member was removed.
+    is_revoked: AtomicBool,
     /// Wakes the drain worker: rows, or a connection to send them on.
     wake: Arc<Notify>,
     stop: CancellationToken,
@@ -219,6 +259,18 @@ impl Meshes {
         }
     }
 
+    /// The machine woke up or has another network: whatever waits dials now, whatever is open proves that it works.
+    pub fn network_changed(&self) {
+        for handle in self.all() {
+            let mesh = &handle.mesh;
+            let sessions = mesh.sessions.lock();
+            let links = sessions.values().filter_map(|link| link.connection.lock().clone());
+            for connection in mesh.control().into_iter().chain(links) {
+                connection.network_changed();
+            }
+        }
+    }
+
     /// Ends all meshes: rows in flight get a moment to be answered, then the sessions' connections are closed, then
     /// the members'. Takes at most three seconds.
     pub async fn shutdown(&self) {
@@ -251,8 +303,15 @@ impl Mesh {
             shared_keys: SharedKeyCache::new(SHARED_KEYS),
             control: Mutex::new(None),
             sessions: Mutex::default(),
+            reports: report::Reports::default(),
+            hearsay: hearsay::Hearsay::default(),
+            unproved: proof::Unproved::default(),
+            removed: Mutex::default(),
+            dropped: receive::Dropped::default(),
+            loops_told: Mutex::default(),
             in_flight: InFlight::default(),
             pulls: Mutex::default(),
+            is_revoked: AtomicBool::new(false),
             wake,
             stop: CancellationToken::new(),
             stop_draining: CancellationToken::new(),
@@ -261,6 +320,8 @@ impl Mesh {
         mesh.spawn("control", &mesh.stop, control::run);
         mesh.spawn("refresh", &mesh.stop, refresh::run);
         mesh.spawn("drain", &mesh.stop_draining, drain::run);
+        mesh.spawn("receipts_out", &mesh.stop, report::run);
+        mesh.spawn("receipts_in", &mesh.stop, hearsay::run);
         mesh
     }
 
@@ -326,7 +387,8 @@ impl Mesh {
     /// Tells every task to end: sessions first, then the member's connection.
     fn begin_end(&self) {
         self.stop_draining.cancel();
-        let links: Vec<SessionLink> = self.sessions.lock().drain().map(|(_, link)| link).collect();
+        let links: Vec<SessionLink> =
+            std::mem::take(&mut *self.sessions.lock()).into_values().collect();
         for link in &links {
             link.stop.cancel();
         }

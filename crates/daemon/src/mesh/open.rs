@@ -220,7 +220,7 @@ mod tests {
         assert_eq!((opened.body, opened.decrypt), (None, Decrypt::NoKey));
     }
 
-    /// Daemon spec §15 Accept: tampered ciphertext, nonce, sender key each: failed, body null.
+    /// daemon §15 Accept: tampered ciphertext, nonce, sender key each: failed, body null.
     #[test]
     fn tampered_texts_fail_and_show_nothing() {
         let scene = scene();

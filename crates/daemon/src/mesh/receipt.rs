@@ -3,38 +3,69 @@
 
 use claudemesh_crypto::{KeyPair, statement};
 use claudemesh_protocol::canonical;
+use claudemesh_protocol::limits::{RECEIPT_EVIDENCE_MAX_CHARS, RECEIPT_PATH_MAX_CHARS};
+use claudemesh_protocol::text::sanitized_line;
 use claudemesh_protocol::wire::{Receipt, ReceiptState};
-use claudemesh_protocol::{MeshId, MessageId, PublicKey, SignatureBytes, Timestamp};
+use claudemesh_protocol::{MeshId, MessageId, SignatureBytes, Timestamp};
 
-use super::roster::{RosterView, member_of};
+use super::roster::RosterView;
+use crate::inbox::Subject;
 
-/// What a signed receipt is about.
+/// What a receipt says about its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Subject {
-    pub(super) broker_message_id: MessageId,
-    pub(super) client_message_id: String,
-    pub(super) recipient: PublicKey,
+pub(super) struct Statement {
+    /// How far it came.
+    pub(super) state: ReceiptState,
+    /// Which way it took.
+    pub(super) path: Option<String>,
+    /// What shows it.
+    pub(super) evidence: Option<String>,
+    /// Why it waits or was refused.
+    pub(super) reason: Option<String>,
+}
+
+impl From<ReceiptState> for Statement {
+    fn from(state: ReceiptState) -> Self {
+        Self { state, path: None, evidence: None, reason: None }
+    }
+}
+
+impl Statement {
+    /// It was given to a session, this way.
+    pub(super) fn handed(path: &str, session: Option<&str>) -> Self {
+        Self {
+            path: Some(sanitized_line(path, RECEIPT_PATH_MAX_CHARS))
+                .filter(|path| !path.is_empty()),
+            evidence: session.map(|name| sanitized_line(name, RECEIPT_EVIDENCE_MAX_CHARS)),
+            ..ReceiptState::Handed.into()
+        }
+    }
+
+    /// A session replied, or the person did.
+    pub(super) fn answered(by: Option<String>) -> Self {
+        Self { evidence: by, ..ReceiptState::Answered.into() }
+    }
 }
 
 /// Signs a receipt with the recipient's member key; `None` when an id cannot be signed.
 pub(super) fn sign(
     mesh: &MeshId,
     subject: Subject,
-    state: ReceiptState,
+    statement: Statement,
     member: &KeyPair,
     at: Timestamp,
 ) -> Option<Receipt> {
-    let text =
-        canonical::receipt(mesh, &subject.broker_message_id, subject.recipient, state.as_str(), at);
+    let (message, state) = (MessageId::new(subject.broker_message_id), statement.state);
+    let text = canonical::receipt(mesh, &message, subject.recipient, state.as_str(), at);
     let signature = statement::sign(text, member).ok()?;
     Some(Receipt {
-        broker_message_id: subject.broker_message_id,
+        broker_message_id: message,
         client_message_id: subject.client_message_id,
         recipient: subject.recipient,
         state,
-        path: None,
-        evidence: None,
-        reason: None,
+        path: statement.path,
+        evidence: statement.evidence,
+        reason: statement.reason,
         at: at.as_millis(),
         signature: Some(signature.to_hex()),
         asserted_by: None,
@@ -58,8 +89,8 @@ pub(super) fn is_credible(receipt: &Receipt, mesh: &MeshId, view: &RosterView) -
     let Ok(signature) = signature.parse::<SignatureBytes>() else { return false };
     let member = match view.member(receipt.recipient) {
         Some(member) => member.pubkey,
-        None => match view.presence(receipt.recipient) {
-            Some(row) => member_of(row),
+        None => match view.member_behind(receipt.recipient) {
+            Some(member) => member,
             None => return false,
         },
     };
@@ -76,6 +107,8 @@ pub(super) fn is_credible(receipt: &Receipt, mesh: &MeshId, view: &RosterView) -
 
 #[cfg(test)]
 mod tests {
+    use claudemesh_ipc::api::RecipientKind;
+
     use super::super::roster::fixture::{member, session, view};
     use super::*;
 
@@ -91,11 +124,13 @@ mod tests {
         let seen = view(vec![presence], vec![row]);
         let signed = |by: &KeyPair, recipient| {
             let subject = Subject {
-                broker_message_id: MessageId::new("Q"),
+                broker_message_id: "Q".to_owned(),
                 client_message_id: "c".to_owned(),
                 recipient,
+                kind: RecipientKind::Member,
             };
-            sign(&mesh, subject, ReceiptState::OnDevice, by, Timestamp::from_millis(5)).unwrap()
+            let statement = ReceiptState::OnDevice.into();
+            sign(&mesh, subject, statement, by, Timestamp::from_millis(5)).unwrap()
         };
         assert!(is_credible(&signed(&bob, bob.public()), &mesh, &seen));
         assert!(is_credible(&signed(&bob, session_key), &mesh, &seen));

@@ -5,27 +5,30 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use claudemesh_client::{Connection, ConnectionEvent};
 use claudemesh_crypto::KeyPair;
 use claudemesh_ipc::api::{Decrypt, RecipientKind};
 use claudemesh_protocol::wire::{ClientAck, ClientFrame, Push, ReceiptState};
-use claudemesh_protocol::{MessageId, PublicKey, TargetSpec, Timestamp};
+use claudemesh_protocol::{PublicKey, TargetSpec, Timestamp};
+use claudemesh_sqlite::planted_bug;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Mesh;
+use super::announce::LOOP_STOPPED;
 use super::handle::Via;
 use super::open::{OwnKeys, open};
-use super::receipt::{self, Subject};
+use super::proof::Shown;
 use super::sender::{Claim, Sender};
 use crate::clock;
-use crate::inbox::{Inserted, NewItem};
+use crate::inbox::{Inserted, Line, NewItem, Subject};
 use crate::storage::{Causes, StorageError};
 
 /// Messages of one connection on their way into the inbox.
@@ -37,6 +40,37 @@ const ROSTER_PAUSE: Duration = Duration::from_secs(5);
 /// Fetches per [`ROSTER_PAUSE`].
 const ROSTER_FETCHES: usize = 8;
 
+/// Pushes that were acknowledged and not stored.
+#[derive(Default)]
+pub(super) struct Dropped {
+    invalid: AtomicU64,
+    echoes: AtomicU64,
+    removed: AtomicU64,
+}
+
+/// How many pushes were acknowledged and not stored, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DroppedCounts {
+    /// They could not be read (`cm_daemon_invalid_inbound_total`).
+    pub invalid: u64,
+    /// Copies of what we sent ourselves.
+    pub echoes: u64,
+    /// Their sender is no member any more.
+    pub removed: u64,
+}
+
+impl super::MeshHandle {
+    /// Pushes that were dropped since the start.
+    pub fn dropped(&self) -> DroppedCounts {
+        let dropped = &self.mesh.dropped;
+        DroppedCounts {
+            invalid: dropped.invalid.load(Ordering::Relaxed),
+            echoes: dropped.echoes.load(Ordering::Relaxed),
+            removed: dropped.removed.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// The receiving end of one connection.
 pub(super) struct Receiver {
     mesh: Arc<Mesh>,
@@ -44,14 +78,22 @@ pub(super) struct Receiver {
     via: Via,
     session: Option<Arc<KeyPair>>,
     storing: FuturesOrdered<BoxFuture<'static, Stored>>,
+    /// What came on the open socket.
+    line: Line,
+    /// The last message could not be stored.
+    is_failing: bool,
     /// Senders the roster was fetched for lately.
     asked_for: VecDeque<(PublicKey, Instant)>,
 }
 
 /// A message after the attempt to store it.
 struct Stored {
+    line: Line,
     ack: ClientAck,
-    receipt: Option<(Subject, ReceiptState)>,
+    subject: Option<Subject>,
+    is_readable: bool,
+    /// The sender, when it is to be judged again.
+    unproved: Option<Shown>,
     inserted: Result<Inserted, StorageError>,
 }
 
@@ -71,6 +113,8 @@ impl Receiver {
             via,
             session: None,
             storing: FuturesOrdered::new(),
+            line: Line::default(),
+            is_failing: false,
             asked_for: VecDeque::new(),
         }
     }
@@ -106,23 +150,38 @@ impl Receiver {
     }
 
     /// The connection is open again: what could not be learned before may be known now.
-    pub(super) fn opened(&mut self) {
+    pub(super) async fn opened(&mut self) {
         self.asked_for.clear();
+        self.line = Line::default();
+        self.mesh.restate(self.via.key(self.mesh.member.public)).await;
     }
 
     /// Takes a push: a system event is told, a message is opened and handed to the inbox.
     pub(super) async fn receive(&mut self, push: Push) {
         if push.subtype.as_deref() == Some("system") {
-            if self.via == Via::Member {
-                self.mesh.take_system_event(&push);
+            match (self.via, push.event.as_deref(), push.event_data) {
+                // Told to both sides; a session may be the only side that is connected.
+                (Via::Session(_), Some(LOOP_STOPPED), Some(Value::Object(data))) => {
+                    self.mesh.take_loop_stop(data);
+                }
+                (Via::Session(_), ..) => {}
+                (Via::Member, _, event_data) => {
+                    self.mesh.take_system_event(&Push { event_data, ..push });
+                }
             }
             return;
         }
+        if self.line.is_broken() {
+            // It comes again on the next socket, behind what could not be stored.
+            return;
+        }
         let Ok(sender_key) = push.sender_pubkey.parse::<PublicKey>() else {
+            self.mesh.dropped.invalid.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(mesh = %self.mesh.slug, "invalid_sender_key");
             return self.acknowledge(ack_of(&push)).await;
         };
         if self.is_echo(&push, sender_key) {
+            self.mesh.dropped.echoes.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(mesh = %self.mesh.slug, "self_echo_dropped");
             return self.acknowledge(ack_of(&push)).await;
         }
@@ -137,17 +196,42 @@ impl Receiver {
             return;
         };
         let sender = self.judge(&push, sender_key).await;
+        if self.is_removed(&push, sender_key) {
+            self.mesh.dropped.removed.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(mesh = %self.mesh.slug, "sender_removed");
+            return self.acknowledge(ack_of(&push)).await;
+        }
         let item = self.item(&push, sender_key, sender, client_message_id);
+        if planted_bug("daemon.client_ack_before_commit") {
+            self.acknowledge(ack_of(&push)).await;
+        }
         self.store(&push, item);
     }
 
     /// Tells the broker that a push need not come again.
-    pub(super) async fn acknowledge(&mut self, ack: ClientAck) {
+    async fn acknowledge(&mut self, ack: ClientAck) {
         let frame = ClientFrame::ClientAck(Box::new(ack));
         if let Err(error) = self.connection.send(&frame).await {
             // The broker repeats the push on the next connection; the inbox knows it then.
             tracing::debug!(mesh = %self.mesh.slug, %error, "client_ack_not_sent");
         }
+    }
+
+    /// What a removed member, or a session it once vouched for, still sends (daemon spec §7.4, rule 5).
+    fn is_removed(&self, push: &Push, sender: PublicKey) -> bool {
+        let removed = self.mesh.removed.lock();
+        if removed.is_empty() {
+            return false;
+        }
+        let vouching = push.sender_attestation.as_ref().map(|proof| proof.parent_member_pubkey);
+        let behind = self.mesh.roster.view().member_behind(sender);
+        [Some(sender), vouching, behind].into_iter().flatten().any(|key| removed.contains_key(&key))
+    }
+
+    /// A push that could not be read: dropped, counted, and acknowledged, or the broker repeats it for ever.
+    pub(super) async fn unreadable(&mut self, ack: ClientAck) {
+        self.mesh.dropped.invalid.fetch_add(1, Ordering::Relaxed);
+        self.acknowledge(ack).await;
     }
 
     /// Copies of what we sent ourselves (daemon spec §7.4, rules 2 and 3).
@@ -156,25 +240,34 @@ impl Receiver {
             Via::Session(own) => sender == own,
             Via::Member => {
                 let own = self.mesh.member.public;
-                sender == own
+                let is_ours = sender == own
                     || push
                         .sender_member_pubkey
                         .as_deref()
-                        .is_some_and(|key| key.parse() == Ok(own))
+                        .is_some_and(|key| key.parse() == Ok(own));
+                is_ours && !self.is_left_by_a_session(push, sender)
             }
         }
     }
 
+    /// A letter from one session of ours to another that has ended: it came to the member's queue.
+    fn is_left_by_a_session(&self, push: &Push, sender: PublicKey) -> bool {
+        let target = push.target_spec.as_deref().and_then(|target| target.parse().ok());
+        match target {
+            Some(TargetSpec::Key(key)) => {
+                key != self.mesh.member.public && key != sender && self.mesh.own_keys(key).is_some()
+            }
+            _ => false,
+        }
+    }
+
     async fn judge(&mut self, push: &Push, key: PublicKey) -> Sender {
-        let created_at = Timestamp::parse_iso(&push.created_at).unwrap_or_else(clock::now);
-        let claim = Claim {
-            key,
-            name: push.sender_name.as_deref(),
-            attestation: push.sender_attestation.as_ref(),
-            created_at,
-        };
+        let claim = claim_of(push, key);
         let sender = self.mesh.senders.judge(&claim, &self.mesh.roster.view());
-        if sender.is_verified || !self.may_ask_for(key) {
+        if sender.is_verified {
+            return sender;
+        }
+        if !self.may_ask_for(key) {
             return sender;
         }
         // Somebody new, or the roster is not there yet.
@@ -269,56 +362,71 @@ impl Receiver {
 
     fn store(&mut self, push: &Push, item: NewItem) {
         let subject = item.broker_message_id.as_ref().map(|id| Subject {
-            broker_message_id: MessageId::new(id.clone()),
+            broker_message_id: id.clone(),
             client_message_id: item.client_message_id.clone(),
             recipient: item.recipient_pubkey,
+            kind: item.recipient_kind,
         });
-        let state = if item.decrypt.is_readable() {
-            ReceiptState::OnDevice
-        } else {
-            ReceiptState::Unreadable
-        };
-        let (ack, receipt) = (ack_of(push), subject.map(|subject| (subject, state)));
-        let inbox = self.mesh.context.inbox.clone();
+        let (ack, is_readable) = (ack_of(push), item.decrypt.is_readable());
+        let unproved =
+            (!item.sender_verified).then(|| Shown::of(&claim_of(push, item.sender_pubkey)));
+        let (inbox, line) = (self.mesh.context.inbox.clone(), self.line.clone());
         self.storing.push_back(Box::pin(async move {
-            let inserted = inbox.insert(item, clock::now()).await;
-            Stored { ack, receipt, inserted }
+            let inserted = inbox.insert_in(&line, item, clock::now()).await;
+            Stored { line, ack, subject, is_readable, unproved, inserted }
         }));
     }
 
     /// The message is in the inbox, or was before: acknowledge it. It is not: the broker will repeat it.
     async fn settle(&mut self, stored: Stored) {
         match stored.inserted {
-            Ok(Inserted::New(_)) => {
+            Ok(inserted) => {
+                self.is_failing = false;
                 self.acknowledge(stored.ack).await;
-                if let Some((subject, state)) = stored.receipt {
-                    self.say(subject, state).await;
+                // Now that a later proof finds the row.
+                if let Some(shown) = stored.unproved {
+                    self.mesh.unproved.note(shown);
+                }
+                let Some(subject) = stored.subject else { return };
+                match (inserted, stored.is_readable) {
+                    (Inserted::New(_), false) => {
+                        self.mesh.report(subject, ReceiptState::Unreadable.into());
+                    }
+                    (Inserted::New(item), true) => {
+                        self.mesh.report(subject.clone(), ReceiptState::OnDevice.into());
+                        if item.held {
+                            self.mesh.report_busy(subject);
+                        }
+                    }
+                    // The first word on it may have been lost together with the acknowledgement.
+                    (Inserted::Duplicate, true) => {
+                        self.mesh.report(subject, ReceiptState::OnDevice.into());
+                    }
+                    (Inserted::Duplicate, false) => {}
                 }
             }
-            Ok(Inserted::Duplicate) => self.acknowledge(stored.ack).await,
-            Err(error) => {
-                tracing::warn!(mesh = %self.mesh.slug, error = %Causes(&error), "inbox_insert_failed");
-            }
+            Err(error) => self.not_stored(&stored.line, &error),
         }
     }
 
-    /// Sends a receipt, at brokers that take them; best effort.
-    async fn say(&mut self, subject: Subject, state: ReceiptState) {
-        let mesh = Arc::clone(&self.mesh);
-        if !mesh.negotiated().has_receipts {
-            return;
+    /// Nothing behind it may pass it: the socket is given up, and the broker sends everything again in its order.
+    fn not_stored(&mut self, line: &Line, error: &StorageError) {
+        let mesh = &self.mesh.slug;
+        if self.is_failing {
+            tracing::debug!(mesh = %mesh, error = %Causes(error), "inbox_insert_failed");
+        } else {
+            tracing::warn!(mesh = %mesh, error = %Causes(error), "inbox_insert_failed");
         }
-        let signed = receipt::sign(&mesh.id, subject, state, &mesh.member.keys, clock::now());
-        let Some(receipt) = signed else { return };
-        if let Err(error) = self.connection.send(&ClientFrame::Receipt(Box::new(receipt))).await {
-            tracing::debug!(mesh = %mesh.slug, %error, "receipt_not_sent");
+        self.is_failing = true;
+        if line.is(&self.line) && line.is_broken() {
+            self.connection.drop_socket("inbox_insert_failed");
         }
     }
 }
 
 impl Mesh {
     /// The key pair of another session of our member: a live one, or the stored one of an ended one.
-    fn own_keys(&self, key: PublicKey) -> Option<Arc<KeyPair>> {
+    pub(super) fn own_keys(&self, key: PublicKey) -> Option<Arc<KeyPair>> {
         if let Some(link) = self.sessions.lock().get(&key) {
             return Some(Arc::clone(&link.keys));
         }
@@ -329,6 +437,16 @@ impl Mesh {
                 None
             }
         }
+    }
+}
+
+/// What a push says about its sender.
+fn claim_of(push: &Push, key: PublicKey) -> Claim<'_> {
+    Claim {
+        key,
+        name: push.sender_name.as_deref(),
+        attestation: push.sender_attestation.as_ref(),
+        created_at: Timestamp::parse_iso(&push.created_at).unwrap_or_else(clock::now),
     }
 }
 

@@ -9,7 +9,8 @@ use claudemesh_protocol::MemberId;
 use claudemesh_protocol::limits::REQUEST_TIMEOUT;
 use claudemesh_protocol::status::MemberRole;
 use claudemesh_protocol::wire::{ClientFrame, MemberRow, PeerRow, ServerFrame};
-use tokio::sync::{Notify, watch};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Mesh;
@@ -30,7 +31,9 @@ pub(super) struct Refresh {
     awaited: AtomicU64,
     hurry: Notify,
     wanted: Notify,
-    answered: watch::Sender<Answered>,
+    answered: Mutex<Answered>,
+    /// Wakes those who wait, in the order in which they came.
+    told: Notify,
 }
 
 /// The newest fetch.
@@ -48,7 +51,8 @@ impl Default for Refresh {
             awaited: AtomicU64::new(0),
             hurry: Notify::new(),
             wanted: Notify::new(),
-            answered: watch::Sender::default(),
+            answered: Mutex::default(),
+            told: Notify::new(),
         }
     }
 }
@@ -63,13 +67,18 @@ impl Refresh {
 
     /// Asks for a fetch that begins from now on and waits for its end; the caller limits the time.
     pub(super) async fn now(&self) -> Result<(), RequestError> {
-        let mut answered = self.answered.subscribe();
         let number = self.soon();
         self.awaited.fetch_max(number, Ordering::Relaxed);
         self.hurry.notify_one();
-        match answered.wait_for(|answered| answered.up_to >= number).await {
-            Ok(answered) => answered.error.clone().map_or(Ok(()), Err),
-            Err(_) => Err(RequestError::NotOpen),
+        loop {
+            let told = self.told.notified();
+            {
+                let answered = self.answered.lock();
+                if answered.up_to >= number {
+                    return answered.error.clone().map_or(Ok(()), Err);
+                }
+            }
+            told.await;
         }
     }
 
@@ -79,6 +88,7 @@ impl Refresh {
             let is_awaited = self.awaited.load(Ordering::Relaxed) > up_to;
             let gap = if is_awaited { LEAST_GAP_AWAITED } else { LEAST_GAP };
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(started + gap) => return,
                 () = self.hurry.notified() => {}
             }
@@ -90,21 +100,24 @@ impl Refresh {
 pub(super) async fn run(mesh: Arc<Mesh>) {
     loop {
         tokio::select! {
+            biased;
+            () = mesh.stop.cancelled() => return,
             () = mesh.refresh.wanted.notified() => {}
             () = tokio::time::sleep(PERIOD) => {
                 if !mesh.has_audience() || !mesh.is_open() {
                     continue;
                 }
             }
-            () = mesh.stop.cancelled() => return,
         }
         let started = Instant::now();
         let up_to = mesh.refresh.asked.load(Ordering::Relaxed);
         let error = fetch(&mesh).await.err();
-        mesh.refresh.answered.send_replace(Answered { up_to, error });
+        *mesh.refresh.answered.lock() = Answered { up_to, error };
+        mesh.refresh.told.notify_waiters();
         tokio::select! {
-            () = mesh.refresh.rest(started, up_to) => {}
+            biased;
             () = mesh.stop.cancelled() => return,
+            () = mesh.refresh.rest(started, up_to) => {}
         }
     }
 }
@@ -123,7 +136,12 @@ async fn fetch(mesh: &Mesh) -> Result<(), RequestError> {
         Err(RequestError::Timeout) if mesh.negotiated().is_legacy => members_of(&peers),
         Err(error) => return Err(error),
     };
+    // Who is a member again was not removed for good.
+    mesh.removed
+        .lock()
+        .retain(|key, at| *at >= asked_at || members.iter().all(|member| member.pubkey != *key));
     mesh.roster.replace(peers, members, asked_at);
+    mesh.prove_senders().await;
     Ok(())
 }
 

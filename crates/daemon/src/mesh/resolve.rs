@@ -250,7 +250,8 @@ mod tests {
         }
     }
 
-    /// Daemon spec §10.2, §10.5 Accept: `to:"dana"` however present she is.
+    /// daemon §10 Accept: `to:"dana"` where member dana has only a daemon, or is away for a day, or has two sessions; with a
+    /// live session of another member beside them it is ambiguous.
     #[test]
     fn a_name_finds_a_session_else_the_member() {
         let only_daemon = view(vec![daemon("dana", 2)], vec![member("dana", 2)]);
@@ -278,7 +279,8 @@ mod tests {
         assert!(matches!(resolve("dana", &namesakes, ASKER), Resolution::Ambiguous(_)));
     }
 
-    /// Daemon spec §10.5 Accept: names win over prefixes, and prefixes need eight characters.
+    /// daemon §10 Accept: `to:"deadbeef"` with a peer named so and another whose key starts so: goes to the name; `cafe12` is
+    /// too short for a prefix.
     #[test]
     fn names_win_over_prefixes_of_at_least_eight_characters() {
         let seen = view(

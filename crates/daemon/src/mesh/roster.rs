@@ -1,7 +1,7 @@
 //! Who is in the mesh and who is there, as far as this daemon knows: a snapshot that readers share and never wait for
 //! (daemon spec §7.5).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,12 @@ pub(super) struct RosterView {
     pub fetched_at: Option<Instant>,
     /// When it was asked for: what happened before then is in it.
     pub asked_at: Option<Timestamp>,
+    /// Members behind sessions that were here and may be gone: what is said about their messages still counts.
+    pub former: Arc<BTreeMap<PublicKey, PublicKey>>,
 }
+
+/// Sessions remembered after they have left.
+const FORMER_MAX: usize = 4_096;
 
 /// The member key behind a presence.
 pub(super) fn member_of(row: &PeerRow) -> PublicKey {
@@ -52,6 +57,12 @@ impl RosterView {
     /// The presence that has exactly this key as its own.
     pub(super) fn presence(&self, key: PublicKey) -> Option<&PeerRow> {
         self.peers.iter().find(|row| row.pubkey == key)
+    }
+
+    /// The member behind a session that is or was here.
+    pub(super) fn member_behind(&self, session: PublicKey) -> Option<PublicKey> {
+        let present = self.presence(session).map(member_of);
+        present.or_else(|| self.former.get(&session).copied())
     }
 
     /// True when the key belongs to somebody here, present or absent.
@@ -108,8 +119,10 @@ impl Roster {
         ended.retain(|_, at| at.elapsed() < GOODBYE);
         peers.retain(|row| !ended.contains_key(&row.pubkey));
         let fetched_at = Some(Instant::now());
-        let view = RosterView { peers, members, fetched_at, asked_at: Some(asked_at) };
-        *self.view.write() = Arc::new(view);
+        let mut view = self.view.write();
+        let former = with_present(&view.former, &peers);
+        *view =
+            Arc::new(RosterView { peers, members, fetched_at, asked_at: Some(asked_at), former });
     }
 
     /// An own session has ended: it is gone from here on, whatever the broker still lists.
@@ -138,6 +151,26 @@ impl Roster {
         *view = Arc::new(patched);
         true
     }
+}
+
+/// Remembers the sessions that are here; when there are too many, those that are not are forgotten.
+fn with_present(
+    former: &Arc<BTreeMap<PublicKey, PublicKey>>,
+    peers: &[PeerRow],
+) -> Arc<BTreeMap<PublicKey, PublicKey>> {
+    let sessions = || {
+        let known = peers.iter().filter(|row| row.member_pubkey.is_some());
+        known.map(|row| (row.pubkey, member_of(row))).filter(|(key, member)| key != member)
+    };
+    if sessions().all(|(key, member)| former.get(&key) == Some(&member)) {
+        return Arc::clone(former);
+    }
+    let mut all = BTreeMap::clone(former);
+    all.extend(sessions());
+    if all.len() > FORMER_MAX {
+        all = sessions().take(FORMER_MAX).collect();
+    }
+    Arc::new(all)
 }
 
 #[cfg(test)]
@@ -187,7 +220,9 @@ pub(super) mod fixture {
 
     /// A snapshot.
     pub(crate) fn view(peers: Vec<PeerRow>, members: Vec<MemberRow>) -> RosterView {
-        RosterView { peers, members, fetched_at: Some(tokio::time::Instant::now()), asked_at: None }
+        let former = super::with_present(&std::sync::Arc::default(), &peers);
+        let fetched_at = Some(tokio::time::Instant::now());
+        RosterView { peers, members, fetched_at, asked_at: None, former }
     }
 }
 

@@ -169,7 +169,7 @@ mod tests {
         Claim { key, name: Some(name), attestation: proof, created_at: NOW }
     }
 
-    /// Daemon spec §15 Accept: a forged sender is unverified and shown by its key; an attested session is verified.
+    /// daemon §15 Accept: a forged sender is unverified and shown by its key; an attested session is verified.
     #[test]
     fn only_roster_keys_and_attested_sessions_are_verified() {
         let Scene { alice, session, view } = scene();

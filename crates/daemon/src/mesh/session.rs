@@ -11,8 +11,8 @@ use claudemesh_client::{
 };
 use claudemesh_crypto::KeyPair;
 use claudemesh_protocol::capability::CapabilitySet;
-use claudemesh_protocol::limits::ATTESTATION_TTL;
-use claudemesh_protocol::wire::ClientFrame;
+use claudemesh_protocol::limits::{ATTESTATION_TTL, REQUEST_TIMEOUT};
+use claudemesh_protocol::wire::{ClientFrame, SetStatus};
 use claudemesh_protocol::{Group, GroupName, PublicKey};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
@@ -148,6 +148,41 @@ impl Mesh {
         }
     }
 
+    /// The member may connect again: sessions that were refused along with it try at once.
+    pub(super) fn retry_sessions(&self) {
+        let is_refused = |connection: &Connection| {
+            matches!(
+                connection.state().status,
+                Status::Disabled(DisabledReason::Revoked | DisabledReason::Unauthorized)
+            )
+        };
+        let sessions = self.sessions.lock();
+        let connections = sessions.values().filter_map(|link| link.connection.lock().clone());
+        connections.filter(is_refused).for_each(|connection| connection.retry_now());
+    }
+
+    /// Tells the broker what a session is doing, in the background: after each report, and on each new connection, since
+    /// the last report may not have come through.
+    pub(super) fn tell_status(self: &Arc<Self>, session: &Session) {
+        let Some(key) = session.key() else { return };
+        let (mesh, activity) = (Arc::clone(self), Arc::clone(&session.activity));
+        self.tasks.spawn(async move {
+            // Two of these may overtake each other; the last one to be answered sends what is true by then.
+            while let Some(told) = activity.reported() {
+                let (status, source) = (told.0, Some(told.1));
+                let frame = ClientFrame::SetStatus(Box::new(SetStatus { status, source }));
+                let Some(connection) = mesh.session_connection(&key) else { return };
+                if let Err(error) = connection.request(&frame, REQUEST_TIMEOUT).await {
+                    tracing::debug!(mesh = %mesh.slug, %error, "hook_status_not_sent");
+                    return;
+                }
+                if activity.reported() == Some(told) {
+                    return;
+                }
+            }
+        });
+    }
+
     /// The connection of a session.
     pub(super) fn session_connection(&self, key: &PublicKey) -> Option<Connection> {
         self.sessions.lock().get(key).and_then(|link| link.connection.lock().clone())
@@ -164,8 +199,10 @@ async fn run(
     let settings = &mesh.context.settings;
     let mut options =
         ConnectionOptions::new(&mesh.broker_url, Role::Session, settings.plain, source)
-            .mesh(&mesh.slug);
+            .mesh(&mesh.slug)
+            .session(keys.public().short(12));
     options.timing = settings.timing.clone();
+    options.dialer = Arc::clone(&settings.dialer);
     let (connection, mut events) = Connection::open(options, &mesh.tasks, stop.child_token());
     *slot.lock() = Some(connection.clone());
     let _closed_at_the_end = CloseOnDrop(connection.clone());
@@ -174,17 +211,21 @@ async fn run(
     let mut renew_at = Instant::now() + ATTESTATION_TTL;
     loop {
         let event = tokio::select! {
-            event = receiver.next(&mut events) => event,
+            biased;
             () = sleep_until(renew_at) => {
                 renew_at = Instant::now() + ATTESTATION_TTL;
                 connection.renew();
                 continue;
             }
+            event = receiver.next(&mut events) => event,
         };
         match event {
             None => return,
             Some(ConnectionEvent::Opened(_)) => {
-                receiver.opened();
+                receiver.opened().await;
+                if let Some(session) = mesh.context.sessions.by_key(&mesh.slug, &keys.public()) {
+                    mesh.tell_status(&session);
+                }
                 renew_at = Instant::now() + ATTESTATION_TTL.saturating_sub(RENEW_BEFORE);
                 mesh.refresh.soon();
                 mesh.wake.notify_one();
@@ -197,9 +238,9 @@ async fn run(
                     mesh.close_presence(&keys.public());
                 }
             }
-            Some(ConnectionEvent::Receipt(receipt)) => mesh.announce_receipt(&receipt),
+            Some(ConnectionEvent::Receipt(receipt)) => mesh.hear(*receipt),
             Some(ConnectionEvent::Push(push)) => receiver.receive(*push).await,
-            Some(ConnectionEvent::UnreadablePush(ack)) => receiver.acknowledge(ack).await,
+            Some(ConnectionEvent::UnreadablePush(ack)) => receiver.unreadable(ack).await,
         }
     }
 }

@@ -34,8 +34,9 @@ pub(super) async fn supervise<F: Future<Output = ()>>(
             Err(_panic) => tracing::error!(task = name, mesh, "task_panicked"),
         }
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            biased;
             () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
         }
         wait = wait.saturating_mul(2).min(RESTART_MAX);
     }

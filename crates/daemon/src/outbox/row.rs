@@ -1,12 +1,14 @@
 //! What goes into and comes out of the outbox table.
 
 use claudemesh_crypto::fingerprint::Fingerprint;
-use claudemesh_ipc::api::{OutboxItem, RowStatus};
+use claudemesh_ipc::api::{BrokerAnswer, OutboxItem, RowStatus};
 use claudemesh_protocol::canonical::DestinationKind;
 use claudemesh_protocol::{Priority, PublicKey, TargetSpec, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use zeroize::Zeroizing;
 
+use super::receipts::Receipts;
+use crate::mesh::Sealed;
 use crate::storage::{Columns as _, decode_error};
 
 /// What the accept algorithm needs to know about a row that has the same id (daemon spec §10.4).
@@ -90,6 +92,18 @@ pub struct SealedBody {
     pub key_epoch: Option<u32>,
 }
 
+impl From<Sealed> for SealedBody {
+    fn from(sealed: Sealed) -> Self {
+        Self {
+            nonce: sealed.nonce,
+            ciphertext: sealed.ciphertext,
+            body_version: sealed.body_version,
+            content_key: sealed.content_key,
+            key_epoch: sealed.key_epoch,
+        }
+    }
+}
+
 /// A row that was claimed for sending.
 ///
 /// # Security
@@ -147,6 +161,8 @@ pub struct Done {
     pub history_id: Option<String>,
     /// `broker`, `p2p` or `webhook`.
     pub transport: &'static str,
+    /// What it said beside the ids.
+    pub answer: BrokerAnswer,
 }
 
 pub(super) fn existing(row: &SqliteRow) -> Result<ExistingRow, sqlx::Error> {
@@ -201,7 +217,7 @@ pub(super) fn outbound(row: &SqliteRow) -> Result<OutboundRow, sqlx::Error> {
 pub(super) const ITEM_COLUMNS: &str = "seq, id, client_message_id, mesh, to_raw, target_spec, status, attempts, enqueued_at, \
      next_attempt_at, delivered_at, broker_message_id, history_id, last_error, last_error_code, \
      aborted_at, aborted_by, superseded_by, sender_session_pubkey, length(payload) AS payload_bytes, \
-     request_fingerprint";
+     request_fingerprint, hops, answer, receipts";
 
 pub(super) fn item(row: &SqliteRow) -> Result<OutboxItem, sqlx::Error> {
     let sender: Option<PublicKey> = row.parsed_option("sender_session_pubkey")?;
@@ -227,10 +243,13 @@ pub(super) fn item(row: &SqliteRow) -> Result<OutboxItem, sqlx::Error> {
         sender_session_prefix: sender.map(|key| key.short(12)),
         payload_bytes: row.unsigned("payload_bytes")?,
         request_fingerprint_prefix: fingerprint(row)?.prefix(),
+        hops: row.unsigned("hops")?,
+        answer: answer(row.column("answer")?)?,
+        receipts: Receipts::of_row(row)?.into_view(),
     })
 }
 
-fn status(row: &SqliteRow) -> Result<RowStatus, sqlx::Error> {
+pub(super) fn status(row: &SqliteRow) -> Result<RowStatus, sqlx::Error> {
     let word: &str = row.column("status")?;
     RowStatus::parse(word).ok_or_else(|| decode_error("status", std::fmt::Error))
 }
@@ -241,6 +260,11 @@ fn fingerprint(row: &SqliteRow) -> Result<Fingerprint, sqlx::Error> {
         .try_into()
         .map(Fingerprint::from_bytes)
         .map_err(|error| decode_error("request_fingerprint", error))
+}
+
+fn answer(json: Option<&str>) -> Result<Option<BrokerAnswer>, sqlx::Error> {
+    json.map(|json| serde_json::from_str(json).map_err(|error| decode_error("answer", error)))
+        .transpose()
 }
 
 fn mentions(json: Option<&str>) -> Result<Vec<String>, sqlx::Error> {

@@ -2,17 +2,18 @@
 //! (daemon spec §8.5).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32};
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use claudemesh_crypto::hash::sha256;
 use claudemesh_ipc::api::MessageMode;
 use claudemesh_protocol::capability::CapabilitySet;
-use claudemesh_protocol::{Group, Timestamp};
+use claudemesh_protocol::{Group, PeerStatus, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Session, Sessions, TokenHash};
+use super::{Activity, Session, Sessions, TokenHash};
+use crate::blocking;
 use crate::home::file::{self, Symlinks};
 
 /// Version written.
@@ -60,6 +61,13 @@ struct Record {
     #[serde(default)]
     ambient: bool,
     registered_at: i64,
+    /// A restart in the middle of a turn must not open the gate.
+    #[serde(default = "idle")]
+    status: PeerStatus,
+}
+
+const fn idle() -> PeerStatus {
+    PeerStatus::Idle
 }
 
 impl Sessions {
@@ -126,6 +134,8 @@ impl Sessions {
                 None
             }
         };
+        let activity = Activity::default();
+        activity.restore(record.status);
         Some(Arc::new(Session {
             token_hash,
             token_prefix: record.token_prefix,
@@ -146,7 +156,7 @@ impl Sessions {
             keys,
             registered_at: Timestamp::from_millis(record.registered_at),
             last_seen_at: AtomicI64::new(record.registered_at),
-            next_hops: AtomicU32::new(0),
+            activity: Arc::new(activity),
             ended: CancellationToken::new(),
         }))
     }
@@ -155,12 +165,14 @@ impl Sessions {
     pub(super) async fn write_changes(self) {
         loop {
             tokio::select! {
-                () = self.shared.changed.notified() => {}
+                biased;
                 () = self.shared.shutdown.cancelled() => break,
+                () = self.shared.changed.notified() => {}
             }
             tokio::select! {
-                () = tokio::time::sleep(DEBOUNCE) => {}
+                biased;
                 () = self.shared.shutdown.cancelled() => break,
+                () = tokio::time::sleep(DEBOUNCE) => {}
             }
             self.write_file().await;
         }
@@ -171,15 +183,15 @@ impl Sessions {
     async fn write_file(&self) {
         let sessions = self.all().iter().map(|session| Record::of(session)).collect();
         let path = self.shared.file.clone();
-        let written = tokio::task::spawn_blocking(move || {
+        let written = blocking::run(move || {
             let bytes = serde_json::to_vec_pretty(&Document { version: VERSION, sessions })?;
             claudemesh_sqlite::crash_point("sessions.mid_write");
-            file::replace(&path, &bytes, file::SECRET, Symlinks::Refuse)
+            file::replace_past(&path, &bytes, file::SECRET, Symlinks::Refuse, "sessions.mid_write")
         });
         match written.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "sessions_file_not_written"),
-            Err(error) => tracing::warn!(%error, "sessions_file_not_written"),
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::warn!(%error, "sessions_file_not_written"),
+            None => tracing::warn!(error = "the writer panicked", "sessions_file_not_written"),
         }
     }
 }
@@ -205,6 +217,7 @@ impl Record {
             kind: session.kind.clone(),
             ambient: session.ambient,
             registered_at: session.registered_at.as_millis(),
+            status: session.activity.status(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Registration of a session (daemon spec §8.3).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32};
+use std::sync::atomic::AtomicI64;
 
 use claudemesh_crypto::{KeyPair, attestation};
 use claudemesh_ipc::SessionToken;
@@ -11,7 +11,7 @@ use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::{ErrorCode, Group, PublicKey, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::{Session, Sessions, TokenHash};
+use super::{Activity, Session, Sessions, TokenHash};
 
 /// What a registration asks for, already checked field by field.
 pub struct NewSession {
@@ -102,6 +102,7 @@ impl Sessions {
         }
         let start_time = processes.start_time(new.pid);
         let Chosen { keys, caps, error } = self.choose_key(&new, member, now)?;
+        let activity = self.activity_of(&new.mesh, &new.session_id);
         let session = Arc::new(Session {
             token_hash: TokenHash::of(&new.token),
             token_prefix: new.token.prefix().to_owned(),
@@ -122,7 +123,7 @@ impl Sessions {
             keys,
             registered_at: now,
             last_seen_at: AtomicI64::new(now.as_millis()),
-            next_hops: AtomicU32::new(0),
+            activity,
             ended: CancellationToken::new(),
         });
         let mut state = self.shared.state.lock();
@@ -186,6 +187,13 @@ impl Sessions {
                 Err(code) => Chosen { keys: None, caps: new.caps, error: Some(code.as_str()) },
             }),
         }
+    }
+
+    /// What the agent session is doing, when it is registered already.
+    fn activity_of(&self, mesh: &str, session_id: &str) -> Arc<Activity> {
+        let all = self.live(mesh);
+        let same = all.iter().find(|session| session.session_id == session_id);
+        same.map(|session| Arc::clone(&session.activity)).unwrap_or_default()
     }
 
     /// The key in memory of a session that is registered already, so that a repeated registration keeps it.

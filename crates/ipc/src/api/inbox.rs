@@ -119,6 +119,33 @@ pub struct InboxItem {
     /// The sender's key is proved to be that member's.
     #[serde(default)]
     pub sender_verified: bool,
+    /// Waits until the gate of the asking session, or of every session it is for, opens (daemon spec §13.2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+    /// Other sessions of the member that were given the same message.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub also_given: u32,
+    /// [`ANSWERED_ELSEWHERE`] once another session, or another device, has replied to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Name of the session that replied to it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<String>,
+}
+
+/// Value of [`InboxItem::state`] for messages that need no answer any more.
+pub const ANSWERED_ELSEWHERE: &str = "answered_elsewhere";
+
+impl InboxItem {
+    /// Another session of the member has replied to it.
+    pub fn is_answered_elsewhere(&self) -> bool {
+        self.state.as_deref() == Some(ANSWERED_ELSEWHERE)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Filter of `GET /v1/inbox`.
@@ -165,6 +192,44 @@ pub struct InboxPage {
     pub next_cursor: Option<String>,
 }
 
+/// Query of `GET /v1/inbox/search`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SearchQuery {
+    /// An FTS5 expression; what is none is searched for as a phrase.
+    pub q: String,
+    /// Mesh slug.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<String>,
+    /// 1 to 200, default 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Where the last page ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// A message that was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// The message.
+    #[serde(flatten)]
+    pub item: InboxItem,
+    /// The place, at most 160 characters, matches in `[` and `]`.
+    pub snippet: String,
+    /// bm25: the smaller, the better.
+    pub rank: f64,
+}
+
+/// One page of findings, newest first.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SearchPage {
+    /// The messages.
+    pub items: Vec<Found>,
+    /// Where the next page begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
 /// `POST /v1/inbox/seen`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SeenRequest {
@@ -173,6 +238,10 @@ pub struct SeenRequest {
     /// They were put before an agent: also stamps `pushed_at`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pushed: bool,
+    /// The way they took to the agent, told to the sender: 1 to 64 of `a-z 0-9 _ -`; default `channel` for what was
+    /// pushed, else `inbox`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 /// Answer of `POST /v1/inbox/seen`.

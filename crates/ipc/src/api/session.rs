@@ -216,6 +216,13 @@ pub struct SessionView {
     /// Registered by an MCP server without a launch.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ambient: bool,
+    /// What it is doing, as far as its hooks tell.
+    #[serde(default = "idle")]
+    pub status: PeerStatus,
+}
+
+const fn idle() -> PeerStatus {
+    PeerStatus::Idle
 }
 
 /// Answer of `GET /v1/sessions/me`.
@@ -252,6 +259,19 @@ pub enum HookEvent {
     Notify,
 }
 
+/// Who gave a prompt, as far as the agent's own record tells (`agents.md` §1.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptOrigin {
+    /// A person typed it.
+    Human,
+    /// A message that was pushed.
+    Push,
+    /// Not known; counts as no human.
+    #[serde(other)]
+    Other,
+}
+
 /// `POST /v1/sessions/status` (daemon spec §8.7).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -279,6 +299,9 @@ pub struct StatusReport {
     /// Model name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Who gave the prompt; only [`PromptOrigin::Human`] ends a chain of automatic answers (daemon spec §10.6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<PromptOrigin>,
 }
 
 /// Answer of `POST /v1/sessions/status`.

@@ -98,6 +98,11 @@ fn chosen_id(header: Option<String>, body: Option<String>) -> Result<String, Fai
         (Some(id), _) | (None, Some(id)) => id,
         (None, None) => return Ok(crate::ids::next()),
     };
+    check_id(id)
+}
+
+/// An id as a client may choose it.
+pub(in crate::api) fn check_id(id: String) -> Result<String, Failure> {
     let is_valid = (1..=CLIENT_MESSAGE_ID_MAX_CHARS).contains(&id.len())
         && id
             .bytes()

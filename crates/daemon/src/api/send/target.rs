@@ -44,7 +44,17 @@ impl Api {
     }
 
     fn resolve(&self, caller: &Caller, letter: &Letter) -> Result<(MeshHandle, Resolved), Failure> {
-        let (meshes, text) = self.searched(caller, letter)?;
+        self.peer(caller, letter.mesh.as_deref(), &letter.to)
+    }
+
+    /// Whom `text` means, in the mesh it names, in `mesh`, or in whichever knows it.
+    pub(in crate::api) fn peer(
+        &self,
+        caller: &Caller,
+        mesh: Option<&str>,
+        text: &str,
+    ) -> Result<(MeshHandle, Resolved), Failure> {
+        let (meshes, text) = self.searched(caller, mesh, text)?;
         let answers: Vec<_> = meshes
             .into_iter()
             .map(|mesh| {
@@ -59,18 +69,19 @@ impl Api {
     fn searched(
         &self,
         caller: &Caller,
-        letter: &Letter,
+        mesh: Option<&str>,
+        text: &str,
     ) -> Result<(Vec<MeshHandle>, String), Failure> {
-        if let Some((slug, rest)) = letter.to.split_once(':')
+        if let Some((slug, rest)) = text.split_once(':')
             && let Some(mesh) = self.mesh(slug)
         {
             return Ok((vec![mesh], rest.to_owned()));
         }
-        let meshes = self.meshes(letter.mesh.as_deref(), caller)?;
+        let meshes = self.meshes(mesh, caller)?;
         if meshes.is_empty() {
             return Err(mesh_required(&meshes));
         }
-        Ok((meshes, letter.to.clone()))
+        Ok((meshes, text.to_owned()))
     }
 
     fn put_together(

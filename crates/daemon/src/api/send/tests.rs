@@ -14,7 +14,7 @@ fn letter(change: impl FnOnce(&mut SendRequest), header: Option<&str>) -> Result
     Letter::checked(body, header.map(str::to_owned)).map_err(|failure| failure.code().to_owned())
 }
 
-/// Daemon §10: `Idempotency-Key: a` with body id `b` → 400. Body-only, header-only, none each work.
+/// daemon §10 Accept: `Idempotency-Key: a` with body id `b` → 400. Body-only, header-only, none each work.
 #[test]
 fn the_header_names_the_message_then_the_body_then_nobody() {
     let with = |id: &str| {
@@ -84,7 +84,14 @@ fn fingerprints_are_those_of_the_vectors() {
         None,
     )
     .unwrap();
-    let fingerprint = letter_fingerprint(&all, &TargetSpec::Everyone, None).unwrap();
+    let parts = RequestParts {
+        target: &TargetSpec::Everyone,
+        reply_to_id: None,
+        priority: all.priority,
+        meta: all.meta.as_ref(),
+        message: &all.message,
+    };
+    let fingerprint = parts.fingerprint().unwrap();
     assert_eq!(
         fingerprint.to_hex(),
         "fda8df5e750bd8f1ae597c1dde21782a7f51bcffc6e3991962ba101515679940"

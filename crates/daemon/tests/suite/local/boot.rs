@@ -149,7 +149,7 @@ async fn a_silent_broker_delays_nothing() {
     running.shutdown().await;
 }
 
-/// Daemon §13: corrupt `inbox.db` (flip 4 KiB): boots, quarantined file kept, new messages stored.
+/// daemon §13 Accept: corrupt `inbox.db` (flip 4 KiB): boots, quarantined file kept, new messages stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_inbox_is_moved_aside() {
     let home = Home::new();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use claudemesh_crypto::KeyPair;
 use claudemesh_daemon::Running;
 use claudemesh_daemon::clock::now;
-use claudemesh_daemon::inbox::{Inserted, NewItem, Retention};
+use claudemesh_daemon::inbox::{Inserted, Line, NewItem, Retention};
+use claudemesh_daemon::storage::StorageError;
 use claudemesh_ipc::Client;
 use claudemesh_ipc::api::inbox::{FlushQuery, SeenRequest};
 use claudemesh_ipc::api::{Decrypt, EventKind, EventsQuery, InboxQuery, RecipientKind};
@@ -69,7 +70,7 @@ async fn scene() -> (Home, KeyPair, Running) {
     (home, member, running)
 }
 
-/// Daemon §13: attacker peer resends another peer's cmid first: both messages are stored. Repeats are not.
+/// daemon §13 Accept: attacker peer resends another peer's cmid first: both messages are stored. Repeats are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_message_is_stored_once_and_a_stolen_id_suppresses_nothing() {
     let (_home, member, running) = scene().await;
@@ -154,7 +155,7 @@ async fn each_session_has_its_own_read_state_of_member_messages() {
     put(&running, item(b_reply.session_pubkey.unwrap(), RecipientKind::Session, "only-b")).await;
     let Inserted::New(row) = new else { panic!("new") };
     assert_eq!(ids(&a, &unread()).await, ["only-a", "both"]);
-    let seen = SeenRequest { ids: vec![row.id.clone()], pushed: true };
+    let seen = SeenRequest { ids: vec![row.id.clone()], pushed: true, path: None };
     assert_eq!(a.inbox_seen(&seen).await.unwrap().marked_seen, 1);
     assert_eq!(a.inbox_seen(&seen).await.unwrap().marked_seen, 0);
     assert_eq!(ids(&a, &unread()).await, ["only-a"]);
@@ -186,7 +187,7 @@ async fn the_same_message_to_both_keys_is_shown_once() {
     running.shutdown().await;
 }
 
-/// Daemon §13: session A's `DELETE /v1/inbox?all=true` leaves B's session rows intact.
+/// daemon §13 Accept: session A's `DELETE /v1/inbox?all=true` leaves B's session rows intact.
 #[tokio::test(flavor = "multi_thread")]
 async fn deletion_stays_in_scope() {
     let (_home, member, running) = scene().await;
@@ -197,7 +198,7 @@ async fn deletion_stays_in_scope() {
     put(&running, item(b_reply.session_pubkey.unwrap(), RecipientKind::Session, "b")).await;
     let b_row = b.inbox(&peek()).await.unwrap().items[0].id.clone();
     assert_eq!(super::world::code(a.inbox_delete(&b_row).await), "not_found");
-    let seen = SeenRequest { ids: vec![b_row.clone()], pushed: false };
+    let seen = SeenRequest { ids: vec![b_row.clone()], pushed: false, path: None };
     assert_eq!(a.inbox_seen(&seen).await.unwrap().marked_seen, 0);
     let all = FlushQuery { all: Some(true), ..FlushQuery::default() };
     assert_eq!(a.inbox_flush(&all).await.unwrap().removed, 2);
@@ -236,7 +237,7 @@ async fn pages_do_not_shift_under_arrivals() {
     running.shutdown().await;
 }
 
-/// Daemon §13: daemon away 2 h, 40 broadcasts and one DM held: 41 inbox rows, one `inbox_digest` event with count 40,
+/// daemon §13 Accept: daemon away 2 h, 40 broadcasts and one DM held: 41 inbox rows, one `inbox_digest` event with count 40,
 /// one `message` event for the DM; a broadcast 5 min old is a normal `message` event.
 #[tokio::test(flavor = "multi_thread")]
 async fn late_broadcasts_are_announced_together() {
@@ -286,5 +287,62 @@ async fn what_is_too_old_goes_and_nothing_else() {
     // The daemon's own first pruning may have been quicker; what counts is what is left.
     inbox.prune(retention, now()).await.unwrap();
     assert_eq!(ids(&running.client(), &peek()).await, ["kept"]);
+    running.shutdown().await;
+}
+
+/// A direct message to a session whose acknowledgement was lost comes again to the member when the session has ended at
+/// the broker: it is the message that is here, in whichever order the two arrive.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_direct_message_that_moved_to_the_member_is_known() {
+    let (home, member, running) = scene().await;
+    let (client, reply) = register(&running, "dev", 1, |_| {}).await;
+    let key = reply.session_pubkey.unwrap();
+    let copies = |id: &str| {
+        let mut moved = item(member.public(), RecipientKind::Member, id);
+        moved.addressed_to = Some(key);
+        (item(key, RecipientKind::Session, id), moved)
+    };
+    for (id, is_moved_first) in [("once", false), ("again", true)] {
+        let (at_session, moved) = copies(id);
+        let (first, second) =
+            if is_moved_first { (moved, at_session) } else { (at_session, moved) };
+        assert!(matches!(put(&running, first).await, Inserted::New(_)));
+        assert_eq!(put(&running, second).await, Inserted::Duplicate);
+    }
+    assert_eq!(ids(&client, &peek()).await.len(), 2);
+    // Another message to the member, and one of another sender under the same id, are others.
+    let mut stranger = copies("once").1;
+    stranger.sender_pubkey = PublicKey::from_bytes([8; 32]);
+    assert!(matches!(put(&running, stranger).await, Inserted::New(_)));
+    assert!(matches!(put(&running, copies("third").1).await, Inserted::New(_)));
+    running.shutdown().await;
+    drop(home);
+}
+
+/// daemon §11 Accept: fill the disk: what could not be stored is not passed by what came behind it on the same socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_message_that_found_no_room_nothing_of_its_socket_is_stored() {
+    let home = Home::new();
+    let member = home.join("dev");
+    home.settings("[inbox]\nmax_pages = 120\n");
+    let running = home.start().await;
+    let inbox = running.daemon().context().inbox.clone();
+    let sized = |id: &str, bytes: usize| {
+        let mut new = item(member.public(), RecipientKind::Member, id);
+        new.body = Some("x".repeat(bytes));
+        new
+    };
+    let (line, other) = (Line::default(), Line::default());
+    let (large, small) = tokio::join!(
+        inbox.insert_in(&line, sized("large", 2_000_000), now()),
+        inbox.insert_in(&line, sized("small", 10), now()),
+    );
+    assert!(matches!(large, Err(StorageError::Full)), "{large:?}");
+    assert!(small.is_err(), "{small:?}");
+    assert!(line.is_broken());
+    assert!(inbox.insert_in(&line, sized("later", 10), now()).await.is_err());
+    let stored = inbox.insert_in(&other, sized("elsewhere", 10), now()).await;
+    assert!(matches!(stored, Ok(Inserted::New(_))), "{stored:?}");
+    assert!(!other.is_broken());
     running.shutdown().await;
 }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use claudemesh_crypto::fingerprint::{Request, of_request};
 use claudemesh_daemon::clock::now;
-use claudemesh_daemon::outbox::{ClaimFrom, NewRow, Outbox, SealedBody};
+use claudemesh_daemon::outbox::operator::COMPACT_AFTER;
+use claudemesh_daemon::outbox::{Accepted, ClaimFrom, Done, NewRow, Outbox, Recorded, SealedBody};
+use claudemesh_ipc::api::RowStatus;
 use claudemesh_protocol::canonical::DestinationKind;
-use claudemesh_protocol::{Priority, PublicKey, TargetSpec, Timestamp};
+use claudemesh_protocol::wire::{Receipt, ReceiptState};
+use claudemesh_protocol::{MessageId, Priority, PublicKey, TargetSpec, Timestamp};
 use tempfile::TempDir;
 
 const MESH: &str = "dev";
@@ -72,5 +75,134 @@ async fn the_next_time_is_that_of_the_heads_of_lines() {
     let full = ClaimFrom { free: 0, ..MEMBER };
     let session = ClaimFrom { sender: Some(PublicKey::from_bytes([9; 32])), free: 8 };
     assert_eq!(outbox.next_due(MESH, &[full, session]).await.unwrap(), None, "nobody carries them");
+    outbox.close().await;
+}
+
+fn said(id: &str, message: &str, recipient: u8, state: ReceiptState) -> Receipt {
+    Receipt {
+        broker_message_id: MessageId::new(message),
+        client_message_id: id.to_owned(),
+        recipient: PublicKey::from_bytes([recipient; 32]),
+        state,
+        path: Some("hook".to_owned()),
+        evidence: None,
+        reason: None,
+        at: 1_000,
+        signature: Some("checked before".to_owned()),
+        asserted_by: Some("whoever".to_owned()),
+    }
+}
+
+/// Daemon §10.7: the newest state of each recipient is kept in the row, forward only; a receipt may overtake the ack,
+/// and one that names another message's broker id does not count once the row has its own.
+#[tokio::test]
+async fn receipts_are_kept_with_their_row() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("outbox.db");
+    let start = now();
+    let outbox = Outbox::open(&path, None, start).await.unwrap();
+    outbox.accept(row("a", 1, start)).await.unwrap();
+    let claimed = outbox.claim_due(MESH, &[MEMBER], start).await.unwrap().remove(0);
+    let record = async |outbox: &Outbox, receipt: Receipt| {
+        outbox.record_receipt(MESH, &receipt).await.unwrap()
+    };
+    assert_eq!(
+        record(&outbox, said("b", "Q", 1, ReceiptState::OnDevice)).await,
+        Recorded::NoSuchRow
+    );
+    assert_eq!(record(&outbox, said("a", "Q", 1, ReceiptState::OnDevice)).await, Recorded::Newer);
+    assert_eq!(
+        record(&outbox, said("a", "other", 2, ReceiptState::OnDevice)).await,
+        Recorded::Newer
+    );
+    let done = Done { broker_message_id: Some("Q".to_owned()), ..Done::default() };
+    outbox.done(&claimed.id, done, start).await.unwrap();
+    let shown = async |outbox: &Outbox| outbox.by_id("a").await.unwrap().remove(0).receipts;
+    let kept = shown(&outbox).await;
+    assert_eq!(kept.len(), 1, "what another message\'s receipt said is forgotten");
+    assert_eq!(
+        (kept[0].state, kept[0].asserted_by.as_str()),
+        (ReceiptState::OnDevice, "recipient_daemon")
+    );
+    assert_eq!(record(&outbox, said("x", "Q", 1, ReceiptState::Handed)).await, Recorded::Newer);
+    assert_eq!(
+        record(&outbox, said("x", "Q", 1, ReceiptState::OnDevice)).await,
+        Recorded::NotNewer
+    );
+    assert_eq!(
+        record(&outbox, said("a", "other", 1, ReceiptState::Answered)).await,
+        Recorded::NoSuchRow
+    );
+    outbox.close().await;
+    let outbox = Outbox::open(&path, None, start).await.unwrap();
+    let kept = shown(&outbox).await;
+    assert_eq!((kept[0].state, kept[0].path.as_deref()), (ReceiptState::Handed, Some("hook")));
+    outbox.close().await;
+}
+
+/// Daemon §11.7: rows that have been done for 30 days lose their text; their ids stay used.
+#[tokio::test]
+async fn old_rows_lose_their_text_and_keep_their_ids() {
+    let dir = TempDir::new().unwrap();
+    let start = now();
+    let outbox = Outbox::open(&dir.path().join("outbox.db"), None, start).await.unwrap();
+    for (target, id) in [(1, "old"), (2, "young"), (3, "waits")] {
+        outbox.accept(row(id, target, start)).await.unwrap();
+    }
+    let days = |days: u64| Duration::from_hours(24 * days);
+    for claimed in outbox.claim_due(MESH, &[MEMBER], start).await.unwrap() {
+        match claimed.client_message_id.as_str() {
+            "old" => outbox.done(&claimed.id, Done::default(), start).await.unwrap(),
+            "young" => {
+                outbox.done(&claimed.id, Done::default(), start.plus(days(1))).await.unwrap();
+            }
+            _ => outbox.retry(&claimed.id, start, "unavailable", "x").await.unwrap(),
+        }
+    }
+    let at = start.plus(days(30) + Duration::from_hours(1));
+    let freed = outbox.compact(COMPACT_AFTER, at).await.unwrap();
+    assert_eq!((freed.rows, freed.bytes), (1, 4), "three letters and a ciphertext of one");
+    assert_eq!(outbox.compact(COMPACT_AFTER, at).await.unwrap().rows, 0);
+    let bytes = async |id: &str| outbox.by_id(id).await.unwrap().remove(0).payload_bytes;
+    assert_eq!((bytes("old").await, bytes("young").await, bytes("waits").await), (0, 5, 5));
+    let again = outbox.accept(row("old", 1, at)).await.unwrap();
+    assert!(matches!(again, Accepted::Existing(row) if row.status == RowStatus::Done));
+    outbox.close().await;
+}
+
+/// Daemon §11.6: what was in flight at a crash is pending again, half a second later, one attempt more.
+#[tokio::test]
+async fn what_was_in_flight_at_a_crash_is_sent_again() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("outbox.db");
+    let start = now();
+    let outbox = Outbox::open(&path, None, start).await.unwrap();
+    outbox.accept(row("a", 1, start)).await.unwrap();
+    outbox.claim_due(MESH, &[MEMBER], start).await.unwrap();
+    outbox.close().await;
+    let outbox = Outbox::open(&path, None, start).await.unwrap();
+    let item = outbox.by_id("a").await.unwrap().remove(0);
+    assert_eq!((item.status, item.attempts), (RowStatus::Pending, 1));
+    let due = outbox.next_due(MESH, &[MEMBER]).await.unwrap();
+    assert_eq!(due, Some(start.plus(Duration::from_millis(500))));
+    assert_eq!(outbox.open_rows(), 1);
+    outbox.close().await;
+}
+
+/// Daemon §11.5: a row whose time is over is dead and never sent afterwards.
+#[tokio::test]
+async fn rows_past_their_time_are_given_up() {
+    let dir = TempDir::new().unwrap();
+    let start = now();
+    let outbox = Outbox::open(&dir.path().join("outbox.db"), None, start).await.unwrap();
+    outbox.accept(row("a", 1, start)).await.unwrap();
+    let late = start.plus(Duration::from_hours(1));
+    assert!(outbox.claim_due(MESH, &[MEMBER], late).await.unwrap().is_empty());
+    let dead = outbox.expire(MESH, late).await.unwrap().remove(0);
+    assert_eq!(
+        (dead.status, dead.last_error_code.as_deref()),
+        (RowStatus::Dead, Some("max_age_exceeded"))
+    );
+    assert_eq!(outbox.open_rows(), 0);
     outbox.close().await;
 }

@@ -55,7 +55,7 @@ pub fn command(home: &Home) -> Command {
 impl DaemonProcess {
     /// Starts one and waits until it answers.
     pub async fn start(home: &Home, failpoints: &str) -> Self {
-        let child = command(home).env("FAILPOINTS", failpoints).spawn().unwrap();
+        let child = command(home).env("CLAUDEMESH_FAILPOINTS", failpoints).spawn().unwrap();
         let client = Client::new(home.paths.socket().unwrap());
         let pid = child.id();
         until("the daemon answers", || async {
@@ -75,8 +75,12 @@ impl DaemonProcess {
     }
 
     pub fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     pub async fn ended(&mut self) -> ExitStatus {

@@ -12,6 +12,7 @@ use claudemesh_protocol::capability::CapabilitySet;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
+use super::process::DaemonProcess;
 use super::world::{Home, UUID, code, register, token, until};
 
 /// A change to a good registration, and the code it is refused with.
@@ -41,7 +42,7 @@ impl Processes for Shifted {
     }
 }
 
-/// Daemon §8: daemon restart with live sessions: all have their mesh and pubkey again.
+/// daemon §8 Accept: daemon restart with live sessions: all have their mesh and pubkey again.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_survive_a_restart_with_their_keys() {
     let home = Home::new();
@@ -73,7 +74,7 @@ async fn sessions_survive_a_restart_with_their_keys() {
     running.shutdown().await;
 }
 
-/// Daemon §8: pid-reuse simulation (fake start_time change): entry gone within one sweep; another session with the
+/// daemon §8 Accept: pid-reuse simulation (fake start_time change): entry gone within one sweep; another session with the
 /// same pid number registers cleanly.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reused_pid_is_not_taken_for_the_session() {
@@ -265,4 +266,96 @@ async fn hook_reports_find_their_session() {
     assert_eq!(own.session_status(&end).await.unwrap().matched, 1);
     assert_eq!(own.sessions().await.unwrap().len(), 2);
     running.shutdown().await;
+}
+
+/// daemon §8 Accept: `GET /v1/sessions`, `/v1/sessions/me`, logs, and core dumps' env contain no 128-hex secret and no
+/// full token.
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_appear_nowhere() {
+    let home = Home::new();
+    let member = home.join("dev");
+    home.settings("[daemon]\nlog_level = \"debug\"\n");
+    let daemon = DaemonProcess::start(&home, "").await;
+    let keys = KeyPair::generate();
+    let expires_at = now().plus(Duration::from_hours(1));
+    let offer = PresenceOffer {
+        session_pubkey: keys.public(),
+        session_secret_key: SecretHex::new(keys.to_hex()),
+        parent_attestation: attestation::mint(&member, keys.public(), expires_at, None),
+    };
+    let id = |byte: u8| format!("6f1b2c3d-0000-4000-8000-0123456789{byte:02x}");
+    let request = |byte| {
+        RegisterRequest::stored(
+            token(byte),
+            id(byte),
+            "dev".to_owned(),
+            "s".to_owned(),
+            std::process::id(),
+        )
+    };
+    let given = RegisterRequest { use_stored_key: false, presence: Some(offer), ..request(1) };
+    let client = daemon.client().clone();
+    assert!(client.register_session(&given).await.unwrap().presence_accepted);
+    client.register_session(&request(2)).await.unwrap();
+    let stored_file = home.paths.sessions_dir().join("dev").join(format!("{}.json", id(2)));
+    let stored: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(stored_file).unwrap()).unwrap();
+    let own = client.with_token(Some(token(1)));
+    let pid = own.version().await.unwrap().pid;
+    until("the sessions are on disk", || async { home.paths.sessions_file().exists() }).await;
+    let said = [
+        serde_json::to_string(&own.sessions().await.unwrap()).unwrap(),
+        serde_json::to_string(&own.session().await.unwrap()).unwrap(),
+        serde_json::to_string(&own.health().await.unwrap()).unwrap(),
+        std::fs::read_to_string(home.paths.log_file()).unwrap(),
+        std::fs::read_to_string(home.paths.sessions_file()).unwrap(),
+        String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/environ")).unwrap())
+            .into_owned(),
+        String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap())
+            .into_owned(),
+    ]
+    .join("\n");
+    let is_hex = |byte: &u8| byte.is_ascii_hexdigit();
+    let longest = said.as_bytes().split(|byte| !is_hex(byte)).map(<[u8]>::len).max().unwrap();
+    assert!(longest < 128, "{longest} hex digits in a row");
+    let secret = stored.to_string();
+    let stored_secret = secret.split('"').find(|text| text.len() == 128);
+    for secret in [token(1).reveal(), token(2).reveal(), keys.to_hex().as_str()]
+        .into_iter()
+        .chain(stored_secret)
+    {
+        assert!(!said.contains(secret));
+    }
+}
+
+/// daemon §8 Accept: 100 sessions registered: a sweep costs < 5 ms CPU; it reads one small file for each and forks
+/// nothing.
+#[tokio::test]
+async fn a_sweep_of_a_hundred_sessions_is_cheap() {
+    let home = Home::new();
+    home.join("dev");
+    let running = home.start().await;
+    for byte in 1..=100 {
+        register(&running, "dev", byte, |_| {}).await;
+    }
+    let sessions = &running.daemon().context().sessions;
+    let cpu_nanos = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        text.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let mut best = u64::MAX;
+    for _ in 0..5 {
+        let before = cpu_nanos();
+        assert!(sessions.dead(now()).is_empty());
+        best = best.min(cpu_nanos() - before);
+    }
+    assert!(best < 5_000_000, "{best} ns");
+    running.shutdown().await;
+}
+
+/// daemon §8.4: `EPERM` from signal 0 means alive: a process of somebody else is not taken for dead.
+#[test]
+fn a_process_of_somebody_else_is_alive() {
+    // Process 1 belongs to the system; as root it takes our signals, as anybody else it refuses them.
+    assert!(SystemProcesses::new().is_alive(1));
 }

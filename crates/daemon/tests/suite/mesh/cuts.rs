@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +20,8 @@ pub struct Proxy {
     address: SocketAddr,
     is_open: watch::Sender<bool>,
     cut: Arc<Mutex<CancellationToken>>,
+    /// What the broker says is thrown away.
+    is_mute: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -32,7 +37,9 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let is_open = watch::Sender::new(false);
         let cut = Arc::new(Mutex::new(CancellationToken::new()));
+        let is_mute = Arc::new(AtomicBool::new(false));
         let (opened, cut_now) = (is_open.subscribe(), Arc::clone(&cut));
+        let mute = Arc::clone(&is_mute);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (links, stopped) = (tasks.clone(), stop.clone());
         tasks.spawn(stopped.run_until_cancelled_owned(async move {
@@ -41,16 +48,20 @@ impl Proxy {
                     continue;
                 }
                 let cut = cut_now.lock().clone();
+                let mute = Arc::clone(&mute);
                 links.spawn(async move {
                     let Ok(mut far) = TcpStream::connect(broker).await else { return };
+                    let (mut near_in, mut near_out) = near.split();
+                    let (mut far_in, mut far_out) = far.split();
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = tokio::io::copy(&mut near_in, &mut far_out) => {}
+                        _ = answers(&mut far_in, &mut near_out, &mute) => {}
                         () = cut.cancelled() => {}
                     }
                 });
             }
         }));
-        Self { stop, address, is_open, cut }
+        Self { stop, address, is_open, cut, is_mute }
     }
 
     pub fn url(&self) -> String {
@@ -61,9 +72,32 @@ impl Proxy {
         self.is_open.send_replace(true);
     }
 
+    /// From now on the broker hears and is not heard, or is heard again.
+    pub fn mute(&self, is_mute: bool) {
+        self.is_mute.store(is_mute, Ordering::Relaxed);
+    }
+
     /// Breaks every connection through it; new ones are let in.
     pub fn cut(&self) {
         std::mem::replace(&mut *self.cut.lock(), CancellationToken::new()).cancel();
+    }
+}
+
+/// Carries what the broker says, unless it is muted.
+async fn answers(
+    from: &mut ReadHalf<'_>,
+    to: &mut WriteHalf<'_>,
+    is_mute: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let bytes = from.read(&mut buffer).await?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        if !is_mute.load(Ordering::Relaxed) {
+            to.write_all(&buffer[..bytes]).await?;
+        }
     }
 }
 
@@ -74,7 +108,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Daemon spec §11 Accept, FIFO: 500 direct messages to one peer with the sockets cut 20 times arrive in order, each
+/// daemon §11 Accept: FIFO: 500 DMs to one peer with the socket cut 20×: received order equals send order, each
 /// once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_holds_and_nothing_doubles_through_twenty_cuts() {
@@ -117,4 +151,29 @@ async fn cut_on_the_way(receiver: &Node, (near, far): (&Proxy, &Proxy), messages
             far.cut();
         }
     }
+}
+
+/// daemon §12 Accept: commit at the broker, drop the ack, saturate the rate limit, reconnect: row becomes `done` with the
+/// original id; the peer has one copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_of_a_committed_message_is_never_rate_limited() {
+    let world = World::limited(2, |limits| (limits.send_burst, limits.send_per_min) = (1, 1)).await;
+    let near = Proxy::open(world.broker.address()).await;
+    let ana = Node::open(world.entry_at(0, &near.url())).await;
+    let bob = Node::open(world.entry(1)).await;
+    near.mute(true);
+    let id = ana.send("bot-1", "the only one").await;
+    until("the broker has it", async || world.count("message").await == 1).await;
+    near.cut();
+    near.mute(false);
+    ana.sent_everything().await;
+    let row = ana.outbox.by_id(&id).await.unwrap().remove(0);
+    let stored = world.text("SELECT id FROM message").await;
+    assert_eq!(row.broker_message_id, Some(stored));
+    assert!(
+        row.answer.unwrap().duplicate,
+        "the budget of one message was used up by the first attempt"
+    );
+    assert_eq!(bob.receives(1).await[0].body.as_deref(), Some("the only one"));
+    assert_eq!(world.count("message").await, 1);
 }

@@ -5,6 +5,8 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{WebSocketStream, accept_async};
 
 pub struct FakeBroker {
@@ -25,16 +27,27 @@ impl FakeBroker {
 
     /// The next connection, its hello accepted.
     pub async fn accept(&self, features: Value) -> Peer {
+        self.accept_as("hello", features).await.0
+    }
+
+    /// The next connection, of a session.
+    pub async fn accept_session(&self, features: Value) -> Peer {
+        self.accept_as("session_hello", features).await.0
+    }
+
+    /// The next connection, and the hello it came with.
+    pub async fn accept_as(&self, word: &str, features: Value) -> (Peer, Value) {
         let (stream, _) = self.listener.accept().await.unwrap();
         let mut peer =
             Peer { socket: accept_async(stream).await.unwrap(), members: self.members.clone() };
-        assert_eq!(peer.next().await["type"], "hello");
+        let hello = peer.next().await;
+        assert_eq!(hello["type"], word);
         let mut ack = json!({"type": "hello_ack", "presenceId": "P", "memberDisplayName": "me"});
         if !features.is_null() {
             ack["features"] = features;
         }
         peer.send(&ack).await;
-        peer
+        (peer, hello)
     }
 }
 
@@ -56,6 +69,13 @@ pub struct Peer {
 impl Peer {
     pub async fn send(&mut self, frame: &Value) {
         self.socket.send(Message::text(frame.to_string())).await.unwrap();
+    }
+
+    /// Closes with a code.
+    pub async fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
+        self.socket.close(Some(frame)).await.unwrap();
+        while let Some(Ok(_)) = self.socket.next().await {}
     }
 
     /// The next frame, whatever it is; `Null` when the client closes, with the code under `close`.

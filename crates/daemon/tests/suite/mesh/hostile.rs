@@ -3,9 +3,8 @@
 use claudemesh_crypto::{KeyPair, attestation, direct};
 use claudemesh_daemon::clock;
 use claudemesh_ipc::api::{Decrypt, MeshStatus};
+use claudemesh_protocol::MemberId;
 use claudemesh_protocol::encoding::{b64, b64_decode};
-use claudemesh_protocol::wire::{Receipt, ReceiptState};
-use claudemesh_protocol::{MemberId, MessageId, canonical};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ impl Scene {
     }
 }
 
-/// Daemon spec §15 Accept: a forged sender under a member's name is unverified and shown by its key; a session of that
+/// daemon §15 Accept: a forged sender under a member's name is unverified and shown by its key; a session of that
 /// member with its attestation is verified.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_sender_is_never_shown_under_a_members_name() {
@@ -70,7 +69,7 @@ async fn a_forged_sender_is_never_shown_under_a_members_name() {
     );
 }
 
-/// Daemon spec §15 Accept: tampered ciphertext: a row with `decrypt=failed`, body null, acknowledged; the event says
+/// daemon §15 Accept: tampered ciphertext: a row with `decrypt=failed`, body null, acknowledged; the event says
 /// so too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tampered_text_is_kept_marked_and_acknowledged() {
@@ -138,7 +137,7 @@ async fn a_redelivery_after_the_sender_became_known_is_not_shown_twice() {
     );
 }
 
-/// Daemon spec §13 Accept: somebody who sends another's id first does not suppress the other's message.
+/// daemon §13 Accept: somebody who sends another's id first does not suppress the other's message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stolen_id_suppresses_nothing() {
     let mut scene = scene().await;
@@ -172,7 +171,7 @@ async fn a_broker_without_a_required_feature_is_refused() {
     until("the mesh is disabled", async || {
         let health = node.mesh().health();
         health.status == MeshStatus::Disabled
-            && health.disabled_reason == Some("feature_unavailable")
+            && health.disabled_reason == Some("feature_param_below_floor")
     })
     .await;
 }
@@ -235,43 +234,105 @@ async fn a_permanent_refusal_kills_the_row() {
     );
 }
 
-/// Daemon spec §10.7: at a broker that takes receipts the daemon signs `on_device` with its member key, after the
-/// inbox commit, once; and it believes receipts about its own messages only when they are signed by the recipient.
+/// daemon §13.2: frames with wrong types are dropped, counted and acknowledged, whatever is wrong with them; what follows
+/// comes through.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn receipts_are_signed_and_checked() {
-    let (me, alice) = (KeyPair::generate(), KeyPair::generate());
-    let broker = FakeBroker::new(vec![(me.public(), "me"), (alice.public(), "alice")]).await;
-    let node =
-        Node::start(entry(&broker.mesh, &MemberId::new("me"), me.clone(), &broker.url())).await;
-    let mut features = modern_features();
-    features["receipts"] = json!({"params": {"version": 1}});
-    let peer = broker.accept(features).await;
-    let mut scene = Scene { me, alice, broker, node, peer };
-    let push = scene.push("received", &scene.alice, "hello");
+async fn frames_with_wrong_types_are_dropped_counted_and_acknowledged() {
+    let mut scene = scene().await;
+    let wrong: [(&str, Value); 8] = [
+        ("hops", json!(-1)),
+        ("hops", json!("many")),
+        ("priority", json!(7)),
+        ("nonce", json!(["x"])),
+        ("ciphertext", json!(null)),
+        ("mentions", json!("all")),
+        ("bodyVersion", json!({})),
+        ("senderPubkey", json!("not a key")),
+    ];
+    for (n, (field, value)) in wrong.iter().enumerate() {
+        let id = format!("wrong-{n}");
+        let mut push = scene.push(&id, &scene.alice, "hello");
+        push[*field] = value.clone();
+        push["unknownField"] = json!({"is": "tolerated"});
+        scene.peer.send(&push).await;
+        assert_eq!(
+            scene.peer.wait_for("client_ack").await["clientMessageId"],
+            json!(id),
+            "{field}"
+        );
+    }
+    assert_eq!(scene.node.mesh().dropped().invalid, wrong.len() as u64);
+    let good = scene.push("good", &scene.alice, "hello");
+    scene.peer.send(&good).await;
+    assert_eq!(scene.node.receives(1).await[0].client_message_id, "good");
+}
+
+/// daemon §7.4, rule 5: what a removed member, or its session, still sends is dropped and acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_member_is_not_heard_any_more() {
+    let mut scene = scene().await;
+    scene.peer.members.retain(|(_, name)| *name == "me");
+    let removal = json!({
+        "type": "push", "messageId": "E1", "meshId": scene.broker.mesh, "senderPubkey": "system", "priority": "low",
+        "nonce": "", "ciphertext": "", "createdAt": clock::now().to_iso(), "subtype": "system",
+        "event": "member_revoked", "eventData": {"pubkey": scene.alice.public(), "memberId": "alice"},
+    });
+    scene.peer.send(&removal).await;
+    let session = KeyPair::generate();
+    let expires_at = clock::now().plus(Duration::from_hours(1));
+    let proof = attestation::mint(&scene.alice, session.public(), expires_at, None);
+    let mut attested = scene.push("by-session", &session, "hello");
+    attested["senderAttestation"] = serde_json::to_value(&proof).unwrap();
+    let direct = scene.push("by-member", &scene.alice, "hello");
+    for push in [direct, attested] {
+        scene.peer.send(&push).await;
+        scene.peer.wait_for("client_ack").await;
+    }
+    assert_eq!(scene.node.mesh().dropped().removed, 2);
+    assert!(scene.node.received().await.is_empty());
+}
+
+/// daemon §15, §7.5: a message that came before the roster knew its sender becomes verified when the roster does, also
+/// after a restart, and is not shown again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_is_proved_when_the_roster_comes() {
+    let mut scene = scene().await;
+    scene.peer.members.retain(|(_, name)| *name == "me");
+    let push = scene.push("early", &scene.alice, "hello");
     scene.peer.send(&push).await;
     scene.peer.wait_for("client_ack").await;
-    let frame = scene.peer.wait_for("receipt").await;
-    let receipt: Receipt = serde_json::from_value(frame).unwrap();
-    assert_eq!((receipt.state, receipt.recipient), (ReceiptState::OnDevice, scene.me.public()));
-    let signed = |state: ReceiptState, by: &KeyPair| {
-        let (message, at) = (MessageId::new("Q1"), clock::now());
-        let recipient = scene.alice.public();
-        let text = canonical::receipt(&scene.broker.mesh, &message, recipient, state.as_str(), at)
-            .unwrap();
+    assert!(!scene.node.receives(1).await[0].sender_verified);
+    drop(scene.peer);
+    let node = scene.node.restart().await;
+    let mut peer = scene.broker.accept(modern_features()).await;
+    let proved = until("the sender is proved", async || node.received().await[0].sender_verified);
+    super::fake_broker::serving(&mut peer, proved).await;
+    let item = node.receives(1).await.remove(0);
+    assert_eq!(
+        (item.sender_name.as_str(), item.sender_member_pubkey),
+        ("alice", scene.alice.public().to_hex())
+    );
+}
+
+/// daemon §10.6: a stopped loop is told once, however often the broker says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_loop_is_told_once() {
+    let mut scene = scene().await;
+    let mut events = scene.node.subscribe();
+    let stop = |until: &str| {
         json!({
-            "type": "receipt", "brokerMessageId": "Q1", "clientMessageId": "c1", "recipient": recipient,
-            "state": state, "at": at.as_millis(), "signature": by.sign(text.as_bytes()).to_hex(),
-            "assertedBy": "recipient_daemon",
+            "type": "push", "messageId": "E1", "meshId": scene.broker.mesh, "senderPubkey": "system",
+            "priority": "low", "nonce": "", "ciphertext": "", "createdAt": clock::now().to_iso(),
+            "subtype": "system", "event": "loop_stopped",
+            "eventData": {"pair": [scene.me.public(), scene.alice.public()], "hops": 13, "count": 41, "until": until},
         })
     };
-    let forged = signed(ReceiptState::Answered, &KeyPair::generate());
-    let genuine = signed(ReceiptState::OnDevice, &scene.alice);
-    let mut events = scene.node.subscribe();
-    scene.peer.send(&forged).await;
-    scene.peer.send(&genuine).await;
-    let told = event(&mut events, "receipt").await;
-    assert_eq!(
-        (&told["state"], &told["assertedBy"]),
-        (&json!("on_device"), &json!("recipient_daemon"))
-    );
+    let (first, second) = (stop("2026-01-01T00:10:00.000Z"), stop("2026-01-01T01:00:00.000Z"));
+    for frame in [&first, &first, &first, &second] {
+        scene.peer.send(frame).await;
+    }
+    let told = event(&mut events, "loop_stopped").await;
+    assert_eq!((&told["hops"], &told["count"]), (&json!(13), &json!(41)));
+    let next = event(&mut events, "loop_stopped").await;
+    assert_eq!(next["until"], "2026-01-01T01:00:00.000Z");
 }

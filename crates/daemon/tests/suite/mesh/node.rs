@@ -7,7 +7,7 @@ use std::time::Duration;
 use claudemesh_broker::provision::{self, Provisioned};
 use claudemesh_broker::settings::Settings;
 use claudemesh_broker::{RunningBroker, StartOptions};
-use claudemesh_client::{Backoff, Timing};
+use claudemesh_client::{Backoff, TcpDialer, Timing};
 use claudemesh_crypto::at_rest::AtRestKey;
 use claudemesh_crypto::fingerprint::{Request, of_request};
 use claudemesh_crypto::{KeyPair, random};
@@ -16,7 +16,8 @@ use claudemesh_daemon::events::{EventBus, Filter, Subscription};
 use claudemesh_daemon::home::config::MeshEntry;
 use claudemesh_daemon::inbox::{Inbox, InboxFilter, InboxSettings, Scope};
 use claudemesh_daemon::mesh::{
-    LegacyBrokers, MeshContext, MeshHandle, MeshSettings, Meshes, Resolution, Resolved, Sender,
+    AgeSettings, LegacyBrokers, MeshContext, MeshHandle, MeshSettings, Meshes, Resolution,
+    Resolved, Sender,
 };
 use claudemesh_daemon::outbox::{NewRow, Outbox, SealedBody};
 use claudemesh_daemon::sessions::{
@@ -27,7 +28,8 @@ use claudemesh_ipc::api::{InboxItem, MeshStatus, MessageMode};
 use claudemesh_protocol::canonical::DestinationKind;
 use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::invite::PlainHttp;
-use claudemesh_protocol::{Group, MemberId, MeshId, Priority, PublicKey, TargetSpec};
+use claudemesh_protocol::limits::BrokerLimits;
+use claudemesh_protocol::{Group, MemberId, MeshId, Priority, PublicKey, TargetSpec, Timestamp};
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
@@ -48,10 +50,18 @@ pub struct World {
 
 impl World {
     pub async fn new(members: usize) -> Self {
+        let wide = |limits: &mut BrokerLimits| {
+            limits.send_burst = 100_000;
+            limits.send_per_min = 100_000;
+        };
+        Self::limited(members, wide).await
+    }
+
+    /// With other limits at the broker.
+    pub async fn limited(members: usize, limits: impl FnOnce(&mut BrokerLimits)) -> Self {
         let dir = TempDir::new().unwrap();
         let mut settings = Settings::embedded(dir.path());
-        settings.limits.send_burst = 100_000;
-        settings.limits.send_per_min = 100_000;
+        limits(&mut settings.limits);
         let broker = claudemesh_broker::start(StartOptions::new(settings)).await.unwrap();
         let request = provision::Request {
             slug: SLUG.parse().unwrap(),
@@ -68,13 +78,19 @@ impl World {
 
     /// A number from the broker's own database.
     pub async fn count(&self, from: &str) -> u64 {
+        let count = self.text(&format!("SELECT CAST(count(*) AS TEXT) FROM {from}")).await;
+        count.parse().unwrap()
+    }
+
+    /// A text from the broker's own database.
+    pub async fn text(&self, sql: &str) -> String {
         let file = Settings::embedded(self.dir.path()).database_path();
         let options = SqliteConnectOptions::new().filename(file).read_only(true);
         let mut conn = options.connect().await.unwrap();
-        let sql = AssertSqlSafe(format!("SELECT count(*) FROM {from}"));
-        let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();
+        let text: String =
+            sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut conn).await.unwrap();
         conn.close().await.unwrap();
-        u64::try_from(count).unwrap()
+        text
     }
 
     /// The entry of `config.json` of one member.
@@ -127,22 +143,29 @@ impl Node {
         Self::start_in(Arc::new(TempDir::new().unwrap()), entry).await
     }
 
-    async fn start_in(dir: Arc<TempDir>, entry: MeshEntry) -> Self {
+    /// On files that are there, with other ages.
+    pub async fn start_in(dir: Arc<TempDir>, entry: MeshEntry) -> Self {
+        Self::start_with(dir, entry, AgeSettings::default()).await
+    }
+
+    pub async fn start_with(dir: Arc<TempDir>, entry: MeshEntry, max_age: AgeSettings) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let path = |name: &str| dir.path().join(name);
         let now = clock::now();
         let outbox = Outbox::open(&path("outbox.db"), None, now).await.unwrap();
         let events = EventBus::new();
         let digest_after = Duration::from_mins(10);
+        let sessions = sessions(dir.path(), &events, &tasks, &stop);
         let inbox_settings = InboxSettings {
             events: events.clone(),
+            sessions: sessions.clone(),
+            is_searchable: true,
             tasks: tasks.clone(),
             shutdown: stop.clone(),
             digest_after,
             now,
         };
         let inbox = Inbox::open(&path("inbox.db"), None, inbox_settings).await.unwrap();
-        let sessions = sessions(dir.path(), &events, &tasks, &stop);
         let timing = Timing {
             backoff: Backoff::new(vec![Duration::from_millis(80)], Duration::from_millis(20)),
             ..Timing::default()
@@ -153,7 +176,10 @@ impl Node {
             cwd: "/work".to_owned(),
             host_fingerprint: None,
             legacy: LegacyBrokers::Used,
+            dialer: Arc::new(TcpDialer),
+            pid: std::process::id(),
             timing,
+            max_age,
         };
         let meshes = Meshes::new(MeshContext {
             outbox: outbox.clone(),
@@ -208,6 +234,21 @@ impl Node {
         caps: Option<CapabilitySet>,
         groups: Vec<Group>,
     ) -> Arc<Session> {
+        self.register_with(id, caps, groups, clock::now())
+    }
+
+    /// A session that was registered then.
+    pub fn register_at(&self, id: &str, at: Timestamp) -> Arc<Session> {
+        self.register_with(id, None, vec![], at)
+    }
+
+    fn register_with(
+        &self,
+        id: &str,
+        caps: Option<CapabilitySet>,
+        groups: Vec<Group>,
+        at: Timestamp,
+    ) -> Arc<Session> {
         let new = NewSession {
             token: SessionToken::from_bytes(&random::bytes()),
             session_id: id.to_owned(),
@@ -226,7 +267,7 @@ impl Node {
             offer: Offer::Stored,
         };
         let member = self.mesh().member().public;
-        let registered = self.sessions.register(new, member, clock::now()).unwrap();
+        let registered = self.sessions.register(new, member, at).unwrap();
         self.mesh().open_session(&registered.session);
         registered.session
     }
@@ -252,8 +293,23 @@ impl Node {
     }
 
     pub async fn send_as(&self, to: &str, text: &str, sender: Sender) -> String {
+        self.send_with(to, text, sender, None).await
+    }
+
+    /// A reply to the message with this broker id.
+    pub async fn reply(&self, to: &str, text: &str, reply_to_id: &str) -> String {
+        self.send_with(to, text, Sender::Member, Some(reply_to_id.to_owned())).await
+    }
+
+    async fn send_with(
+        &self,
+        to: &str,
+        text: &str,
+        sender: Sender,
+        reply_to_id: Option<String>,
+    ) -> String {
         let resolved = self.resolve(to);
-        let sealed = self.mesh().seal(&resolved, text, None, 0, &sender).unwrap();
+        let sealed = self.mesh().seal(&resolved.target, text, None, 0, &sender).unwrap();
         let (kind, reference) = match &resolved.target {
             TargetSpec::Key(key) => (DestinationKind::Dm, key.to_hex()),
             TargetSpec::Group(name) => (DestinationKind::Topic, name.as_str().to_owned()),
@@ -262,7 +318,7 @@ impl Node {
         let request = Request {
             destination_kind: kind,
             destination_ref: &reference,
-            reply_to_id: None,
+            reply_to_id: reply_to_id.as_deref(),
             priority: Priority::Next,
             meta: None,
             body: text,
@@ -280,7 +336,7 @@ impl Node {
             priority: Priority::Next,
             payload: text.as_bytes().to_vec().into(),
             meta: None,
-            reply_to_id: None,
+            reply_to_id,
             mentions: Vec::new(),
             body: SealedBody {
                 nonce: sealed.nonce,

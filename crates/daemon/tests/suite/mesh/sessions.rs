@@ -1,14 +1,22 @@
 //! Sessions of one member, each with its own key and connection.
 
+use claudemesh_crypto::KeyPair;
+use claudemesh_daemon::clock;
+use claudemesh_daemon::inbox::{InboxFilter, Scope, SessionScope};
 use claudemesh_daemon::mesh::{Listing, Sender};
-use claudemesh_ipc::api::RecipientKind;
+use claudemesh_ipc::api::session::HookEvent;
+use claudemesh_ipc::api::{RecipientKind, StatusReport};
+use claudemesh_protocol::MemberId;
 use claudemesh_protocol::capability::{Capability, CapabilitySet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cuts::Proxy;
-use super::node::{Node, World, until};
+use super::fake_broker::{FakeBroker, modern_features};
+use super::node::{Node, SLUG, World, entry, until};
+use crate::local::world::{Home, register};
 
-/// Daemon spec §7 Accept: two sessions A and B of one member: a message from A to B arrives once, at B only.
+/// daemon §7 Accept: two sessions A and B of one member: a message from A to B arrives once, at B only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_between_two_sessions_of_one_member_arrives_at_the_other_only() {
     let world = World::new(1).await;
@@ -32,7 +40,7 @@ async fn a_message_between_two_sessions_of_one_member_arrives_at_the_other_only(
     assert_eq!(ana.received().await.len(), 1);
 }
 
-/// Daemon spec §7 Accept: a session registered with `--caps dm` has the same capabilities after every reconnect.
+/// daemon §7 Accept: a session registered with `--caps dm` has the same capabilities after every reconnect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn capabilities_survive_every_reconnect() {
     let world = World::new(1).await;
@@ -103,4 +111,143 @@ async fn rows_of_an_ended_session_are_flushed() {
     let item = ana.receives(1).await.remove(0);
     assert_eq!((item.body.as_deref(), item.sender_verified), (Some("last words"), true));
     bob.sent_everything().await;
+}
+
+/// daemon §8 Accept: message queued to a session, session exits: the row arrives through the member's control-plane
+/// connection, opens with the stored session key pair, and is in the inbox of the relaunched session and of any live
+/// sibling, once each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_to_an_ended_session_opens_at_its_member() {
+    const UUID: &str = "8f14e45f-ceea-467f-9a3b-0d5e6f7a8b9c";
+    let world = World::new(2).await;
+    let (ana, bob) = (Node::open(world.entry(0)).await, Node::open(world.entry(1)).await);
+    let sibling = bob.register("sibling", None, vec![]);
+    let session = bob.register(UUID, None, vec![]);
+    bob.session_open(&session).await;
+    bob.session_open(&sibling).await;
+    let key = session.key().unwrap();
+    until("ana sees the session", async || {
+        let peers = ana.mesh().peers(Listing::Addressable).await;
+        peers.is_ok_and(|peers| peers.peers.iter().any(|row| row.pubkey == key))
+    })
+    .await;
+    let mut events = ana.subscribe();
+    bob.mesh().close_session(&key);
+    bob.sessions.remove(session.token_hash);
+    while super::node::event(&mut events, "peer_leave").await["pubkey"] != serde_json::json!(key) {}
+    ana.send(&key.to_hex(), "are you there").await;
+    let item = bob.receives(1).await.remove(0);
+    assert_eq!(item.body.as_deref(), Some("are you there"));
+    assert_eq!(item.recipient_kind, Some(RecipientKind::Member));
+    assert_eq!(item.addressed_to, Some(key.to_hex()));
+    let relaunched = bob.register(UUID, None, vec![]);
+    assert_eq!(relaunched.key(), Some(key));
+    for session in [&relaunched, &sibling] {
+        let scope = Scope::Session(SessionScope {
+            mesh: SLUG.to_owned(),
+            session_id: session.session_id.clone(),
+            key: session.key(),
+            member_key: world.key(1),
+            registered_at: session.registered_at,
+        });
+        let filter = InboxFilter { unread_only: true, limit: 10, ..InboxFilter::default() };
+        let items = bob.inbox.list(&scope, &filter).await.unwrap().items;
+        assert_eq!(items.iter().map(|item| &item.id).collect::<Vec<_>>(), [&item.id]);
+    }
+    ana.sent_everything().await;
+}
+
+/// daemon §7 Accept: a session registered 13 h ago reconnects; the broker sees a new `expiresAt`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_session_reconnects_with_a_new_attestation() {
+    let me = KeyPair::generate();
+    let broker = FakeBroker::new(vec![(me.public(), "me")]).await;
+    let joined = entry(&broker.mesh, &MemberId::new("me"), me, &broker.url());
+    let node = Node::start(joined).await;
+    let _control = broker.accept(modern_features()).await;
+    node.register_at("old", clock::now().minus(Duration::from_hours(13)));
+    let mut expiries = Vec::new();
+    for _ in 0..2 {
+        let (peer, hello) = broker.accept_as("session_hello", modern_features()).await;
+        let expires_at = hello["parentAttestation"]["expiresAt"].as_i64().unwrap();
+        let left = expires_at - clock::now().as_millis();
+        assert!(left > 11 * 3_600_000 && left <= 12 * 3_600_000, "{left} ms");
+        expiries.push(expires_at);
+        drop(peer);
+    }
+    assert!(expiries[0] < expiries[1]);
+}
+
+/// daemon §7 Accept: own session restart produces no `peer_joined` channel line in any of the user's sessions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ones_own_sessions_come_and_go_in_silence() {
+    let world = World::new(2).await;
+    let ana = Node::open(world.entry(0)).await;
+    let mut events = ana.subscribe();
+    for _ in 0..3 {
+        let session = ana.register("mine", None, vec![]);
+        ana.session_open(&session).await;
+        ana.mesh().close_session(&session.key().unwrap());
+        ana.sessions.remove(session.token_hash);
+    }
+    let bob = Node::open(world.entry(1)).await;
+    let other = bob.register("other", None, vec![]);
+    bob.session_open(&other).await;
+    loop {
+        let joined = super::node::event(&mut events, "peer_join").await;
+        assert_ne!(joined["name"], "mine");
+        if joined["name"] == "other" {
+            break;
+        }
+    }
+}
+
+/// daemon §8 Accept: same UUID launched twice concurrently: broker shows one presence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_session_is_one_presence_however_often_it_is_launched() {
+    const UUID: &str = "8f14e45f-ceea-467f-9a3b-0d5e6f7a8b9d";
+    let world = World::new(2).await;
+    let (ana, bob) = (Node::open(world.entry(0)).await, Node::open(world.entry(1)).await);
+    let mut last = bob.register(UUID, None, vec![]);
+    for _ in 0..20 {
+        last = bob.register(UUID, None, vec![]);
+    }
+    bob.session_open(&last).await;
+    until("ana sees one session of that key", async || {
+        let Ok(peers) = ana.mesh().peers(Listing::Addressable).await else { return false };
+        assert!(peers.peers.len() <= 1, "{:?}", peers.peers);
+        peers.peers.iter().any(|row| Some(row.pubkey) == last.key())
+    })
+    .await;
+}
+
+/// daemon §8.7: each matched session gets broker `set_status`, also when nothing changed here, and again on a new
+/// connection: the broker may have missed the last one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_broker_hears_every_status_and_again_after_a_reconnect() {
+    let me = KeyPair::generate();
+    let broker = FakeBroker::new(vec![(me.public(), "me")]).await;
+    let home = Home::new();
+    let mut joined = entry(&broker.mesh, &MemberId::new("me"), me, &broker.url());
+    joined.slug = "dev".to_owned();
+    home.join_as(joined);
+    let running = home.start().await;
+    let _control = broker.accept(modern_features()).await;
+    let (client, _) = register(&running, "dev", 1, |_| {}).await;
+    let mut session = broker.accept_session(modern_features()).await;
+    let report = async |event| {
+        let report = StatusReport { event: Some(event), ..StatusReport::default() };
+        client.session_status(&report).await.unwrap();
+    };
+    for (event, status) in
+        [(HookEvent::Stop, "idle"), (HookEvent::Stop, "idle"), (HookEvent::Prompt, "working")]
+    {
+        report(event).await;
+        // One more may come for the new connection itself.
+        while session.wait_for("set_status").await["status"] != status {}
+    }
+    drop(session);
+    let mut session = broker.accept_session(modern_features()).await;
+    while session.wait_for("set_status").await["status"] != "working" {}
+    running.shutdown().await;
 }
