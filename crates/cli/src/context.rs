@@ -69,6 +69,22 @@ impl Context {
         Timestamp::from_millis(chrono::Utc::now().timestamp_millis())
     }
 
+    /// How long ago that was: `12s`, `5m`, `3h`, `2d`.
+    pub(crate) fn age_of(at: Timestamp) -> String {
+        Self::span(Self::now().since(at))
+    }
+
+    /// A span of time in its largest whole unit.
+    pub(crate) fn span(time: Duration) -> String {
+        let seconds = time.as_secs();
+        match seconds {
+            0..60 => format!("{seconds}s"),
+            60..3600 => format!("{}m", seconds / 60),
+            3600..86_400 => format!("{}h", seconds / 3600),
+            _ => format!("{}d", seconds / 86_400),
+        }
+    }
+
     /// Whether `http://` and `ws://` may leave this machine.
     pub(crate) fn plain_http(&self) -> PlainHttp {
         if self.environment.allow_insecure { PlainHttp::Allowed } else { PlainHttp::LoopbackOnly }

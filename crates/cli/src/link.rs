@@ -77,10 +77,12 @@ impl Context {
             return Ok(Running { client: self.client()?, version: *version, was_started: false });
         }
         let began = Instant::now();
+        // The first start of all leaves a log behind.
+        let word = if self.paths.log_file().exists() { "restarted" } else { "started" };
         let running = self.out.during("starting the daemon", self.start_daemon()).await?;
         if running.was_started {
             let ms = began.elapsed().as_millis();
-            self.out.notice(&format!("daemon restarted automatically ({ms} ms)"));
+            self.out.notice(&format!("daemon {word} automatically ({ms} ms)"));
         }
         Ok(running)
     }

@@ -228,7 +228,7 @@ fn the_error_catalogue() {
         (
             "daemon bogus",
             "daemon: unknown verb \"bogus\"",
-            "expected: up, start, down, stop, restart, status, ps, logs",
+            "expected: up, start, down, stop, restart, status, ps, logs, outbox",
         ),
         ("mesh lst", "mesh: unknown verb \"lst\"", "did you mean: mesh list"),
         (

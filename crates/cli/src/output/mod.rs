@@ -1,6 +1,10 @@
 //! Everything the command line writes: results on stdout, all else on stderr (CLI spec §1.7–§1.11, §8).
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::environment::Environment;
 use crate::failure::{Failure, Outcome};
@@ -62,6 +66,8 @@ pub(crate) struct Output {
     may_prompt: bool,
     stdout: Style,
     stderr: Style,
+    /// Warnings of this run: none is said twice.
+    warned: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// The flags that decide about output; filled from the parsed arguments, or from a plain scan when they do not parse.
@@ -111,6 +117,7 @@ impl Output {
             is_debug: flags.debug || environment.debug,
             stdout: style(environment.stdout_is_terminal),
             stderr: style(environment.stderr_is_terminal),
+            warned: Arc::default(),
         }
     }
 
@@ -207,8 +214,11 @@ impl Output {
         }
     }
 
-    /// One warning on stderr; also under `--json`, never on stdout.
+    /// One warning on stderr; also under `--json`, never on stdout. The same words come once in a run.
     pub(crate) fn warning(&self, text: &str) {
+        if !self.warned.lock().insert(text.to_owned()) {
+            return;
+        }
         let mut screen = Screen::new();
         screen.attention(one_line(text));
         write_stderr(&screen.render(self.stderr, WithHint::No));

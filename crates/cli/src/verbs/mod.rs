@@ -20,10 +20,12 @@ pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod mcp;
 pub(crate) mod member;
+pub(crate) mod outbox;
 pub(crate) mod peer;
 pub(crate) mod send;
 pub(crate) mod share;
 pub(crate) mod status;
+pub(crate) mod unblock_loop;
 pub(crate) mod up;
 pub(crate) mod welcome;
 pub(crate) mod whoami;
@@ -39,6 +41,7 @@ pub(crate) fn fields(command: &Command) -> Fields {
         Command::Mesh(MeshVerb::Leave(_)) => leave::FIELDS,
         Command::Mesh(MeshVerb::Share(_)) => share::FIELDS,
         Command::Peer(PeerVerb::List(_)) => peer::FIELDS,
+        Command::Peer(PeerVerb::UnblockLoop(_)) => unblock_loop::FIELDS,
         Command::Member(MemberVerb::List(_)) => member::FIELDS,
         Command::Message(MessageVerb::Send(_)) => send::FIELDS,
         Command::Message(MessageVerb::Inbox(inbox)) => match inbox.verb {
@@ -48,6 +51,7 @@ pub(crate) fn fields(command: &Command) -> Fields {
         Command::Message(MessageVerb::Status(_)) => status::FIELDS,
         Command::Group(_) => group::FIELDS,
         Command::Daemon(DaemonVerb::Status) => daemon::STATUS_FIELDS,
+        Command::Daemon(DaemonVerb::Outbox(verb)) => outbox::fields(verb),
         Command::Daemon(_) => daemon::FIELDS,
         Command::Whoami => whoami::FIELDS,
         Command::Completions(_) | Command::Mcp(_) | Command::Broker(_) => NO_FIELDS,
@@ -67,6 +71,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome<Report> 
         Command::Down(args) => down::run(context, &args).await,
         Command::Mesh(verb) => Box::pin(mesh(verb, context)).await,
         Command::Peer(PeerVerb::List(args)) => peer::run(context, &args).await,
+        Command::Peer(PeerVerb::UnblockLoop(args)) => unblock_loop::run(context, &args.peer).await,
         Command::Member(MemberVerb::List(args)) => member::run(context, &args).await,
         Command::Message(verb) => Box::pin(message(verb, context)).await,
         Command::Group(GroupVerb::Join(args)) => group::join(context, &args).await,
@@ -74,6 +79,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome<Report> 
         Command::Daemon(DaemonVerb::Up(_)) => daemon::up(context).await,
         Command::Daemon(DaemonVerb::Down) => daemon::down(context).await,
         Command::Daemon(DaemonVerb::Restart) => daemon::restart(context).await,
+        Command::Daemon(DaemonVerb::Outbox(verb)) => Box::pin(outbox::run(verb, context)).await,
         Command::Daemon(DaemonVerb::Status | DaemonVerb::Logs(_)) => daemon::status(context).await,
         Command::Whoami => whoami::run(context).await,
         Command::Completions(args) => Ok(completions::run(args.shell)),

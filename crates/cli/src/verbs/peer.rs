@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use claudemesh_ipc::api::{PeerEntry, PeersReply};
 use claudemesh_ipc::client::PeerFilter;
-use claudemesh_protocol::PeerStatus;
+use claudemesh_protocol::{PeerStatus, Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::attach::settled;
@@ -47,9 +47,13 @@ pub(crate) const FIELDS: Fields = Fields {
         "statusSource",
         "statusUpdatedAt",
         "lease",
+        "lastSeenAt",
     ],
     id: "pubkey",
 };
+
+/// A peer that is alive answers a ping every 30 s (wire spec §1.2); from twice that on its silence is worth saying.
+const SILENT_AFTER: Duration = Duration::from_mins(1);
 
 /// Time for one answer of the daemon (CLI spec §9).
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -182,6 +186,10 @@ fn row(screen: &mut Screen, peer: &PeerEntry, is_verbose: bool) {
         let session: String = row.session_id.chars().take(8).collect();
         line = line.foreign(Token::Dim, &format!(" · sid:{session}"));
     }
+    let last_seen = row.last_seen_at.as_deref().and_then(Timestamp::parse_iso);
+    if let Some(at) = last_seen.filter(|at| Context::now().since(*at) >= SILENT_AFTER) {
+        line = line.put(Token::Warn, format!(" · silent for {}", Context::age_of(at)));
+    }
     if let Some(caps) = &row.allowed_caps {
         line = line.foreign(Token::Warn, &format!(" [caps:{}]", caps.join(",")));
     }
@@ -194,5 +202,32 @@ fn row(screen: &mut Screen, peer: &PeerEntry, is_verbose: bool) {
     }
     if role.is_none() && row.groups.is_empty() && !peer.no_session {
         screen.line(Line::new().indent(5).put(Token::Dim, "role: (none)  groups: (none)"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Style;
+    use crate::output::screen::WithHint;
+
+    fn shown(last_seen: Duration) -> String {
+        let entry: PeerEntry = serde_json::from_value(json!({
+            "displayName": "Bob", "pubkey": "ab".repeat(32), "status": "idle", "groups": [],
+            "sessionId": "00000000-0000-4000-8000-000000000001", "mesh": "home",
+            "connectedAt": "2026-01-01T00:00:00.000Z", "peerRole": "session",
+            "lastSeenAt": Context::now().minus(last_seen).to_iso(),
+        }))
+        .unwrap();
+        let mut screen = Screen::new();
+        row(&mut screen, &entry, false);
+        screen.render(Style { colour: false, unicode: true, width: None }, WithHint::Yes)
+    }
+
+    #[test]
+    fn a_peer_that_says_nothing_for_a_minute_is_marked() {
+        assert!(!shown(Duration::from_secs(45)).contains("silent"));
+        assert!(shown(Duration::from_secs(125)).contains(" · silent for 2m"));
+        assert!(shown(Duration::from_hours(3)).contains(" · silent for 3h"));
     }
 }

@@ -1,19 +1,33 @@
 //! `message status`: how far a message came (CLI spec §3.6).
 
-use claudemesh_protocol::Timestamp;
 use claudemesh_protocol::error::ErrorCode;
+use claudemesh_protocol::{PublicKey, Timestamp};
 use serde_json::{Map, Value};
 
 use crate::attach::settled;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::link;
-use crate::output::{Document, Fields, Line, Report, Screen, Token};
+use crate::output::{Document, Fields, Report, Screen};
 use crate::select::Several;
+
+mod wording;
+
+use wording::Told;
 
 /// Keys of the result.
 pub(crate) const FIELDS: Fields = Fields {
-    names: &["messageId", "targetSpec", "delivered", "deliveredAt", "recipients", "mesh"],
+    names: &[
+        "messageId",
+        "targetSpec",
+        "targetName",
+        "delivered",
+        "deliveredAt",
+        "recipients",
+        "mesh",
+        "live",
+        "outbox",
+    ],
     id: "messageId",
 };
 
@@ -21,6 +35,12 @@ pub(crate) const FIELDS: Fields = Fields {
 const ID_MIN_CHARS: usize = 8;
 /// Longest id, in characters: a client's own.
 const ID_MAX_CHARS: usize = claudemesh_protocol::limits::CLIENT_MESSAGE_ID_MAX_CHARS;
+
+/// Characters of an id and of a key on the screen.
+const ID_SHOWN_CHARS: usize = 12;
+const KEY_SHOWN_CHARS: usize = 12;
+/// Longest name on the screen, in characters.
+const NAME_MAX_CHARS: usize = 60;
 
 /// Runs the verb.
 ///
@@ -43,7 +63,7 @@ pub(crate) async fn run(context: &Context, id: &str) -> Outcome<Report> {
     if let Some(mesh) = reply.mesh {
         map.entry("mesh").or_insert_with(|| Value::from(mesh));
     }
-    let screen = screen(&map);
+    let screen = screen(id, &map);
     Ok(Report::new(Document::Object(map), screen))
 }
 
@@ -68,6 +88,9 @@ pub(crate) fn check_id(verb: &str, id: &str) -> Outcome<()> {
 }
 
 fn unknown_id(id: &str, failure: Failure) -> Failure {
+    if failure.code == "ambiguous_prefix" && failure.action.is_none() {
+        return failure.action("claudemesh message status <more of the id>");
+    }
     if failure.code != "not_found" {
         return failure;
     }
@@ -76,66 +99,46 @@ fn unknown_id(id: &str, failure: Failure) -> Failure {
     Failure::not_found(format!("{what} \"{id}\""))
 }
 
-fn screen(map: &Map<String, Value>) -> Screen {
-    let text = |value: &Value, key: &str| {
-        value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let whole = Value::Object(map.clone());
+fn screen(asked: &str, map: &Map<String, Value>) -> Screen {
+    let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default();
     let mut screen = Screen::new();
-    let short: String = text(&whole, "messageId").chars().take(12).collect();
+    let id = Some(text("messageId")).filter(|id| !id.is_empty()).unwrap_or(asked);
+    let short: String = id.chars().take(ID_SHOWN_CHARS).collect();
     screen.section(&format!("message {short}…"));
-    let delivered = map.get("delivered").and_then(Value::as_bool).unwrap_or(false);
-    let mut pairs = vec![
-        ("target", text(&whole, "targetSpec")),
-        ("delivered", if delivered { "yes" } else { "no" }.to_owned()),
-    ];
-    let at = text(&whole, "deliveredAt");
-    if !at.is_empty() {
-        pairs.push(("delivered at", at));
+    let target = target(text("targetName"), text("targetSpec"));
+    let is_delivered = map.get("delivered").and_then(Value::as_bool).unwrap_or(false);
+    let mut pairs =
+        vec![("target", target), ("delivered", if is_delivered { "yes" } else { "no" }.to_owned())];
+    if let Some(at) = Timestamp::parse_iso(text("deliveredAt")) {
+        pairs.push(("delivered at", format!("{} ({} ago)", at.to_iso(), Context::age_of(at))));
     }
     screen.pairs(&pairs);
+    screen.blank();
+    let said = map.get("outbox").and_then(|row| row.get("last_error")).and_then(Value::as_str);
     let recipients = map.get("recipients").and_then(Value::as_array);
     for recipient in recipients.into_iter().flatten() {
-        let key: String = text(recipient, "pubkey").chars().take(12).collect();
-        let state = match text(recipient, "state") {
-            state if state.is_empty() => text(recipient, "status"),
-            state => state,
-        };
-        let mut line = Line::new()
-            .foreign(Token::Accent, &text(recipient, "name"))
-            .put(Token::Dim, format!(" {key} · "))
-            .foreign(Token::Plain, &state);
-        if let Some(since) = Timestamp::parse_iso(&text(recipient, "since")) {
-            line = line.put(Token::Dim, format!(" {}", age(since)));
-        }
-        let by: Vec<String> = ["assertedBy", "path"]
-            .into_iter()
-            .map(|key| text(recipient, key))
-            .filter(|text| !text.is_empty())
-            .collect();
-        if !by.is_empty() {
-            line = line.foreign(Token::Dim, &format!(" ({})", by.join(", ")));
-        }
-        let why = match text(recipient, "next") {
-            next if next.is_empty() => text(recipient, "reason"),
-            next => next,
-        };
-        if !why.is_empty() {
-            line = line.foreign(Token::Plain, &format!(" — {why}"));
-        }
-        screen.line(line.cut());
+        Told::read(recipient, said).show(&mut screen, Context::now());
+    }
+    let is_last_word = map.get("live").and_then(Value::as_bool) == Some(false)
+        && map.get("messageId").is_some_and(Value::is_string);
+    if is_last_word {
+        screen.blank();
+        screen.attention("the broker cannot be reached: this is the last that was reported here");
     }
     screen
 }
 
-/// `12s`, `5m`, `3h`, `2d`.
-fn age(since: Timestamp) -> String {
-    let seconds = Context::now().since(since).as_secs();
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m", seconds / 60),
-        3600..86_400 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
+/// A name and the beginning of its key; a group as it is written.
+fn target(name: &str, spec: &str) -> String {
+    if spec.parse::<PublicKey>().is_err() {
+        return claudemesh_protocol::text::sanitized_line(spec, NAME_MAX_CHARS);
+    }
+    let key: String = spec.chars().take(KEY_SHOWN_CHARS).collect();
+    match name {
+        "" => format!("{key}… (name not known here)"),
+        name => {
+            format!("{} {key}", claudemesh_protocol::text::sanitized_line(name, NAME_MAX_CHARS))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use crate::home::Home;
 
 /// Runs the binary on a terminal of 80 columns; everything it wrote, and its exit code.
-fn on_terminal(home: &Home, words: &[&str], color: bool) -> (String, i32) {
+pub fn on_terminal(home: &Home, words: &[&str], color: bool) -> (String, i32) {
     let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();

@@ -9,15 +9,18 @@
     reason = "tests fail by panicking"
 )]
 
+mod chaos;
 mod daemon;
 mod files;
 mod grammar;
 mod home;
 mod invites;
 mod join;
-mod kills;
 mod machine;
 mod messages;
+mod outbox;
 mod sessions;
+mod status;
+mod unblock_loop;
 mod up;
 mod words;

@@ -1,25 +1,63 @@
 //! Sessions of agents beside the command line: fan-out to siblings, rows of peers, the MCP server's first words.
 
-use claudemesh_ipc::api::RegisterRequest;
+use claudemesh_ipc::api::{RegisterRequest, StatusReport};
 use claudemesh_ipc::{Client, SessionToken};
+use claudemesh_protocol::PeerStatus;
 use serde_json::{Value, json};
 
 use crate::home::{Home, two_people, until};
 
-fn wait<T>(work: impl Future<Output = T>) -> T {
+/// Runs a call of the local API.
+pub fn wait<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-/// Registers an agent session of this test process; its token as hex.
-fn register(home: &Home, number: u8, name: &str) -> String {
-    let token = SessionToken::from_bytes(&[number; 32]);
-    let id = format!("00000000-0000-4000-8000-0000000000{number:02}");
-    let request =
-        RegisterRequest::stored(token.clone(), id, "home".into(), name.into(), std::process::id());
-    let client = Client::new(home.file("daemon/daemon.sock"));
-    let reply = wait(client.register_session(&request)).unwrap();
-    assert!(reply.ok && reply.presence_accepted, "{reply:?}");
-    token.reveal().to_owned()
+/// A session of this test process with a token of its own.
+pub struct Agent {
+    pub client: Client,
+    /// Its token, as hex.
+    pub token: String,
+    id: String,
+}
+
+impl Agent {
+    pub fn register(home: &Home, number: u8, name: &str) -> Self {
+        let token = SessionToken::from_bytes(&[number; 32]);
+        let id = format!("00000000-0000-4000-8000-0000000000{number:02}");
+        let request = RegisterRequest::stored(
+            token.clone(),
+            id.clone(),
+            "home".into(),
+            name.into(),
+            std::process::id(),
+        );
+        let revealed = token.reveal().to_owned();
+        let client = Client::new(home.file("daemon/daemon.sock")).with_token(Some(token));
+        let reply = wait(client.register_session(&request)).unwrap();
+        assert!(reply.ok && reply.presence_accepted, "{reply:?}");
+        Self { client, token: revealed, id }
+    }
+
+    pub fn is(&self, status: PeerStatus) {
+        let report = StatusReport {
+            session_id: Some(self.id.clone()),
+            status: Some(status),
+            ..StatusReport::default()
+        };
+        let reply = wait(self.client.session_status(&report)).unwrap();
+        assert!(reply.ok, "{reply:?}");
+    }
+
+    /// A run of the command line inside this session; what it wrote.
+    pub fn ok(&self, home: &Home, words: &[&str]) -> String {
+        let ran = home.command(words).env("CLAUDEMESH_IPC_TOKEN", &self.token).output().unwrap();
+        assert!(ran.status.success(), "{words:?}: {ran:?}");
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
+    pub fn end(&self) {
+        wait(self.client.deregister_session()).unwrap();
+    }
 }
 
 /// CLI spec §3.6: `--self` reaches the other own sessions and not the caller.
@@ -28,7 +66,7 @@ fn self_reaches_the_sibling_sessions() {
     let (ana, bob) = two_people();
     let tokens: Vec<String> = [(1, "one"), (2, "two"), (3, "three")]
         .into_iter()
-        .map(|(number, name)| register(&ana, number, name))
+        .map(|(number, name)| Agent::register(&ana, number, name).token)
         .collect();
     until("Bob sees all three", || {
         let peers = bob.ok(&["peers"]);
@@ -57,7 +95,7 @@ fn self_reaches_the_sibling_sessions() {
 #[test]
 fn a_session_sees_itself_first() {
     let (ana, _bob) = two_people();
-    let token = register(&ana, 7, "builder");
+    let token = Agent::register(&ana, 7, "builder").token;
     until("the session is listed", || ana.ok(&["peers"]).contains("builder"));
     let output = ana.command(&["peers"]).env("CLAUDEMESH_IPC_TOKEN", &token).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -1,6 +1,7 @@
 //! `up` and `down` with a real broker and a real daemon (CLI spec §5.6).
 
-use std::net::TcpListener;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -183,6 +184,46 @@ fn a_network_address_is_refused_without_insecure_http() {
     assert_eq!(again["broker"]["listen"], up["broker"]["listen"]);
     let back = home.json_ok(&["up", "--listen", "127.0.0.1"]);
     assert!(back["broker"]["listen"].as_str().unwrap().starts_with("127.0.0.1:"));
+}
+
+/// CLI spec §5.6: with `--insecure-http` a second HOME on another address joins by link, and both exchange a message.
+///
+/// A machine without any address but loopback cannot show it, and says so.
+#[test]
+fn a_second_machine_joins_over_the_network() {
+    let ana = Home::new();
+    let up = ana.json_ok(&["up", "--listen", "0.0.0.0:0", "--insecure-http"]);
+    let Some(network) = up["share_urls"][0].as_str().map(str::to_owned) else {
+        // Written directly, because the test harness hides what passing tests print.
+        let text = b"skipped: this machine has no address but loopback\n";
+        std::io::stderr().write_all(text).unwrap();
+        return;
+    };
+    let address: SocketAddr = network.strip_prefix("http://").unwrap().parse().unwrap();
+    assert!(!address.ip().is_loopback() && !address.ip().is_unspecified(), "{address}");
+    let link = ana.invite(2);
+    assert!(link.starts_with(&format!("{network}/i/")), "{link}");
+
+    let careful = Home::new();
+    let ran = careful.run(&["join", &link]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.stderr.contains("CLAUDEMESH_ALLOW_INSECURE=1"), "{ran:?}");
+    assert!(!careful.file("config.json").exists());
+
+    let bob = Home::new().with("CLAUDEMESH_ALLOW_INSECURE", "1");
+    assert_eq!(bob.json_ok(&["join", &link, "--name", "Bob"])["slug"], "home");
+    let config = std::fs::read_to_string(bob.file("config.json")).unwrap();
+    assert!(config.contains(&format!("ws://{address}/ws")), "{config}");
+    assert!(!config.contains("127.0.0.1"), "{config}");
+    bob.ok(&["peers"]);
+    until("Ana's daemon knows Bob", || ana.ok(&["peers"]).contains("Bob"));
+    let sent = ana.json_ok(&["send", "Bob", "over the network", "--wait=10s"]);
+    assert_eq!(sent["outcome"], "delivered", "{sent}");
+    until("Bob has it", || bob.bodies() == ["over the network"]);
+    let me = ana.json_ok(&["whoami"])["user"]["display_name"].as_str().unwrap().to_owned();
+    let sent = bob.json_ok(&["send", &me, "and back", "--wait=10s"]);
+    assert_eq!(sent["outcome"], "delivered", "{sent}");
+    until("Ana has the answer", || ana.bodies() == ["and back"]);
 }
 
 #[test]

@@ -9,9 +9,11 @@ use claudemesh_protocol::limits;
 use super::values::{duration, listed, positive_limit};
 
 mod mesh;
+mod outbox;
 mod talk;
 
 pub(crate) use mesh::{CreateArgs, InviteRole, JoinArgs, LeaveArgs, MeshVerb, ShareArgs};
+pub(crate) use outbox::{OutboxListArgs, OutboxPruneArgs, OutboxRequeueArgs, OutboxVerb};
 pub(crate) use talk::{
     GroupJoinArgs, GroupLeaveArgs, GroupVerb, InboxArgs, InboxFlushArgs, InboxVerb, MemberListArgs,
     MemberVerb, MessageVerb, PeerListArgs, PeerVerb, PriorityWord, SendArgs,
@@ -203,6 +205,9 @@ pub(crate) enum DaemonVerb {
         after_help = "Examples:\n  claudemesh daemon logs --lines 20\n  claudemesh daemon logs -f --level warn\n\nExit codes: 5 no log"
     )]
     Logs(DaemonLogsArgs),
+    /// Look after messages on their way out
+    #[command(subcommand)]
+    Outbox(OutboxVerb),
 }
 
 /// `daemon up`.

@@ -14,6 +14,19 @@ pub(crate) enum PeerVerb {
         after_help = "Examples:\n  claudemesh peers\n  claudemesh peer list --json=name,status\n\nAliases: peers, peer"
     )]
     List(PeerListArgs),
+    /// Lift the stop of an endless exchange
+    #[command(
+        after_help = "Example:\n  claudemesh peer unblock-loop bob\n\nFor a person at a terminal.\nExit codes: 5 unknown peer, 7 no terminal"
+    )]
+    UnblockLoop(UnblockLoopArgs),
+}
+
+/// `peer unblock-loop`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UnblockLoopArgs {
+    /// Name, key or key prefix
+    #[arg(value_name = "peer")]
+    pub(crate) peer: String,
 }
 
 /// `peer list`.

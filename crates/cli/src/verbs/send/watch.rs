@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use claudemesh_ipc::api::{Event, EventKind, SendReply};
 use claudemesh_ipc::{Client, EventStream};
+use claudemesh_protocol::PublicKey;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
@@ -21,6 +22,8 @@ pub(super) struct Watch {
     client_message_id: String,
     broker_message_id: Option<String>,
     mesh: String,
+    /// The message is for one peer: what one recipient says is then said for all.
+    is_direct: bool,
     sent: Option<Map<String, Value>>,
     has_arrived: bool,
 }
@@ -32,6 +35,7 @@ impl Watch {
             client_message_id: reply.client_message_id.clone(),
             broker_message_id: reply.broker_message_id.clone(),
             mesh: reply.mesh.clone(),
+            is_direct: reply.target.parse::<PublicKey>().is_ok(),
             sent: None,
             has_arrived: false,
         }
@@ -121,8 +125,8 @@ impl Watch {
                 self.sent = Some(data);
             }
             EventKind::Receipt => {
-                self.has_arrived |=
-                    text("state").is_some_and(|state| ARRIVED.contains(&state.as_str()));
+                self.has_arrived |= self.is_direct
+                    && text("state").is_some_and(|state| ARRIVED.contains(&state.as_str()));
             }
             EventKind::OutboxDead => {
                 let code = text("last_error_code").unwrap_or_else(|| "internal".to_owned());

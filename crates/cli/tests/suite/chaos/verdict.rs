@@ -1,0 +1,330 @@
+//! The reckoning: what was accepted against what arrived, row by row, after everything has stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::engine::{Delivery, read_only};
+use super::system::{ABSENT, NAMES, Person, System};
+use super::traffic::{Sent, Spoken, Target};
+
+/// State of a delivery that its receiver has taken.
+const TAKEN: i64 = 2;
+/// State of a delivery to an ended session whose member has the message by another one.
+const MERGED: i64 = 3;
+
+/// What went wrong, one line each.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub lost: Vec<String>,
+    pub twice: Vec<String>,
+    pub disorder: Vec<String>,
+    /// Wrong texts, wrong receivers, answers nothing explains, texts where they must not be, leaks.
+    pub wrong: Vec<String>,
+    /// Messages stored without proof of who sent them.
+    pub unproven: u64,
+}
+
+impl Verdict {
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, &Vec<String>)> {
+        [
+            ("lost", &self.lost),
+            ("twice", &self.twice),
+            ("out of order", &self.disorder),
+            ("wrong", &self.wrong),
+        ]
+        .into_iter()
+    }
+
+    pub fn is_clean(&self) -> bool {
+        self.all().all(|(_, faults)| faults.is_empty())
+    }
+}
+
+/// One row of an inbox.
+#[derive(Debug, Clone)]
+struct Received {
+    client_message_id: String,
+    sender_pubkey: String,
+    sender_member_pubkey: String,
+    recipient_pubkey: String,
+    addressed_to: Option<String>,
+    body: Option<String>,
+    decrypt: String,
+}
+
+/// One row of an outbox.
+#[derive(Debug, Clone)]
+struct Given {
+    client_message_id: String,
+    status: String,
+    last_error: Option<String>,
+}
+
+const RECEIVED: &str =
+    "SELECT client_message_id, sender_pubkey, sender_member_pubkey, recipient_pubkey, addressed_to,
+    body, decrypt FROM inbox ORDER BY seq";
+const GIVEN: &str = "SELECT client_message_id, status, last_error FROM outbox ORDER BY seq";
+
+type ReceivedRow = (String, String, String, String, Option<String>, Option<String>, String);
+
+async fn received(person: &Person) -> Vec<Received> {
+    let mut connection = read_only(&person.paths.inbox_file()).await.unwrap();
+    let rows: Vec<ReceivedRow> = sqlx::query_as(RECEIVED).fetch_all(&mut connection).await.unwrap();
+    rows.into_iter()
+        .map(|row| Received {
+            client_message_id: row.0,
+            sender_pubkey: row.1,
+            sender_member_pubkey: row.2,
+            recipient_pubkey: row.3,
+            addressed_to: row.4,
+            body: row.5,
+            decrypt: row.6,
+        })
+        .collect()
+}
+
+async fn given(person: &Person) -> Vec<Given> {
+    let mut connection = read_only(&person.paths.outbox_file()).await.unwrap();
+    let rows: Vec<(String, String, Option<String>)> =
+        sqlx::query_as(GIVEN).fetch_all(&mut connection).await.unwrap();
+    rows.into_iter()
+        .map(|(client_message_id, status, last_error)| Given {
+            client_message_id,
+            status,
+            last_error,
+        })
+        .collect()
+}
+
+/// Compares everything with everything. The system has stopped.
+pub async fn judge(system: &System, spoken: &Spoken) -> Verdict {
+    let mut verdict = Verdict { wrong: spoken.faults.clone(), ..Verdict::default() };
+    let deliveries = system.engine.deliveries().await;
+    let mut inboxes = Vec::new();
+    for person in &system.people {
+        check_outbox(&mut verdict, person, &spoken.sent).await;
+        inboxes.push(received(person).await);
+    }
+    let sent: BTreeMap<&str, &Sent> =
+        spoken.sent.iter().map(|sent| (sent.id.as_str(), sent)).collect();
+    check_deliveries(&mut verdict, system, &deliveries, &inboxes, &sent);
+    for (index, inbox) in inboxes.iter().enumerate() {
+        check_inbox(&mut verdict, system, index, inbox, &sent);
+        check_order(&mut verdict, index, inbox, &sent);
+    }
+    check_arrival(&mut verdict, &inboxes, &spoken.sent);
+    for shown in &spoken.shown {
+        for ((_, id), count) in shown.counts.iter().filter(|(_, count)| **count > 1) {
+            verdict.twice.push(format!("{id} was announced {count} times to {}", shown.session));
+        }
+    }
+    verdict
+}
+
+/// Every accepted send is a row, and done.
+async fn check_outbox(verdict: &mut Verdict, person: &Person, sent: &[Sent]) {
+    let rows: BTreeMap<String, Given> =
+        given(person).await.into_iter().map(|row| (row.client_message_id.clone(), row)).collect();
+    for sent in sent.iter().filter(|sent| NAMES[sent.from] == person.name) {
+        match rows.get(&sent.id) {
+            None => verdict.lost.push(format!("{} was accepted and is in no outbox", sent.id)),
+            Some(row) if row.status != "done" => {
+                let error = row.last_error.as_deref().unwrap_or_default();
+                verdict.lost.push(format!("{} is {} in its outbox: {error}", sent.id, row.status));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// Every delivery of the broker was taken and lies in the inbox of the right person under the right key.
+fn check_deliveries(
+    verdict: &mut Verdict,
+    system: &System,
+    deliveries: &[Delivery],
+    inboxes: &[Vec<Received>],
+    sent: &BTreeMap<&str, &Sent>,
+) {
+    let mut keys: Vec<BTreeSet<(&str, &str)>> = Vec::new();
+    for inbox in inboxes {
+        let pairs =
+            inbox.iter().map(|row| (row.client_message_id.as_str(), row.recipient_pubkey.as_str()));
+        keys.push(pairs.collect());
+    }
+    let taken: BTreeSet<(&str, &str)> = deliveries
+        .iter()
+        .filter(|delivery| delivery.state == TAKEN)
+        .map(|row| (row.client_message_id.as_str(), row.recipient_member_id.as_str()))
+        .collect();
+    let mut known = BTreeSet::new();
+    for delivery in deliveries {
+        let id = delivery.client_message_id.as_str();
+        known.insert(id);
+        let Some(person) =
+            system.people.iter().position(|p| p.member_id == delivery.recipient_member_id)
+        else {
+            verdict.wrong.push(format!("{id} is for nobody we know"));
+            continue;
+        };
+        let has = |key: &str| keys[person].contains(&(id, key));
+        // A session that stands in for its daemon's own connection is handed the member's copy too, and has the message.
+        let is_with_stand_in = delivery.recipient_key == system.people[person].pubkey
+            && system.people[person].sessions.iter().any(|session| has(&session.pubkey));
+        let is_there = has(&delivery.recipient_key)
+            || delivery.rerouted_from.as_deref().is_some_and(has)
+            || is_with_stand_in;
+        let whose = format!("{id} for {} ({:.8})", NAMES[person], delivery.recipient_key);
+        if delivery.state == MERGED && taken.contains(&(id, delivery.recipient_member_id.as_str()))
+        {
+            continue;
+        }
+        if delivery.state != TAKEN {
+            let (state, attempt) = (delivery.state, delivery.attempt);
+            verdict.lost.push(format!("{whose} is in state {state} after {attempt} attempts"));
+        } else if !is_there {
+            verdict.lost.push(format!("{whose} was acknowledged and is in no inbox"));
+        }
+    }
+    for id in sent.keys().filter(|id| !known.contains(*id)) {
+        verdict.lost.push(format!("{id} has no delivery at the broker"));
+    }
+}
+
+/// Every row is something that was said, to this person, in these words, once for each key.
+fn check_inbox(
+    verdict: &mut Verdict,
+    system: &System,
+    index: usize,
+    inbox: &[Received],
+    sent: &BTreeMap<&str, &Sent>,
+) {
+    let name = NAMES[index];
+    let mut seen = BTreeSet::new();
+    for row in inbox {
+        let id = row.client_message_id.as_str();
+        let Some(sent) = sent.get(id) else {
+            verdict.wrong.push(format!("{name} has {id}, which nobody was told is accepted"));
+            continue;
+        };
+        if !addressees(&sent.to, sent.from).contains(&index) {
+            verdict.wrong.push(format!("{name} has {id}, which is for {:?}", sent.to));
+        }
+        if row.body.as_deref() != Some(sent.body.as_str()) {
+            verdict.wrong.push(format!("{name} has {id} with another text ({})", row.decrypt));
+        }
+        let key = &row.sender_member_pubkey;
+        // A message that came before the roster is shown as unverified, by its key only: allowed, counted.
+        if key.is_empty() {
+            verdict.unproven += 1;
+        } else if *key != system.people[sent.from].pubkey {
+            verdict.wrong.push(format!("{name} has {id} from member {key:.8}, not its sender"));
+        }
+        if !seen.insert((id, row.recipient_pubkey.as_str())) {
+            verdict.twice.push(format!("{name} has {id} twice under one key"));
+        }
+    }
+}
+
+/// Every message is with everyone it is for: exactly once when it was for one.
+fn check_arrival(verdict: &mut Verdict, inboxes: &[Vec<Received>], sent: &[Sent]) {
+    let counts: Vec<BTreeMap<&str, u32>> = inboxes
+        .iter()
+        .map(|inbox| {
+            let mut counts = BTreeMap::new();
+            for row in inbox {
+                *counts.entry(row.client_message_id.as_str()).or_default() += 1;
+            }
+            counts
+        })
+        .collect();
+    for sent in sent {
+        for person in addressees(&sent.to, sent.from) {
+            let count = counts[person].get(sent.id.as_str()).copied().unwrap_or(0);
+            let is_for_one = matches!(sent.to, Target::Member(_) | Target::Session(..));
+            if count == 0 {
+                let (id, to) = (&sent.id, &sent.to);
+                verdict.lost.push(format!("{id} to {to:?} is not with {}", NAMES[person]));
+            } else if is_for_one && count > 1 {
+                verdict.twice.push(format!("{} is {count} times with {}", sent.id, NAMES[person]));
+            }
+        }
+    }
+}
+
+/// What one speaker said to one target at one priority is received in that order, by each key.
+fn check_order(
+    verdict: &mut Verdict,
+    index: usize,
+    inbox: &[Received],
+    sent: &BTreeMap<&str, &Sent>,
+) {
+    let mut last: BTreeMap<_, &Sent> = BTreeMap::new();
+    for row in inbox {
+        let Some(sent) = sent.get(row.client_message_id.as_str()) else { continue };
+        let line = (
+            &sent.speaker,
+            &row.sender_pubkey,
+            &sent.to,
+            sent.priority.as_str(),
+            &row.recipient_pubkey,
+            &row.addressed_to,
+        );
+        if let Some(before) = last.insert(line, sent)
+            && before.number > sent.number
+        {
+            verdict.disorder.push(format!(
+                "{} got {} after {} ({:?}, {:?})",
+                NAMES[index], sent.id, before.id, sent.to, sent.priority
+            ));
+        }
+    }
+}
+
+/// Who must have a message.
+fn addressees(to: &Target, from: usize) -> Vec<usize> {
+    match to {
+        Target::Member(person) | Target::Session(person, _) => vec![*person],
+        Target::Group => (0..ABSENT).filter(|person| *person != from).collect(),
+        Target::Everyone => (0..=ABSENT).filter(|person| *person != from).collect(),
+    }
+}
+
+/// Places where a text of ours must not be found, in clear or as base64.
+pub fn find_text(system: &System, marker: &str) -> Vec<String> {
+    let needles = needles(marker);
+    let mut found = Vec::new();
+    let mut files = vec![system.broker.log().to_owned()];
+    files.extend(system.people.iter().map(|person| person.daemon.log().to_owned()));
+    files.extend(system.people.iter().map(|person| person.paths.log_file()));
+    collect(&system.engine.directory(), &mut files);
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap_or_default();
+        let has = |needle: &Vec<u8>| bytes.windows(needle.len()).any(|window| window == needle);
+        if needles.iter().any(has) {
+            found.push(format!("{} holds a message in clear", file.display()));
+        }
+    }
+    found
+}
+
+fn collect(directory: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            collect(&entry.path(), files);
+        } else {
+            files.push(entry.path());
+        }
+    }
+}
+
+/// The text itself, and what base64 makes of it at each of three positions.
+fn needles(marker: &str) -> Vec<Vec<u8>> {
+    use base64::Engine as _;
+    let mut needles = vec![marker.as_bytes().to_vec()];
+    for offset in 0..3 {
+        let text = format!("{}{marker}", &"..."[..offset]);
+        let encoded = base64::engine::general_purpose::STANDARD_NO_PAD.encode(text);
+        // The first and last characters also depend on the neighbours.
+        needles.push(encoded.as_bytes()[4..encoded.len() - 4].to_vec());
+    }
+    needles
+}
