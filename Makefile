@@ -7,7 +7,7 @@ BUILD := $(CARGO) build --release --locked -p claudemesh
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 PROFILE := $(if $(CI),ci,default)
 
-.PHONY: help build setup check test test-all demo bench chaos soak fmt
+.PHONY: help build setup check test test-all demo bench chaos sim soak fmt
 
 help:
 	@echo "make demo [KEEP=1]  build, then run the main job with two people; KEEP=1 leaves it running"
@@ -16,7 +16,10 @@ help:
 	@echo "make check          format and lints only"
 	@echo "make test-all       make test, and the long fault and property runs"
 	@echo "make bench          measure this machine against the targets"
-	@echo "make chaos          200 random kills of broker and daemons"
+	@echo "make chaos MINUTES=10 [ENGINE=sqlite|postgres|both] [KILLS=n] [SEED=n]"
+	@echo "                    kill -9, full disks and cut sockets while people talk; 2 minutes on each engine by default"
+	@echo "make sim SEEDS=5000 [PLANT=bug], make sim SEED=n"
+	@echo "                    whole meshes under virtual time with faults that a seed repeats; 200 seeds by default"
 	@echo "make soak           one hour of traffic with faults"
 	@echo "make setup          install what the tests need (Debian packages)"
 
@@ -51,8 +54,16 @@ bench:
 	$(BUILD)
 	CLAUDEMESH_BENCH_BINARY=$(TARGET_DIR)/release/claudemesh $(CARGO) run --release --locked -p claudemesh-bench
 
-chaos:
+chaos: export MINUTES := $(MINUTES)
+chaos: export KILLS := $(KILLS)
+chaos: export ENGINE := $(ENGINE)
+chaos: export SEED := $(SEED)
+chaos: setup
 	@scripts/test chaos
+
+sim:
+	$(CARGO) build --profile sim --locked -p claudemesh-sim
+	@$(TARGET_DIR)/sim/claudemesh-sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200)) $(if $(PLANT),--plant $(PLANT))
 
 soak:
 	@scripts/test soak

@@ -18,14 +18,17 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct Member {
     pub(crate) id: MemberId,
     pub(crate) keys: KeyPair,
+    pub(crate) mesh: MeshId,
 }
 
-/// A running broker with one mesh; it is killed and its data removed on drop.
+/// A running broker with its meshes; it is killed and its data removed on drop.
 pub(crate) struct BrokerProcess {
     child: Child,
     /// `ws://127.0.0.1:port/ws`.
     pub(crate) ws_url: String,
+    /// The first mesh.
     pub(crate) mesh: MeshId,
+    /// Members of all meshes, one mesh after the other.
     pub(crate) members: Vec<Member>,
     data: TempDir,
     port: u16,
@@ -48,6 +51,15 @@ struct ProvisionedMember {
 impl BrokerProcess {
     /// Provisions `members` members in a fresh data directory and starts the broker, with limits out of the way.
     pub(crate) async fn start(options: &crate::Options, members: usize) -> anyhow::Result<Self> {
+        Self::start_meshes(options, 1, members).await
+    }
+
+    /// The same with `members` members in each of `meshes` meshes.
+    pub(crate) async fn start_meshes(
+        options: &crate::Options,
+        meshes: usize,
+        members: usize,
+    ) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
         let port = free_port()?;
         let mut settings: Vec<(String, String)> = [
@@ -68,31 +80,18 @@ impl BrokerProcess {
             settings.push(("STORAGE_PROFILE".to_owned(), "server".to_owned()));
             settings.push(("DATABASE_URL".to_owned(), url.clone()));
         }
-        let roster = data.path().join("members.json");
-        let slug = format!("bench-{port}");
-        let output = command(&options.binary, &settings)
-            .args(["provision", "--mesh", &slug, "--members", &members.to_string(), "--out"])
-            .arg(&roster)
-            .output()
-            .await
-            .with_context(|| format!("running {}", options.binary.display()))?;
-        if !output.status.success() {
-            bail!("provision failed: {}", String::from_utf8_lossy(&output.stderr));
+        let mut provisioned = Vec::with_capacity(meshes * members);
+        for number in 0..meshes {
+            let slug = format!("bench-{port}-{number}");
+            provisioned.extend(provision(options, &settings, &data, &slug, members).await?);
         }
-        let provisioned: Provisioned = serde_json::from_slice(&std::fs::read(&roster)?)?;
-        let members = provisioned
-            .members
-            .into_iter()
-            .map(|member| {
-                Ok(Member { id: member.member_id, keys: KeyPair::from_hex(&member.secret_key)? })
-            })
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let mesh = provisioned.first().context("no member was made")?.mesh.clone();
         let child = serve(&options.binary, &settings)?;
         let process = Self {
             child,
             ws_url: format!("ws://127.0.0.1:{port}/ws"),
-            mesh: provisioned.mesh_id,
-            members,
+            mesh,
+            members: provisioned,
             data,
             port,
             settings,
@@ -170,6 +169,34 @@ impl BrokerProcess {
         }
         bail!("the broker does not listen after {START_DEADLINE:?}")
     }
+}
+
+/// Makes a mesh with members in the data that no broker serves yet.
+async fn provision(
+    options: &crate::Options,
+    settings: &[(String, String)],
+    data: &TempDir,
+    slug: &str,
+    members: usize,
+) -> anyhow::Result<Vec<Member>> {
+    let roster = data.path().join(format!("{slug}.json"));
+    let output = command(&options.binary, settings)
+        .args(["provision", "--mesh", slug, "--members", &members.to_string(), "--out"])
+        .arg(&roster)
+        .output()
+        .await
+        .with_context(|| format!("running {}", options.binary.display()))?;
+    if !output.status.success() {
+        bail!("provision failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let made: Provisioned = serde_json::from_slice(&std::fs::read(&roster)?)?;
+    made.members
+        .into_iter()
+        .map(|member| {
+            let keys = KeyPair::from_hex(&member.secret_key)?;
+            Ok(Member { id: member.member_id, keys, mesh: made.mesh_id.clone() })
+        })
+        .collect()
 }
 
 fn command(binary: &Path, settings: &[(String, String)]) -> Command {

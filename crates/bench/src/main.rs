@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Only measurements whose name contains this text.
     #[arg(long)]
     only: Option<String>,
+    /// Also measure with one receiver in fifty that connects and never reads.
+    #[arg(long)]
+    stalled: bool,
     /// PostgreSQL address; without it the broker stores in SQLite.
     #[arg(long)]
     database_url: Option<String>,
@@ -51,7 +54,8 @@ fn main() -> anyhow::Result<()> {
 
 async fn measure(options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::new(disk::fdatasync_times()?);
-    for scenario in scenario::ALL {
+    let stalled: &[scenario::Scenario] = if options.stalled { scenario::STALLED } else { &[] };
+    for scenario in scenario::ALL.iter().chain(stalled) {
         if options.only.as_ref().is_some_and(|only| !scenario.name.contains(only.as_str())) {
             continue;
         }

@@ -64,6 +64,8 @@ struct Frame<'a> {
     word: &'a str,
     #[serde(default)]
     id: Option<&'a str>,
+    #[serde(default, rename = "presenceId")]
+    presence_id: Option<&'a str>,
     #[serde(default, rename = "messageId")]
     message_id: Option<&'a str>,
     #[serde(default)]
@@ -152,6 +154,21 @@ impl Peer {
     }
 }
 
+/// A peer that said hello and then never reads.
+pub(crate) struct Stalled {
+    pub(crate) key: PublicKey,
+    _socket: WebSocketStream<TcpStream>,
+}
+
+impl Stalled {
+    /// Connects, says hello, and falls silent.
+    pub(crate) async fn connect(broker: &BrokerProcess, member: &Member) -> anyhow::Result<Self> {
+        let mut socket = open(&broker.ws_url).await?;
+        greet(&mut socket, &broker.mesh, member, Presence::Announced).await?;
+        Ok(Self { key: member.keys.public(), _socket: socket })
+    }
+}
+
 /// A prepared message body.
 pub(crate) struct Body {
     nonce: String,
@@ -188,7 +205,8 @@ impl Body {
     }
 }
 
-async fn open(url: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
+/// A socket that has said nothing yet.
+pub(crate) async fn open(url: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
     let authority =
         url.trim_start_matches("ws://").split('/').next().unwrap_or_default().to_owned();
     let stream = TcpStream::connect(&authority).await?;
@@ -199,12 +217,13 @@ async fn open(url: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
     Ok(socket)
 }
 
-async fn greet(
+/// Says hello as a daemon would; answers the presence id.
+pub(crate) async fn greet(
     socket: &mut WebSocketStream<TcpStream>,
     mesh: &MeshId,
     member: &Member,
     presence: Presence,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     let pubkey = member.keys.public();
     let timestamp = fresh_timestamp();
     let signature = claudemesh_crypto::hello::sign(mesh, &member.id, &member.keys, timestamp)?;
@@ -226,7 +245,7 @@ async fn greet(
         let Message::Text(text) = message else { continue };
         let frame: Frame<'_> = serde_json::from_str(&text)?;
         match frame.word {
-            "hello_ack" => return Ok(()),
+            "hello_ack" => return Ok(frame.presence_id.unwrap_or_default().to_owned()),
             "error" => bail!("hello refused: {}", frame.code.unwrap_or_default()),
             _ => {}
         }

@@ -212,11 +212,12 @@ impl Link {
     }
 }
 
-/// Not pushed yet, to be pushed one by one, and younger than this session.
+/// Not pushed yet, to be pushed one by one now, and younger than this session.
 fn was_missed(item: &InboxItem, standing: &Standing) -> bool {
     let is_young =
         Timestamp::parse_iso(&item.received_at).is_none_or(|at| at >= standing.listens_since);
-    item.pushed_at.is_none() && !item.digest && item.priority != Priority::Low && is_young
+    let is_wanted = !item.digest && !item.held && !item.is_answered_elsewhere();
+    item.pushed_at.is_none() && is_wanted && item.priority != Priority::Low && is_young
 }
 
 /// True when the event is about this session.

@@ -9,6 +9,9 @@ use crate::{clock, untrusted};
 /// Characters of a message shown in the welcome.
 const PREVIEW_CHARS: usize = 60;
 
+/// Attribute `also_given` of a message to the member: one of its sessions answers, not all.
+const ALSO_GIVEN: &str = "also given to your other sessions";
+
 /// Who speaks, as shown and as replied to.
 struct Sender {
     /// In front of the text.
@@ -52,6 +55,8 @@ pub(crate) fn notification(item: &InboxItem) -> Notification {
         .with_some("subtype", item.subtype.as_deref())
         .with_some("mentions", mentions.as_deref())
         .with_some("decrypt", exception(item.decrypt))
+        .with_some("also_given", (item.also_given > 0).then_some(ALSO_GIVEN))
+        .with_some("state", item.state.as_deref())
         .full_text_by(format!("claudemesh inbox show {}", item.id))
 }
 

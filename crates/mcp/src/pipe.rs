@@ -178,7 +178,10 @@ impl Pipe {
             EventKind::Message => {
                 let is_pushed = event.data.get("push").and_then(Value::as_bool).unwrap_or(true);
                 match serde_json::from_value::<InboxItem>(event.data) {
-                    Ok(item) if is_pushed => self.push(&item).await,
+                    // In mode `inbox` the daemon pushes nothing; the message still counts for the one line.
+                    Ok(item) if is_pushed || self.mode() == MessageMode::Inbox => {
+                        self.push(&item).await
+                    }
                     Ok(_) => Ok(()),
                     Err(error) => {
                         tracing::warn!(%error, "a message event cannot be read");

@@ -48,7 +48,7 @@ async fn carry(mut id_rx: mpsc::Receiver<String>, daemon_rx: watch::Receiver<Opt
         })
         .await;
         let Some(client) = daemon_rx.borrow().clone() else { continue };
-        let request = SeenRequest { ids: std::mem::take(&mut ids), pushed: true };
+        let request = SeenRequest { ids: std::mem::take(&mut ids), pushed: true, path: None };
         if let Err(error) = client.inbox_seen(&request).await {
             tracing::info!(%error, rows = request.ids.len(), "read marks not stored; they go with the next ones");
             ids = request.ids;

@@ -10,6 +10,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,8 +27,14 @@ pub const ENV: &str = "CLAUDEMESH_TEST_PG";
 /// Time for `initdb` and the first start.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Pause between two looks at a starting server.
-const START_POLL: Duration = Duration::from_millis(25);
+/// Time for an orderly stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Pause between two looks at a starting or stopping server.
+const POLL: Duration = Duration::from_millis(25);
+
+/// Name of the server's socket below its directory.
+const SOCKET: &str = ".s.PGSQL.5432";
 
 /// Name of the role and of the database that always exist.
 const ROLE: &str = "postgres";
@@ -69,6 +76,12 @@ pub enum PostgresError {
         /// The end of its log.
         log: String,
     },
+    /// The server went on running after it was asked to stop.
+    #[error("PostgreSQL did not stop: {log}")]
+    NotStopped {
+        /// The end of its log.
+        log: String,
+    },
     /// The server refused something.
     #[error("PostgreSQL refused a test database")]
     Refused(#[from] sqlx::Error),
@@ -86,9 +99,7 @@ pub fn is_skipped() -> bool {
 pub async fn database() -> Result<TestDatabase, PostgresError> {
     let options = match std::env::var(ENV) {
         Ok(url) => PgConnectOptions::from_str(&url)?,
-        Err(_) => tokio::task::spawn_blocking(shared_server)
-            .await
-            .map_err(|error| io_error("start the shared server", io::Error::other(error)))??,
+        Err(_) => blocking("start the shared server", shared_server).await?,
     };
     TestDatabase::create(options).await
 }
@@ -150,13 +161,15 @@ pub enum Durability {
     None,
 }
 
-/// A server of one process, stopped and removed when dropped.
+/// A server of one process, stopped and removed when dropped. Unlike the shared one it may be stopped in between.
 #[derive(Debug)]
 pub struct Server {
-    process: Child,
-    // Removed after the process has ended, hence the order.
-    _directory: tempfile::TempDir,
+    /// Absent while stopped.
+    process: Option<Child>,
+    durability: Durability,
     options: PgConnectOptions,
+    // Removed after the process has ended, which `drop` waits for.
+    directory: tempfile::TempDir,
 }
 
 impl Server {
@@ -165,18 +178,15 @@ impl Server {
     /// # Errors
     /// [`PostgresError`].
     pub async fn start(durability: Durability) -> Result<Self, PostgresError> {
-        tokio::task::spawn_blocking(move || Self::start_blocking(durability))
-            .await
-            .map_err(|error| io_error("start a server", io::Error::other(error)))?
-    }
-
-    fn start_blocking(durability: Durability) -> Result<Self, PostgresError> {
-        let directory = tempfile::Builder::new()
-            .prefix("claudemesh-pg-")
-            .tempdir()
-            .map_err(|source| io_error("make a temporary directory", source))?;
-        let (process, options) = start_in(directory.path(), durability)?;
-        Ok(Self { process, _directory: directory, options })
+        blocking("start a server", move || {
+            let directory = tempfile::Builder::new()
+                .prefix("claudemesh-pg-")
+                .tempdir()
+                .map_err(|source| io_error("make a temporary directory", source))?;
+            let (process, options) = start_in(directory.path(), durability)?;
+            Ok(Self { process: Some(process), durability, options, directory })
+        })
+        .await
     }
 
     /// A database on this server.
@@ -186,14 +196,117 @@ impl Server {
     pub async fn database(&self) -> Result<TestDatabase, PostgresError> {
         TestDatabase::create(self.options.clone()).await
     }
+
+    /// Stops the server as its operator would: sessions are cut off, what was committed is kept. From then on
+    /// connecting is refused, as it is over TCP, until [`Server::start_again`]. Nothing to do when it is stopped.
+    ///
+    /// # Errors
+    /// [`PostgresError`]; the server may then be running still.
+    pub async fn stop(&mut self) -> Result<(), PostgresError> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let directory = self.directory.path().to_owned();
+        blocking("stop a server", move || {
+            let stopped = stop_process(&mut process, &directory);
+            if stopped.is_err() {
+                kill(&mut process);
+            }
+            stopped
+        })
+        .await
+    }
+
+    /// Ends the server with `kill -9`, as a crash would: nothing is written out, the next start recovers from its log.
+    /// From then on connecting is refused until [`Server::start_again`]. Nothing to do when it is stopped.
+    pub async fn crash(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // Waiting for a process that was killed takes no time worth a thread of its own, but may not be skipped.
+            let _ = tokio::task::spawn_blocking(move || kill(&mut process)).await;
+        }
+    }
+
+    /// Process ids of the server's children, which serve connections or do its chores; empty while stopped.
+    pub fn children(&self) -> Vec<u32> {
+        let Some(process) = &self.process else { return Vec::new() };
+        let pid = process.id();
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    }
+
+    /// Directory of the data files.
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Starts the stopped server on the same data and the same socket. Nothing to do when it is running.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn start_again(&mut self) -> Result<(), PostgresError> {
+        if self.process.is_some() {
+            return Ok(());
+        }
+        let directory = self.directory.path().to_owned();
+        let durability = self.durability;
+        let process = blocking("start a server again", move || {
+            let deadline = Instant::now() + START_DEADLINE;
+            loop {
+                match Programs::find(&directory)?.serve(durability) {
+                    // After a crash the old children may hold the shared memory for a moment.
+                    Err(PostgresError::NotStarted { .. }) if Instant::now() < deadline => {
+                        std::thread::sleep(POLL);
+                    }
+                    started => return started,
+                }
+            }
+        })
+        .await?;
+        self.process = Some(process);
+        Ok(())
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The postmaster's children end when it is gone.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        if let Some(process) = &mut self.process {
+            kill(process);
+        }
     }
+}
+
+/// The postmaster's children end when it is gone.
+fn kill(process: &mut Child) {
+    let _ = process.kill();
+    let _ = process.wait();
+}
+
+/// Runs what waits for processes and files.
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, PostgresError> + Send + 'static,
+) -> Result<T, PostgresError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| io_error(what, io::Error::other(error)))?
+}
+
+fn stop_process(process: &mut Child, directory: &Path) -> Result<(), PostgresError> {
+    let pid = i32::try_from(process.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        rustix::process::kill_process(pid, rustix::process::Signal::INT)
+            .map_err(|error| io_error("signal the server", error.into()))?;
+    }
+    let deadline = Instant::now() + STOP_DEADLINE;
+    while !process.try_wait().is_ok_and(|status| status.is_some()) {
+        if Instant::now() > deadline {
+            return Err(PostgresError::NotStopped { log: tail(&directory.join("log")) });
+        }
+        std::thread::sleep(POLL);
+    }
+    // A socket nobody listens on. Without the file connecting would fail in a way that only a local server has.
+    UnixListener::bind(directory.join(SOCKET))
+        .map(drop)
+        .map_err(|source| io_error("leave a dead socket", source))
 }
 
 /// Joins the shared server, starting it when it is not running. The lock is held until the process ends.
@@ -291,63 +404,95 @@ fn start_in(
     directory: &Path,
     durability: Durability,
 ) -> Result<(Child, PgConnectOptions), PostgresError> {
-    let binaries = find_binaries().ok_or(PostgresError::NotInstalled)?;
-    let owner = owner();
-    let log_path = directory.join("log");
-    let log =
-        File::create(&log_path).map_err(|source| io_error("make the server's log", source))?;
-    if let Some((uid, gid)) = owner {
-        chown(directory, Some(uid), Some(gid))
-            .map_err(|source| io_error("give the server its directory", source))?;
+    let programs = Programs::find(directory)?;
+    programs.make_cluster()?;
+    Ok((programs.serve(durability)?, socket_options(directory)))
+}
+
+/// The installed programs, working in one server directory as the user they may run as.
+struct Programs<'d> {
+    binaries: PathBuf,
+    owner: Option<(u32, u32)>,
+    directory: &'d Path,
+}
+
+impl<'d> Programs<'d> {
+    fn find(directory: &'d Path) -> Result<Self, PostgresError> {
+        let binaries = find_binaries().ok_or(PostgresError::NotInstalled)?;
+        Ok(Self { binaries, owner: owner(), directory })
     }
-    let command = |name: &str| -> Result<Command, PostgresError> {
-        let mut command = Command::new(binaries.join(name));
-        if let Some((uid, gid)) = owner {
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    fn not_started(&self) -> PostgresError {
+        PostgresError::NotStarted { log: tail(&self.log_path()) }
+    }
+
+    /// A program that writes to the log and knows the directory as its own.
+    fn command(&self, name: &str) -> Result<Command, PostgresError> {
+        let mut command = Command::new(self.binaries.join(name));
+        if let Some((uid, gid)) = self.owner {
             command.uid(uid).gid(gid);
         }
-        let output =
-            log.try_clone().map_err(|source| io_error("share the server's log", source))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .map_err(|source| io_error("open the server's log", source))?;
         let errors =
             log.try_clone().map_err(|source| io_error("share the server's log", source))?;
-        command.stdin(Stdio::null()).stdout(output).stderr(errors).current_dir(directory);
+        command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir(self.directory);
         // Out of the test's process group, which a test runner may kill as a whole.
         command.process_group(0);
         Ok(command)
-    };
-    let not_started = || PostgresError::NotStarted { log: tail(&log_path) };
-    let made = command("initdb")?
-        .arg("--pgdata=data")
-        .args(["--auth=trust", "--encoding=UTF8", "--no-sync", "--no-instructions"])
-        .arg(format!("--username={ROLE}"))
-        .status()
-        .map_err(|source| io_error("run initdb", source))?;
-    if !made.success() {
-        return Err(not_started());
     }
-    let mut server = command("postgres")?;
-    server.args(["-D", "data", "-c", "listen_addresses="]);
-    server.arg("-c").arg(format!("unix_socket_directories={}", directory.display()));
-    server.args(["-c", "max_connections=300", "-c", "shared_buffers=64MB"]);
-    if durability == Durability::None {
-        server.args(["-c", "fsync=off", "-c", "full_page_writes=off"]);
-    }
-    let mut process = server.spawn().map_err(|source| io_error("run postgres", source))?;
-    let deadline = Instant::now() + START_DEADLINE;
-    while !is_ready(directory) {
-        let has_ended = process.try_wait().is_ok_and(|status| status.is_some());
-        if has_ended || Instant::now() > deadline {
-            let _ = process.kill();
-            return Err(not_started());
+
+    fn make_cluster(&self) -> Result<(), PostgresError> {
+        if let Some((uid, gid)) = self.owner {
+            chown(self.directory, Some(uid), Some(gid))
+                .map_err(|source| io_error("give the server its directory", source))?;
         }
-        std::thread::sleep(START_POLL);
+        let made = self
+            .command("initdb")?
+            .arg("--pgdata=data")
+            .args(["--auth=trust", "--encoding=UTF8", "--no-sync", "--no-instructions"])
+            .arg(format!("--username={ROLE}"))
+            .status()
+            .map_err(|source| io_error("run initdb", source))?;
+        if made.success() { Ok(()) } else { Err(self.not_started()) }
     }
-    Ok((process, socket_options(directory)))
+
+    /// Starts the server and waits until it takes connections.
+    fn serve(&self, durability: Durability) -> Result<Child, PostgresError> {
+        let mut server = self.command("postgres")?;
+        server.args(["-D", "data", "-c", "listen_addresses="]);
+        server.arg("-c").arg(format!("unix_socket_directories={}", self.directory.display()));
+        server.args(["-c", "max_connections=300", "-c", "shared_buffers=64MB"]);
+        if durability == Durability::None {
+            server.args(["-c", "fsync=off", "-c", "full_page_writes=off"]);
+        }
+        let mut process = server.spawn().map_err(|source| io_error("run postgres", source))?;
+        let deadline = Instant::now() + START_DEADLINE;
+        while !is_ready(self.directory, process.id()) {
+            let has_ended = process.try_wait().is_ok_and(|status| status.is_some());
+            if has_ended || Instant::now() > deadline {
+                kill(&mut process);
+                return Err(self.not_started());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(process)
+    }
 }
 
-/// The last line of the server's own file says `ready` once it takes connections.
-fn is_ready(directory: &Path) -> bool {
+/// The last line of the server's own file says `ready` once it takes connections. A server that crashed leaves such a
+/// file behind: the first line tells whose it is.
+fn is_ready(directory: &Path, pid: u32) -> bool {
     let status = fs::read_to_string(directory.join("data/postmaster.pid")).unwrap_or_default();
-    status.lines().last().is_some_and(|line| line.trim() == "ready")
+    status.lines().next().is_some_and(|line| line.trim() == pid.to_string())
+        && status.lines().last().is_some_and(|line| line.trim() == "ready")
 }
 
 fn tail(log: &Path) -> String {

@@ -42,7 +42,7 @@ pub(super) async fn idle(options: &Options) -> anyhow::Result<Vec<Figure>> {
 }
 
 /// Both ends of every connection are on this machine; the child inherits the limit.
-fn raise_descriptor_limit() -> anyhow::Result<()> {
+pub(super) fn raise_descriptor_limit() -> anyhow::Result<()> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use crate::Options;
 use crate::broker_process::BrokerProcess;
 use crate::figure::{Figure, latency, millis, per_second};
-use crate::peer::{Body, Event, Peer, Presence, connect_all};
+use crate::peer::{Body, Event, Peer, Presence, Stalled, connect_all};
 
 /// Sends of one peer that may wait for their ack in the open-loop measurements.
 const WINDOW: usize = 64;
@@ -86,23 +86,40 @@ pub(super) async fn closed_loop(options: &Options) -> anyhow::Result<Vec<Figure>
     Ok(figures)
 }
 
-/// 100 peers, 1,000 messages each to all others in turn, as fast as acknowledgements allow.
-pub(super) async fn flood(options: &Options) -> anyhow::Result<Vec<Figure>> {
+/// 100 peers, 1,000 messages each to all others in turn, as fast as acknowledgements allow; `stalled` more are sent to
+/// like the others and never read.
+pub(super) async fn flood(options: &Options, stalled: usize) -> anyhow::Result<Vec<Figure>> {
     const PEERS: usize = 100;
     const EACH: usize = 1_000;
-    let broker = BrokerProcess::start(options, PEERS).await?;
+    let broker = BrokerProcess::start(options, PEERS + stalled).await?;
+    let mut mute = Vec::with_capacity(stalled);
+    for member in broker.members.iter().skip(PEERS) {
+        mute.push(Stalled::connect(&broker, member).await?);
+    }
     let mut peers = connect_all(&broker, PEERS, Presence::Announced).await?;
     settle(&mut peers).await;
-    let keys: Vec<String> = peers.iter().map(|peer| peer.key.to_hex()).collect();
+    let mut keys: Vec<String> = peers.iter().map(|peer| peer.key.to_hex()).collect();
+    keys.extend(mute.iter().map(|peer| peer.key.to_hex()));
+    let everyone = keys.len();
+    let targets: Vec<Vec<String>> = (0..PEERS)
+        .map(|number| {
+            (1..everyone).filter_map(|step| keys.get((number + step) % everyone).cloned()).collect()
+        })
+        .collect();
+    let expected: usize = targets
+        .iter()
+        .map(|targets| {
+            let is_heard = |target: &String| mute.iter().all(|peer| peer.key.to_hex() != *target);
+            targets.iter().cycle().take(EACH).filter(|target| is_heard(target)).count()
+        })
+        .sum();
     let start = Instant::now();
-    let work = peers.iter_mut().enumerate().map(|(number, peer)| {
-        let others: Vec<String> =
-            (1..PEERS).filter_map(|step| keys.get((number + step) % PEERS).cloned()).collect();
-        async move { send_windowed(peer, &others, EACH, 256, number).await }
-    });
-    // Everybody sends as much as it receives in all; each waits for its own acks and reads pushes on the way.
+    let work =
+        peers.iter_mut().zip(&targets).enumerate().map(|(number, (peer, targets))| async move {
+            send_windowed(peer, targets, EACH, 256, number).await
+        });
+    // Each waits for its own acks and reads pushes on the way.
     try_join_all(work).await?;
-    let expected = PEERS * EACH;
     let mut received: usize = 0;
     for peer in &mut peers {
         received += peer.pushed_so_far();
@@ -121,10 +138,11 @@ pub(super) async fn flood(options: &Options) -> anyhow::Result<Vec<Figure>> {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
+    let total = PEERS * EACH;
     Ok(vec![
         Figure::new("all delivered s", start.elapsed().as_secs_f64()),
         Figure::new("broker RSS MiB", broker.rss_mib()?),
-        Figure::new("broker CPU ms/message", millis(broker.cpu()?) / as_f64(expected)),
+        Figure::new("broker CPU ms/message", millis(broker.cpu()?) / as_f64(total)),
         Figure::new(
             "stored MiB",
             as_f64(usize::try_from(broker.stored_bytes() >> 20).unwrap_or(usize::MAX)),

@@ -5,6 +5,7 @@ mod connections;
 mod direct;
 mod drain;
 mod light;
+mod storm;
 
 use std::pin::Pin;
 
@@ -25,27 +26,36 @@ pub(crate) struct Scenario {
 
 macro_rules! scenarios {
     ($($name:literal, $target:literal => $run:expr;)+) => {
-        /// Every measurement, in the order of the table.
-        pub(crate) const ALL: &[Scenario] = &[$(Scenario {
+        &[$(Scenario {
             name: $name,
             target: $target,
             run: |options| Box::pin($run(options)),
-        },)+];
+        },)+]
     };
 }
 
-scenarios! {
+/// Every measurement, in the order of the table.
+pub(crate) const ALL: &[Scenario] = scenarios! {
     "light flow 50/s", "push p50 <= 1, p99 <= 5; ack p50 <= fdatasync + 2" => light::flow;
     "direct 1->1, 256 B", "" => |options| direct::pairs(options, 1, 5_000, 256);
     "direct 10->10, 256 B", "" => |options| direct::pairs(options, 10, 2_000, 256);
     "direct 50->50, 256 B", ">= 5000/s durable; CPU <= 0.15 ms per message" => |options| direct::pairs(options, 50, 1_000, 256);
     "direct 50->50, 4 KiB", "" => |options| direct::pairs(options, 50, 400, 4096);
     "100 peers closed loop, 256 B", "push p50 <= 15, p99 <= 50" => direct::closed_loop;
-    "100 peers x 1000, 256 B", "all in <= 15 s; RSS <= 150 MiB" => direct::flood;
+    "100 peers x 1000, 256 B", "all in <= 15 s; RSS <= 150 MiB" => |options| direct::flood(options, 0);
     "broadcast to 100", "" => |options| broadcast::to(options, 100);
     "broadcast to 500", "last within 15 ms" => |options| broadcast::to(options, 500);
     "handshakes", ">= 2000/s" => connections::handshakes;
     "idle connections, 10000", "<= 250 MiB; < 2 % of a core" => connections::idle;
     "drain of 10000 held", "<= 0.5 s" => drain::held;
+    "reconnect storm, 20 meshes x 50", "all back within 5 s of listening" => |options| storm::reconnect(options, 20, 50, false);
+    "reconnect storm, 1 mesh x 1000", "all back within 5 s of listening" => |options| storm::reconnect(options, 1, 1_000, false);
+    "reconnect storm with rosters, 20 x 50", "" => |options| storm::reconnect(options, 20, 50, true);
+    "reconnect storm with rosters, 1 x 1000", "" => |options| storm::reconnect(options, 1, 1_000, true);
     "start with stored messages", "serves within 300 ms" => drain::start;
-}
+};
+
+/// What `--stalled` adds: the same load, with receivers among them that take nothing.
+pub(crate) const STALLED: &[Scenario] = scenarios! {
+    "100 peers x 1000, 2 of 102 stalled", "as without them" => |options| direct::flood(options, 2);
+};
