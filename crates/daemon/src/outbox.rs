@@ -22,6 +22,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::Notify;
 
 pub use claim::ClaimFrom;
+pub(crate) use claim::RETRY_HORIZON;
 pub use receipts::Recorded;
 pub use row::{Done, ExistingRow, NewRow, OutboundRow, SealedBody};
 

@@ -7,6 +7,8 @@ use claudemesh_protocol::error::{ErrorCode, Retry};
 use claudemesh_protocol::wire::Ack;
 use rand::{Rng, RngExt as _};
 
+use crate::outbox::RETRY_HORIZON;
+
 /// Attempts an unknown code is tried before it counts as final (daemon spec §11.4).
 const UNKNOWN_CODE_ATTEMPTS: u32 = 10;
 /// First wait between two attempts (daemon spec §11.4).
@@ -117,11 +119,11 @@ pub(super) fn of_error(error: &RequestError) -> Outcome {
 }
 
 /// Time before the next attempt of a row with `attempts` finished ones: doubling from half a second to half a minute,
-/// a quarter more or less; never sooner than the broker asked.
+/// a quarter more or less; never sooner than the broker asked, and never later than [`RETRY_HORIZON`].
 pub(super) fn retry_wait(attempts: u32, asked: Option<Duration>, rng: &mut impl Rng) -> Duration {
     let doubled = RETRY_FIRST.saturating_mul(1 << attempts.min(12)).min(RETRY_MAX);
     let jittered = doubled.mul_f64(rng.random_range(0.75..=1.25));
-    asked.map_or(jittered, |asked| jittered.max(asked))
+    asked.map_or(jittered, |asked| jittered.max(asked)).min(RETRY_HORIZON)
 }
 
 fn of_unknown_code(text: String, after: Option<Duration>, row: RowFacts) -> Outcome {

@@ -1,5 +1,7 @@
 //! Which rows are sent next: the heads of the lines, one line for each sender and target (daemon spec §11.3).
 
+use std::time::Duration;
+
 use claudemesh_protocol::{PublicKey, Timestamp};
 use sqlx::sqlite::SqliteConnection;
 
@@ -14,6 +16,10 @@ pub struct ClaimFrom {
     /// Rows it may still take.
     pub free: usize,
 }
+
+/// No retry waits longer than this. A row whose next attempt lies further ahead was stamped before the clock was set
+/// back, and is due.
+pub(crate) const RETRY_HORIZON: Duration = Duration::from_mins(2);
 
 /// `head(seq)`: of each target's line, the row at its head, found by skipping through the index of open rows.
 macro_rules! heads {
@@ -37,7 +43,8 @@ const CLAIM: &str = concat!(
     heads!(),
     "UPDATE outbox SET status='inflight' WHERE seq IN ( \
       SELECT outbox.seq FROM head JOIN outbox ON outbox.seq=head.seq \
-      WHERE status='pending' AND next_attempt_at<=$3 AND expires_at>$3 ORDER BY outbox.seq LIMIT $4 \
+      WHERE status='pending' AND (next_attempt_at<=$3 OR next_attempt_at>$5) AND expires_at>$3 \
+      ORDER BY outbox.seq LIMIT $4 \
     ) RETURNING *"
 );
 
@@ -105,6 +112,7 @@ async fn claim(
             .bind(from.sender.map(PublicKey::to_hex))
             .bind(now.as_millis())
             .bind(i64::try_from(from.free).unwrap_or(i64::MAX))
+            .bind(now.plus(RETRY_HORIZON).as_millis())
             .fetch_all(&mut *conn)
             .await?;
         for row in &rows {

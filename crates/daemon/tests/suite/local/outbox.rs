@@ -52,6 +52,18 @@ fn row(id: &str, target: u8, at: Timestamp) -> NewRow {
     }
 }
 
+/// A clock that was set back by an hour must not delay by an hour what was to be tried again in a moment.
+#[tokio::test]
+async fn a_clock_set_back_delays_nothing() {
+    let dir = TempDir::new().unwrap();
+    let start = now();
+    let outbox = Outbox::open(&dir.path().join("outbox.db"), None, start).await.unwrap();
+    outbox.accept(row("one", 1, start)).await.unwrap();
+    let set_back = start.minus(Duration::from_hours(1));
+    let claimed = outbox.claim_due(MESH, &[MEMBER], set_back).await.unwrap();
+    assert_eq!(claimed.len(), 1);
+}
+
 /// Daemon §11.3: a row behind one that backs off waits for that one.
 #[tokio::test]
 async fn the_next_time_is_that_of_the_heads_of_lines() {
