@@ -9,7 +9,7 @@ use crate::peers::{Person, Session, Socket, ids};
 use crate::world::{PATIENCE, World};
 
 /// A transaction that stands still, so that what is ahead of it can be seen to be ahead.
-const SLOW_COMMIT: &str = "store.after_announce_before_message=1*sleep(1000)->off";
+const SLOW_COMMIT: &str = "store.after_announce_before_message=1*sleep(3000)->off";
 
 fn to(person: &Person, id: &str) -> Value {
     json!({ "targetSpec": person.key.public(), "client_message_id": id })
@@ -223,6 +223,9 @@ async fn a_row_whose_session_ends_during_the_commit_moves_once() {
     daemon.confirm(&moved).await;
     assert_eq!(daemon.pushes_so_far().await.len(), 0);
     assert_eq!(again.pushes_so_far().await.len(), 0);
+    // Behind the acknowledgement in the same queue, so that it is written by then.
+    let to_nobody = json!({ "targetSpec": "@nobody", "client_message_id": "behind" });
+    assert_eq!(alice.message(to_nobody).await["status"], 201);
     server.kill().await;
     world.resume().await;
     delivered(&world, &people[0], &first["messageId"]).await;
