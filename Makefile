@@ -7,17 +7,19 @@ BUILD := $(CARGO) build --release --locked -p claudemesh
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 PROFILE := $(if $(CI),ci,default)
 
-.PHONY: help build setup check test test-all demo bench chaos sim soak fmt
+.PHONY: help build setup check test test-all demo bench chaos sim soak fmt reference mcp-clients
 
 help:
 	@echo "make demo [KEEP=1]  build, then run the main job with two people; KEEP=1 leaves it running"
 	@echo "make build          the release binary, target/release/claudemesh"
 	@echo "make test           format, lints, every test, the documentation, the demo's scripts"
 	@echo "make check          format and lints only"
-	@echo "make test-all       make test, and the long fault and property runs"
+	@echo "make test-all       make test, make mcp-clients, and the long fault and property runs"
+	@echo "make mcp-clients    official MCP clients call one tool of each family; downloads them (npm, PyPI)"
 	@echo "make bench          measure this machine against the targets"
 	@echo "make chaos MINUTES=10 [ENGINE=sqlite|postgres|both] [KILLS=n] [SEED=n]"
 	@echo "                    kill -9, full disks and cut sockets while people talk; 2 minutes on each engine by default"
+	@echo "make reference      write docs/reference and sdk/typescript/src/wire.ts from the tables"
 	@echo "make sim SEEDS=5000 [PLANT=bug], make sim SEED=n"
 	@echo "                    whole meshes under virtual time with faults that a seed repeats; 200 seeds by default"
 	@echo "make soak           one hour of traffic with faults"
@@ -41,8 +43,13 @@ test: setup check
 	@scripts/test $(PROFILE)
 	@$(NODE) demo/lint.mjs
 
-test-all: test
+test-all: test mcp-clients
 	@scripts/test long
+
+mcp-clients:
+	$(CARGO) build --locked -p claudemesh
+	@scripts/mcp-clients/setup.sh
+	@$(NODE) scripts/mcp-clients/run.mjs
 
 demo: build demo/node_modules/.package-lock.json
 	@$(NODE) demo/run.mjs
@@ -60,6 +67,9 @@ chaos: export ENGINE := $(ENGINE)
 chaos: export SEED := $(SEED)
 chaos: setup
 	@scripts/test chaos
+
+reference:
+	UPDATE_REFERENCE=1 $(CARGO) test --quiet --locked -p claudemesh-protocol --test suite reference
 
 sim:
 	$(CARGO) build --profile sim --locked -p claudemesh-sim

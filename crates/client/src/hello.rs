@@ -150,6 +150,7 @@ impl MemberHello {
             model: self.info.model.clone(),
             groups: self.info.groups.clone(),
             peer_role: None,
+            mesh_seq: None,
             timestamp: timestamp.as_millis(),
             signature: signature.to_hex(),
         })
@@ -177,6 +178,8 @@ pub struct SessionHelloSource {
     pub allowed_caps: Option<CapabilitySet>,
     /// What peers see; may change between attempts.
     pub info: Mutex<PresenceInfo>,
+    /// Capability words.
+    pub capabilities: Vec<String>,
     /// Timestamps of this session key.
     pub clock: HelloClock,
 }
@@ -196,7 +199,7 @@ impl SessionHelloSource {
         let signature = hello::sign_session(&self.mesh_id, parent, &self.session, timestamp)?;
         Ok(SessionHello {
             protocol_version: Some(PROTOCOL_VERSION),
-            capabilities: Some(daemon_capabilities()),
+            capabilities: Some(self.capabilities.clone()),
             mesh_id: self.mesh_id.clone(),
             parent_member_id: Some(self.member_id.clone()),
             parent_member_pubkey: parent.to_hex(),
@@ -212,6 +215,7 @@ impl SessionHelloSource {
             model: info.model,
             groups: info.groups,
             role: info.role,
+            mesh_seq: None,
             timestamp: timestamp.as_millis(),
             signature: signature.to_hex(),
         })
@@ -275,6 +279,7 @@ mod tests {
                 session: Arc::new(KeyPair::generate()),
                 allowed_caps: caps,
                 info: Mutex::default(),
+                capabilities: daemon_capabilities(),
                 clock: HelloClock::default(),
             };
             for days in 0..3 {

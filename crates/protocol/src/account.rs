@@ -2,12 +2,16 @@
 //!
 //! Times are ISO-8601 UTC. Tokens and setup codes are secrets: the types that carry one have no `Debug`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::group::Group;
 use crate::id::{MemberId, MeshId, UserId};
 use crate::invite::InvitePreset;
 use crate::key::PublicKey;
-use crate::status::MemberRole;
+use crate::permission::Permission;
+use crate::status::{MemberRole, MessageMode};
 
 /// Body of `POST /cli/setup`. No `Debug`: it carries the setup code.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +111,73 @@ pub struct AccountMesh {
 pub struct MeshesReply {
     /// Meshes the account is in, or owns.
     pub meshes: Vec<AccountMesh>,
+}
+
+/// What one member may do in a mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberPermissions {
+    /// The member.
+    pub member_id: MemberId,
+    /// Its name.
+    pub display_name: String,
+    /// Its role.
+    pub role: MemberRole,
+    /// True for the owner, who may everything.
+    pub is_owner: bool,
+    /// Every permission with what counts today.
+    pub permissions: BTreeMap<Permission, bool>,
+}
+
+/// Answer of `GET /cli/mesh/:slug/permissions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PermissionsReply {
+    /// Slug of the mesh.
+    pub mesh: String,
+    /// Its members, in the order they joined.
+    pub members: Vec<MemberPermissions>,
+}
+
+/// A member as its mesh sees it over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberDetail {
+    /// The member.
+    pub id: MemberId,
+    /// Its key.
+    #[serde(default)]
+    pub pubkey: Option<PublicKey>,
+    /// Its name.
+    pub display_name: String,
+    /// Free label of its role.
+    #[serde(default)]
+    pub role_tag: Option<String>,
+    /// Groups of presences that name none.
+    #[serde(default)]
+    pub groups: Vec<Group>,
+    /// How it wants messages.
+    pub message_mode: MessageMode,
+    /// Its role.
+    pub permission: MemberRole,
+    /// True for the owner.
+    pub is_owner: bool,
+    /// ISO.
+    pub joined_at: String,
+    /// ISO.
+    #[serde(default)]
+    pub last_seen_at: Option<String>,
+    /// True with a live or leased presence.
+    pub online: bool,
+    /// Its sessions among them.
+    pub session_count: usize,
+}
+
+/// Answer of `GET /mesh/:id/members`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembersReply {
+    /// Always true.
+    pub ok: bool,
+    /// In the order they joined.
+    pub members: Vec<MemberDetail>,
 }
 
 /// Body of `POST /cli/mesh/create`.

@@ -15,6 +15,13 @@ const VERSION_WITH_LIST: u64 = 2;
 /// Its serde form is the camelCase one of the WebSocket; [`snake_case`] is that of the daemon's local API.
 /// A value that has a list is version 2, one without is version 1; no other combination can be represented.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "typescript",
+    derive(ts_rs::TS),
+    ts(
+        type = "{ sessionPubkey: string, parentMemberPubkey: string, expiresAt: number, signature: string, version?: 2, allowed_caps?: Array<string> }"
+    )
+)]
 pub struct ParentAttestation {
     /// The key vouched for.
     pub session_pubkey: PublicKey,

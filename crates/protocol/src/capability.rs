@@ -41,6 +41,7 @@ impl Capability {
 
 /// A set of capabilities. JSON form: an array of words; written in byte order, read in any order and letter case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(type = "Array<Capability>"))]
 pub struct CapabilitySet(u16);
 
 impl CapabilitySet {

@@ -139,6 +139,10 @@ codes! {
     AmbiguousPrefix = "ambiguous_prefix", 400, InvalidArgs, Permanent;
     /// A value is longer than its limit.
     TooLarge = "too_large", 413, InvalidArgs, Permanent;
+    /// There are as many as there may be.
+    Limit = "limit", 409, AlreadyExists, Permanent;
+    /// Something was changed since the caller read it.
+    VersionConflict = "version_conflict", 409, AlreadyExists, Permanent;
     /// A send has the wrong shape.
     InvalidRequest = "invalid_request", 400, InvalidArgs, Permanent;
     /// A send names no wire target.
@@ -207,6 +211,10 @@ codes! {
     SetupDone = "setup_done", 409, AlreadyExists, Permanent;
     /// Wrong setup code.
     InvalidSetupCode = "invalid_setup_code", 403, Auth, Permanent;
+    /// Fields of a member that only admins edit; `fields` names them.
+    AdminManaged = "admin_managed", 403, PermissionDenied, Permanent;
+    /// No such permission.
+    InvalidPermission = "invalid_permission", 400, InvalidArgs, Permanent;
     /// A claim of a mesh owner that must stay.
     OwnerCannotLeave = "owner_cannot_leave", 409, PermissionDenied, Permanent;
     /// HTTP method not known for the route.
@@ -256,6 +264,8 @@ codes! {
     BrokerUnavailable = "broker_unavailable", 503, Network, Transient;
     /// Local API: the broker did not answer in time.
     BrokerTimeout = "broker_timeout", 504, Network, Transient;
+    /// Local API: the answer was lost; whether the broker did it is not known, and asking again could do it twice.
+    OutcomeUnknown = "outcome_unknown", 504, Network, Permanent;
     /// Local API: the disk or the queue is full.
     InsufficientStorage = "insufficient_storage", 507, Io, Transient;
     /// Local API: no such operation.

@@ -9,6 +9,7 @@ use crate::limits;
 
 /// A group path such as `ops` or `ops/core`, without `@`; `all` is reserved.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(transparent)]
 pub struct GroupName(String);
 
@@ -81,7 +82,8 @@ impl fmt::Display for GroupName {
 }
 
 /// A presence's membership of a group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Group {
     /// The path.
     pub name: GroupName,

@@ -24,6 +24,7 @@ pub enum KeyFormatError {
 ///
 /// It orders and compares by bytes. Whether the bytes are a valid curve point is checked where the key is used.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(type = "string"))]
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
@@ -93,6 +94,7 @@ impl<'de> Deserialize<'de> for PublicKey {
 
 /// A 64-byte ed25519 signature (hex128; upper case is accepted on input, wire spec §0).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(type = "string"))]
 pub struct SignatureBytes([u8; 64]);
 
 impl SignatureBytes {

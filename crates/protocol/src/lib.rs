@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod attestation;
+pub mod audit;
 pub mod body;
 pub mod canonical;
 pub mod capability;
@@ -16,8 +17,10 @@ pub mod id;
 pub mod invite;
 pub mod key;
 pub mod limits;
+pub mod ops;
 pub mod permission;
 pub mod receipt;
+mod schema;
 pub mod slug;
 pub mod status;
 pub mod target;

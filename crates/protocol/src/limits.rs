@@ -38,9 +38,41 @@ pub const SUMMARY_MAX_CHARS: usize = 500;
 /// Largest user metadata of a message as canonical JSON, in bytes (wire spec §5.3).
 pub const BODY_META_MAX_BYTES: usize = 8 * 1024;
 
+/// Longest key of the shared state, in characters (broker spec §4.1).
+pub const STATE_KEY_MAX_CHARS: usize = 256;
+/// Largest value of the shared state as compact JSON, in bytes (broker spec §4.1).
+pub const STATE_VALUE_MAX_BYTES: usize = 32_768;
+/// Keys of the shared state of one mesh (broker spec §4.1).
+pub const STATE_KEYS_MAX: usize = 5_000;
+/// Entries in what one member grants others (broker spec §4.22).
+pub const GRANTS_MAX: usize = 1_000;
+/// Shortest key prefix that names a member or session, in hexadecimal characters (wire spec §3.22).
+pub const KEY_PREFIX_MIN_CHARS: usize = 8;
+/// Time an old member key still names its member in targets after a rotation (broker spec §2.6).
+pub const ROTATED_KEY_GRACE: Duration = Duration::from_hours(7 * 24);
+/// Events of a mesh that are kept for peers that were away (wire spec §6.6).
+pub const MESH_EVENTS_KEPT: u64 = 1_000;
+/// Days an undelivered message may be held by the setting of a mesh (broker spec §4.28).
+pub const MESH_RETENTION_DAYS: std::ops::RangeInclusive<u32> = 1..=365;
+/// Days a mesh may remember client message ids; less would not outlive an outbox's retries (broker spec §1.1).
+pub const DEDUPE_DAYS: std::ops::RangeInclusive<u32> = 3..=3_650;
+/// Longest reason of a ban, in characters; a sentence, not a document.
+pub const BAN_REASON_MAX_CHARS: usize = 500;
+/// Entries in one answer of the audit log when no limit is given (broker spec §4.19).
+pub const AUDIT_QUERY_DEFAULT: u32 = 50;
+/// Entries in one answer of the audit log at most (broker spec §4.19).
+pub const AUDIT_QUERY_MAX: u32 = 500;
+/// Time between two verifications of one mesh's audit log (broker spec §4.19).
+pub const AUDIT_VERIFY_INTERVAL: Duration = Duration::from_mins(1);
+/// Entries of the audit log that wait in memory for one mesh before a writer waits itself (broker spec §4.19).
+pub const AUDIT_QUEUE_MAX: usize = 10_000;
+
 /// Clock difference tolerated in a hello and in signed requests (wire spec §2.3).
 pub const CLOCK_SKEW: Duration = Duration::from_mins(1);
-/// How long an accepted hello is remembered, to refuse its repeat (wire spec §2.3).
+/// How long an accepted hello is kept, to refuse its repeat. The skew rule needs two minutes (wire spec §2.3); an hour
+/// keeps a broker's clock that was set forth and back from forgetting one whose time is good again.
+pub const HELLO_MEMORY: Duration = Duration::from_hours(1);
+/// How long a signed request is remembered, to refuse its repeat (wire spec §2.3).
 pub const HELLO_REPLAY_WINDOW: Duration = Duration::from_mins(2);
 /// Longest life of a session attestation the broker accepts (wire spec §2.4).
 pub const ATTESTATION_MAX_TTL: Duration = Duration::from_hours(24);
@@ -74,6 +106,32 @@ pub const INVALID_JSON_MAX: usize = 20;
 pub const INVALID_JSON_WINDOW: Duration = Duration::from_mins(1);
 /// Nesting depth of a JSON frame (broker spec §7.6).
 pub const JSON_MAX_DEPTH: usize = 32;
+
+/// Longest wait for a connection to PostgreSQL: for a free one, for a new one, or for a sign of life of a kept one.
+pub const DB_ACQUIRE_LIMIT: Duration = Duration::from_millis(1_500);
+/// Longest operation on PostgreSQL that somebody waits for, from asking for a connection to its last answer. A request is
+/// answered within 5 s whatever the database does (broker spec G-2), also when it waits behind a commit that gets no
+/// answer and then finds no connection ([`DB_ACQUIRE_LIMIT`]).
+pub const DB_OPERATION_LIMIT: Duration = Duration::from_secs(3);
+/// Longest operation on PostgreSQL that cleans up or takes over after a start.
+pub const DB_UPKEEP_LIMIT: Duration = Duration::from_secs(20);
+/// Longest run of one statement at the PostgreSQL server, which ends it: what nobody waits for any more holds no lock for
+/// long. Below [`DB_UPKEEP_LIMIT`], so that a slow statement ends with an answer.
+pub const DB_STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest pause inside a transaction before the PostgreSQL server undoes it: its broker is gone.
+pub const DB_IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(20);
+/// Silence after which the PostgreSQL server asks whether a broker's machine is still there, pause between two such
+/// questions, and how many stay unanswered before it hangs up.
+pub const DB_KEEPALIVE: (Duration, Duration, u32) =
+    (Duration::from_secs(30), Duration::from_secs(10), 3);
+/// A connection to PostgreSQL that rested no longer is used without asking whether it lives.
+pub const DB_TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// A connection to PostgreSQL that nobody needed for so long is closed.
+pub const DB_IDLE_MAX: Duration = Duration::from_mins(10);
+/// A connection to PostgreSQL is replaced after this time, so that neither side collects what it holds for ever.
+pub const DB_LIFETIME_MAX: Duration = Duration::from_mins(30);
+/// Longest run of the pending migrations on PostgreSQL, so that a start behind a network that went silent ends.
+pub const DB_MIGRATION_LIMIT: Duration = Duration::from_hours(1);
 
 /// Outbound buffer of one broker connection, in bytes (broker spec §3.4).
 pub const OUTBOUND_MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -223,6 +281,19 @@ pub const MCP_DAEMON_RETRY_SECS: [u64; 6] = [1, 2, 4, 8, 16, 30];
 pub const MCP_STREAM_RETRY: Duration = Duration::from_secs(1);
 /// Time one try to make the daemon ready may take (MCP spec §3).
 pub const MCP_DAEMON_READY_BUDGET: Duration = Duration::from_secs(10);
+/// Tool calls of one MCP client that run at once (MCP spec §3).
+pub const MCP_CALLS_MAX: usize = 16;
+/// Tool calls of one MCP client that wait for a place; more are refused with `rate_limited`, so that a client without
+/// manners cannot fill our memory. Our own choice.
+pub const MCP_CALLS_WAITING_MAX: usize = 64;
+/// Time between two progress notifications of one tool call, and until the first (MCP spec §3).
+pub const MCP_PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// How long a person may take to answer whether a tool may run (MCP spec §6).
+pub const MCP_ELICITATION_WAIT: Duration = Duration::from_mins(1);
+/// Result of one tool call as text, in bytes; what is longer is cut and says so (MCP spec §6).
+pub const MCP_RESULT_MAX_BYTES: usize = 200 * 1024;
+/// Proposals in one answer to `completion/complete` (the MCP revisions allow no more).
+pub const MCP_COMPLETIONS_MAX: usize = 100;
 /// Time between `initialized` and the welcome: clients register their handler late (MCP spec §4.8).
 pub const CHANNEL_WELCOME_DELAY: Duration = Duration::from_secs(3);
 /// How long the welcome waits for the daemon before it says what it knows (MCP spec §4.8).
@@ -252,6 +323,12 @@ pub const CHANNEL_SUMMARY_MAX_CHARS: usize = 80;
 pub const CLI_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Longest `--timeout` of the command line (CLI spec §9).
 pub const CLI_TIMEOUT_MAX: Duration = Duration::from_mins(10);
+/// Largest policy file that is read, in bytes. Ours; the rules of a person fit many times (CLI spec §1.17).
+pub const POLICY_FILE_MAX_BYTES: u64 = 262_144;
+/// Size from which the policy gate's audit log is rotated, in bytes: 10 MiB (CLI spec §1.17).
+pub const GATE_AUDIT_MAX_BYTES: u64 = 10_485_760;
+/// Rotated audit logs of the policy gate that are kept (CLI spec §1.17).
+pub const GATE_AUDIT_KEPT: u32 = 3;
 /// Text read from stdin as a message body, in bytes (CLI spec §1.2).
 pub const CLI_STDIN_MAX_BYTES: u64 = 256 * 1024;
 /// How long a send waits for the broker's word before it says "queued locally" (CLI spec §3.6).

@@ -11,7 +11,8 @@ use std::time::Duration;
 use claudemesh_protocol::invite::PlainHttp;
 use claudemesh_protocol::limits;
 use claudemesh_protocol::wire::{
-    Ack, ClientAck, ClientFrame, ErrorFrame, FrameKind, HelloAck, Push, Receipt, Send, ServerFrame,
+    Ack, ClientAck, ClientFrame, ErrorFrame, HelloAck, Push, Receipt, Send, ServerFrame,
+    StateChange,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
@@ -195,6 +196,8 @@ pub enum ConnectionEvent {
     UnreadablePush(ClientAck),
     /// How far a message of ours came.
     Receipt(Box<Receipt>),
+    /// A key of the shared state was written by somebody else.
+    StateChange(Box<StateChange>),
     /// The socket, or the attempt to open one, has ended. Calls in flight have failed before this is told.
     Closed {
         /// How.
@@ -364,7 +367,9 @@ impl Connection {
         let deadline = Instant::now() + timeout;
         let opens = self.counters().opens;
         let first = self.request_once(frame, deadline).await;
-        if !matches!(first, Err(RequestError::Disconnected)) || !is_repeatable(frame.kind()) {
+        if !matches!(first, Err(RequestError::Disconnected))
+            || !frame.kind().spec().effect.is_repeatable()
+        {
             return first;
         }
         let mut state = self.watch();
@@ -504,30 +509,6 @@ impl Connection {
             live.terminate.cancel();
             Err(RequestError::Blocked)
         }
-    }
-}
-
-/// Whether a request may reach the broker twice: reads, and writes that set what they set.
-const fn is_repeatable(kind: FrameKind) -> bool {
-    match kind {
-        FrameKind::PullMessages
-        | FrameKind::LoopUnblock
-        | FrameKind::MessageStatus
-        | FrameKind::ListPeers
-        | FrameKind::ListMembers
-        | FrameKind::SetStatus
-        | FrameKind::SetSummary
-        | FrameKind::SetVisible
-        | FrameKind::SetProfile
-        | FrameKind::SetStats
-        | FrameKind::JoinGroup
-        | FrameKind::LeaveGroup => true,
-        FrameKind::Hello
-        | FrameKind::SessionHello
-        | FrameKind::Send
-        | FrameKind::ClientAck
-        | FrameKind::Receipt
-        | FrameKind::Goodbye => false,
     }
 }
 

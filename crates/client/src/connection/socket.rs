@@ -251,6 +251,7 @@ fn understand(text: &str, live: &Live, context: &Context<'_>) -> Option<Connecti
     match frame {
         ServerFrame::Push(push) => return Some(ConnectionEvent::Push(push)),
         ServerFrame::Receipt(receipt) => return Some(ConnectionEvent::Receipt(receipt)),
+        ServerFrame::StateChange(change) => return Some(ConnectionEvent::StateChange(change)),
         ServerFrame::Ack(ack) => count_unmatched(live.pending.acknowledge(req_id, *ack), context),
         ServerFrame::Error(error) => {
             let matched = live.pending.refuse(&error);
@@ -260,11 +261,7 @@ fn understand(text: &str, live: &Live, context: &Context<'_>) -> Option<Connecti
             }
         }
         ServerFrame::HelloAck(_) => count_unmatched(Match::Nobody, context),
-        reply @ (ServerFrame::PeersList(_)
-        | ServerFrame::MembersList(_)
-        | ServerFrame::MessageStatusResult(_)) => {
-            count_unmatched(live.pending.answer(req_id, reply), context);
-        }
+        reply => count_unmatched(live.pending.answer(req_id, reply), context),
     }
     None
 }

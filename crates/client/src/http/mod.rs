@@ -173,14 +173,48 @@ impl BrokerHttp {
         now: Timestamp,
     ) -> Result<(), HttpError> {
         let target = format!("/mesh/{mesh}/member/{member}");
-        let text = canonical::signed_http("DELETE", &target, &sha256(b""), now)?;
+        let request = self.signed(&Method::DELETE, &target, Vec::new(), key, now)?;
+        let _answer: serde_json::Value = self.call(request).await?;
+        Ok(())
+    }
+
+    /// Gives a member another name: the member's own key signs.
+    ///
+    /// # Errors
+    /// [`HttpError`]; `admin_managed` where members may not name themselves.
+    pub async fn rename_member(
+        &self,
+        mesh: &MeshId,
+        member: &MemberId,
+        key: &KeyPair,
+        display_name: &str,
+        now: Timestamp,
+    ) -> Result<(), HttpError> {
+        let target = format!("/mesh/{mesh}/member/{member}");
+        let body = serde_json::json!({ "displayName": display_name }).to_string().into_bytes();
         let request = self
-            .request(Method::DELETE, &target)
+            .signed(&Method::PATCH, &target, body, key, now)?
+            .header("content-type", "application/json");
+        let _answer: serde_json::Value = self.call(request).await?;
+        Ok(())
+    }
+
+    /// A request that a member key signs, its body included (wire spec appendix A).
+    fn signed(
+        &self,
+        method: &Method,
+        target: &str,
+        body: Vec<u8>,
+        key: &KeyPair,
+        now: Timestamp,
+    ) -> Result<RequestBuilder, HttpError> {
+        let text = canonical::signed_http(method.as_str(), target, &sha256(&body), now)?;
+        let request = self
+            .request(method.clone(), target)
             .header("X-Member-Pubkey", key.public().to_hex())
             .header("X-Timestamp", now.as_millis().to_string())
             .header("X-Signature", key.sign(text.as_bytes()).to_hex());
-        let _answer: serde_json::Value = self.call(request).await?;
-        Ok(())
+        Ok(if body.is_empty() { request } else { request.body(body) })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

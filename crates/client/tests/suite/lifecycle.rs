@@ -88,6 +88,42 @@ async fn thirty_seconds_open_start_the_schedule_over() {
     }
 }
 
+/// Daemon spec §6.3: whenever a connection is cut, the next dial comes within the schedule's bound, and the first bound
+/// counts again after half a minute open.
+#[tokio::test(start_paused = true)]
+async fn each_of_two_hundred_cuts_is_followed_by_a_dial_in_time() {
+    const BOUNDS: [u64; 6] = [1, 2, 4, 8, 16, 30];
+    for role in [Role::ControlPlane, Role::Session] {
+        let mut bench = Bench::new(role);
+        let mut attempt = 0;
+        for cut in 0..200 {
+            // In the handshake, at once, after a while, when it counts as stable, again and again in another order.
+            let open_for = [None, Some(0), Some(7), Some(31), Some(3), None, Some(40)][cut % 7];
+            if let Some(seconds) = open_for {
+                let mut socket = bench.open().await;
+                let _cut_in_the_middle =
+                    timeout(Duration::from_secs(seconds), socket.serve()).await;
+            } else {
+                drop(bench.accept().await);
+            }
+            if open_for.is_some_and(|seconds| seconds >= 30) {
+                attempt = 0;
+            }
+            let dials = bench.dials().len();
+            let (code, status, _) = bench.closed().await;
+            assert_eq!((code, status), (1006, Status::Reconnecting), "cut {cut}");
+            let bound = Duration::from_secs(BOUNDS[attempt.min(BOUNDS.len() - 1)]);
+            let closed_at = Instant::now();
+            while bench.dials().len() == dials {
+                sleep(Duration::from_millis(5)).await;
+                assert!(closed_at.elapsed() <= bound + Duration::from_millis(10), "cut {cut}");
+            }
+            attempt += 1;
+        }
+        assert_eq!(bench.connection.counters().dials, 201);
+    }
+}
+
 /// daemon §6 Accept: drop packets silently: terminate between 75 s and 106 s after the last frame; reconnect succeeds when
 /// traffic returns.
 #[tokio::test(start_paused = true)]

@@ -2,8 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::admin::{
+    Ban, BanAck, Disconnect, DisconnectAck, GetGrants, GrantsResult, Kick, KickAck, ListBans,
+    ListBansResult, MeshState, RotateMemberKey, SetGrants, Unban, UnbanAck,
+};
+use super::audit::{AuditQuery, AuditResult, AuditVerify, AuditVerifyResult};
 use super::decode::{DecodeError, Head, Inbound};
 use super::hello::{Hello, HelloAck, SessionHello};
+use super::mesh::{MeshInfo, MeshInfoResult};
 use super::messaging::{
     Ack, ClientAck, LoopUnblock, MessageStatus, MessageStatusResult, PullMessages, Push, Receipt,
     Send,
@@ -13,6 +19,8 @@ use super::presence::{
     SetStats, SetStatus, SetSummary, SetVisible,
 };
 use super::reply::ErrorFrame;
+use super::state::{GetState, ListState, SetState, StateChange, StateList, StateResult};
+use crate::audit::AuditEvent;
 use crate::capability::Capability;
 use crate::permission::Permission;
 
@@ -29,6 +37,48 @@ pub enum Access {
     ByTarget,
 }
 
+/// What a member needs to use a frame, beside the capability of its session (broker spec §4.24, §7.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// Every member has it.
+    Member,
+    /// This permission.
+    Holds(Permission),
+    /// Owner or admin.
+    Admin,
+}
+
+/// What a frame does to the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Keeps the connection or a delivery going; nothing that others asked for.
+    Upkeep,
+    /// Changes nothing.
+    Read,
+    /// Sets what it names, the same again when repeated.
+    Set,
+    /// Changes something, possibly once more when repeated.
+    Write,
+}
+
+impl Effect {
+    /// Whether a request may reach the broker twice after a lost answer.
+    pub const fn is_repeatable(self) -> bool {
+        !matches!(self, Self::Write)
+    }
+}
+
+/// How often a frame may be used (broker spec §6.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rate {
+    /// As fast as the socket is read.
+    Free,
+    /// From the member's bucket for sends.
+    MemberSend,
+    /// Once in the interval of [`crate::limits::AUDIT_VERIFY_INTERVAL`], for the whole mesh.
+    MeshVerify,
+}
+
 /// What is declared about a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameSpec {
@@ -38,18 +88,31 @@ pub struct FrameSpec {
     pub reply: Option<&'static str>,
     /// Capability needed.
     pub access: Access,
-    /// Member permission needed besides.
-    pub permission: Option<Permission>,
+    /// What the member needs besides.
+    pub right: Right,
+    /// What it does.
+    pub effect: Effect,
+    /// Entry of the audit log that its success leaves.
+    pub audit: Option<AuditEvent>,
+    /// How often it may be used.
+    pub rate: Rate,
 }
 
 macro_rules! client_frames {
-    ($($(#[$doc:meta])* $name:ident($payload:ty) = $word:literal -> $reply:expr, $access:expr, $permission:expr;)+) => {
+    ($($(#[$doc:meta])* $name:ident($payload:ty) = $word:literal -> $reply:expr, $access:expr, $right:expr, $effect:expr, $audit:expr, $rate:expr;)+) => {
         /// A frame from a client.
         #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
         #[serde(tag = "type")]
         pub enum ClientFrame {
             $($(#[$doc])* #[serde(rename = $word)] $name(Box<$payload>),)+
         }
+
+        $(impl From<$payload> for ClientFrame {
+            fn from(payload: $payload) -> Self {
+                Self::$name(Box::new(payload))
+            }
+        })+
 
         /// The kind of a client frame.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,7 +128,7 @@ macro_rules! client_frames {
             pub const fn spec(self) -> FrameSpec {
                 match self {
                     $(Self::$name => FrameSpec {
-                        word: $word, reply: $reply, access: $access, permission: $permission,
+                        word: $word, reply: $reply, access: $access, right: $right, effect: $effect, audit: $audit, rate: $rate,
                     },)+
                 }
             }
@@ -94,44 +157,75 @@ macro_rules! client_frames {
 }
 
 use Access::{ByTarget, Handshake, Needs, Upkeep};
+use Capability as Cap;
+use Rate::{Free, MemberSend, MeshVerify};
+use Right::{Admin, Holds, Member};
 
 client_frames! {
     /// Member-keyed handshake.
-    Hello(Hello) = "hello" -> Some("hello_ack"), Handshake, None;
+    Hello(Hello) = "hello" -> Some("hello_ack"), Handshake, Member, Effect::Upkeep, None, Free;
     /// Session-keyed handshake.
-    SessionHello(SessionHello) = "session_hello" -> Some("hello_ack"), Handshake, None;
+    SessionHello(SessionHello) = "session_hello" -> Some("hello_ack"), Handshake, Member, Effect::Upkeep, None, Free;
     /// A message.
-    Send(Send) = "send" -> Some("ack"), ByTarget, Some(Permission::Send);
+    Send(Send) = "send" -> Some("ack"), ByTarget, Holds(Permission::Send), Effect::Write, None, MemberSend;
     /// Hand over what is held.
-    PullMessages(PullMessages) = "pull_messages" -> Some("ack"), Upkeep, None;
+    PullMessages(PullMessages) = "pull_messages" -> Some("ack"), Upkeep, Member, Effect::Upkeep, None, Free;
     /// A push was stored.
-    ClientAck(ClientAck) = "client_ack" -> None, Upkeep, None;
+    ClientAck(ClientAck) = "client_ack" -> None, Upkeep, Member, Effect::Upkeep, None, Free;
     /// How far a message came.
-    Receipt(Receipt) = "receipt" -> None, Upkeep, None;
+    Receipt(Receipt) = "receipt" -> None, Upkeep, Member, Effect::Upkeep, None, Free;
     /// Lift a loop stop.
-    LoopUnblock(LoopUnblock) = "loop_unblock" -> Some("ack"), Needs(Capability::Dm), None;
+    LoopUnblock(LoopUnblock) = "loop_unblock" -> Some("ack"), Needs(Cap::Dm), Member, Effect::Set, None, Free;
     /// What became of a message.
-    MessageStatus(MessageStatus) = "message_status" -> Some("message_status_result"), Needs(Capability::Read), None;
+    MessageStatus(MessageStatus) = "message_status" -> Some("message_status_result"), Needs(Cap::Read), Member, Effect::Read, None, Free;
     /// Who is there.
-    ListPeers(ListPeers) = "list_peers" -> Some("peers_list"), Needs(Capability::Read), None;
+    ListPeers(ListPeers) = "list_peers" -> Some("peers_list"), Needs(Cap::Read), Member, Effect::Read, None, Free;
     /// The roster.
-    ListMembers(ListMembers) = "list_members" -> Some("members_list"), Needs(Capability::Read), None;
+    ListMembers(ListMembers) = "list_members" -> Some("members_list"), Needs(Cap::Read), Member, Effect::Read, None, Free;
     /// Own status. A report of the agent's hooks is upkeep; the broker asks `profile-write` for the rest.
-    SetStatus(SetStatus) = "set_status" -> Some("ack"), Upkeep, None;
+    SetStatus(SetStatus) = "set_status" -> Some("ack"), Upkeep, Member, Effect::Set, None, Free;
     /// Own summary.
-    SetSummary(SetSummary) = "set_summary" -> Some("ack"), Needs(Capability::ProfileWrite), None;
+    SetSummary(SetSummary) = "set_summary" -> Some("ack"), Needs(Cap::ProfileWrite), Member, Effect::Set, None, Free;
     /// Own visibility.
-    SetVisible(SetVisible) = "set_visible" -> Some("ack"), Needs(Capability::ProfileWrite), None;
+    SetVisible(SetVisible) = "set_visible" -> Some("ack"), Needs(Cap::ProfileWrite), Member, Effect::Set, None, Free;
     /// Own profile.
-    SetProfile(SetProfile) = "set_profile" -> Some("ack"), Needs(Capability::ProfileWrite), None;
+    SetProfile(SetProfile) = "set_profile" -> Some("ack"), Needs(Cap::ProfileWrite), Member, Effect::Set, None, Free;
     /// Own counters.
-    SetStats(SetStats) = "set_stats" -> Some("ack"), Upkeep, None;
+    SetStats(SetStats) = "set_stats" -> Some("ack"), Upkeep, Member, Effect::Upkeep, None, Free;
     /// Join a group.
-    JoinGroup(JoinGroup) = "join_group" -> Some("ack"), Needs(Capability::ProfileWrite), None;
+    JoinGroup(JoinGroup) = "join_group" -> Some("ack"), Needs(Cap::ProfileWrite), Member, Effect::Set, None, Free;
     /// Leave a group.
-    LeaveGroup(LeaveGroup) = "leave_group" -> Some("ack"), Needs(Capability::ProfileWrite), None;
+    LeaveGroup(LeaveGroup) = "leave_group" -> Some("ack"), Needs(Cap::ProfileWrite), Member, Effect::Set, None, Free;
     /// Voluntary end.
-    Goodbye(Goodbye) = "goodbye" -> None, Upkeep, None;
+    Goodbye(Goodbye) = "goodbye" -> None, Upkeep, Member, Effect::Upkeep, None, Free;
+    /// Write a key of the shared state.
+    SetState(SetState) = "set_state" -> Some("ack"), Needs(Cap::StateWrite), Holds(Permission::WriteState), Effect::Write, Some(AuditEvent::StateSet), Free;
+    /// Read a key of the shared state.
+    GetState(GetState) = "get_state" -> Some("state_result"), Needs(Cap::StateRead), Member, Effect::Read, None, Free;
+    /// List the shared state.
+    ListState(ListState) = "list_state" -> Some("state_list"), Needs(Cap::StateRead), Member, Effect::Read, None, Free;
+    /// End connections for good.
+    Kick(Kick) = "kick" -> Some("kick_ack"), Needs(Cap::Kick), Admin, Effect::Write, Some(AuditEvent::MemberKicked), Free;
+    /// End connections that may come back.
+    Disconnect(Disconnect) = "disconnect" -> Some("disconnect_ack"), Needs(Cap::Kick), Admin, Effect::Write, Some(AuditEvent::MemberKicked), Free;
+    /// Remove a member.
+    Ban(Ban) = "ban" -> Some("ban_ack"), Needs(Cap::Ban), Admin, Effect::Write, Some(AuditEvent::MemberBanned), Free;
+    /// Let a removed member in again.
+    Unban(Unban) = "unban" -> Some("unban_ack"), Needs(Cap::Ban), Admin, Effect::Write, Some(AuditEvent::MemberUnbanned), Free;
+    /// Who is banned.
+    ListBans(ListBans) = "list_bans" -> Some("list_bans_result"), Needs(Cap::Read), Admin, Effect::Read, None, Free;
+    /// Change what the caller grants others.
+    SetGrants(SetGrants) = "set_grants" -> Some("grants_result"), Needs(Cap::Grant), Member, Effect::Set, Some(AuditEvent::GrantsChanged), Free;
+    /// What the caller grants others.
+    GetGrants(GetGrants) = "get_grants" -> Some("grants_result"), Needs(Cap::Grant), Member, Effect::Read, None, Free;
+    /// Take a new member key; the member's own connection only.
+    RotateMemberKey(RotateMemberKey) = "rotate_member_key" -> Some("ack"), Upkeep, Member, Effect::Write, Some(AuditEvent::MemberKeypairRotated), Free;
+    /// Read the audit log.
+    AuditQuery(AuditQuery) = "audit_query" -> Some("audit_result"), Needs(Cap::Read), Admin, Effect::Read, None, Free;
+    /// Recompute the audit log.
+    AuditVerify(AuditVerify) = "audit_verify" -> Some("audit_verify_result"), Needs(Cap::Read), Admin, Effect::Read, None, MeshVerify;
+    /// Overview of the mesh.
+    MeshInfo(MeshInfo) = "mesh_info" -> Some("mesh_info_result"), Needs(Cap::Read), Member, Effect::Read, None, Free;
 }
 
 impl ClientFrame {
@@ -158,6 +252,7 @@ macro_rules! server_frames {
     ($($(#[$doc:meta])* $name:ident($payload:ty) = $word:literal;)+) => {
         /// A frame from the broker.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
         #[serde(tag = "type")]
         pub enum ServerFrame {
             $($(#[$doc])* #[serde(rename = $word)] $name(Box<$payload>),)+
@@ -223,6 +318,32 @@ server_frames! {
     MessageStatusResult(MessageStatusResult) = "message_status_result";
     /// How far a message came.
     Receipt(Receipt) = "receipt";
+    /// One entry of the shared state.
+    StateResult(StateResult) = "state_result";
+    /// The shared state.
+    StateList(StateList) = "state_list";
+    /// A key of the shared state was written.
+    StateChange(StateChange) = "state_change";
+    /// Whom a kick ended.
+    KickAck(KickAck) = "kick_ack";
+    /// Whom a disconnect ended.
+    DisconnectAck(DisconnectAck) = "disconnect_ack";
+    /// Who was banned.
+    BanAck(BanAck) = "ban_ack";
+    /// Who may come back.
+    UnbanAck(UnbanAck) = "unban_ack";
+    /// Who is banned.
+    ListBansResult(ListBansResult) = "list_bans_result";
+    /// What a peer missed while it was away.
+    MeshState(MeshState) = "mesh_state";
+    /// What the caller grants others.
+    GrantsResult(GrantsResult) = "grants_result";
+    /// The audit log.
+    AuditResult(AuditResult) = "audit_result";
+    /// Whether the audit log is whole.
+    AuditVerifyResult(AuditVerifyResult) = "audit_verify_result";
+    /// Overview of the mesh.
+    MeshInfoResult(MeshInfoResult) = "mesh_info_result";
 }
 
 impl ServerFrame {

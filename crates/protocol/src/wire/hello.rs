@@ -41,6 +41,7 @@ pub mod channel {
 
 /// Member-keyed handshake. Keys and signatures are kept as text, because each bad shape has its own error code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Hello {
     /// Highest protocol version understood; absent means 1.
@@ -96,6 +97,9 @@ pub struct Hello {
     /// Only `service` is honoured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_role: Option<String>,
+    /// Number of the newest mesh event seen; the broker sends what came after it (wire spec §6.6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh_seq: Option<u64>,
     /// Unix milliseconds; part of the signed text.
     pub timestamp: i64,
     /// Member key's signature, hex128.
@@ -104,6 +108,7 @@ pub struct Hello {
 
 /// Session-keyed handshake.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct SessionHello {
     /// Highest protocol version understood; absent means 1.
@@ -152,6 +157,9 @@ pub struct SessionHello {
     /// Role label shown to people (`profile.role`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
+    /// Number of the newest mesh event seen; the broker sends what came after it (wire spec §6.6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh_seq: Option<u64>,
     /// Unix milliseconds; part of the signed text.
     pub timestamp: i64,
     /// Session key's signature, hex128.
@@ -160,6 +168,7 @@ pub struct SessionHello {
 
 /// What the roster says about the member itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct MemberProfile {
     /// Role label.
@@ -172,6 +181,7 @@ pub struct MemberProfile {
 
 /// Which profile fields members may edit themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase", default)]
 #[expect(clippy::struct_excessive_bools, reason = "four independent switches of the wire format")]
 pub struct SelfEditable {
@@ -193,6 +203,7 @@ impl Default for SelfEditable {
 
 /// Settings of the mesh that clients must know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct MeshPolicy {
     /// Which profile fields members may edit themselves.
@@ -205,6 +216,7 @@ pub struct MeshPolicy {
 
 /// Limits the broker announces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct WireLimits {
     /// Characters of ciphertext, nonce and target of one send.
@@ -222,6 +234,7 @@ pub type Features = BTreeMap<String, FeatureParams>;
 
 /// Parameters of one feature.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct FeatureParams {
     /// Named values; `version` is always among them.
     pub params: serde_json::Map<String, serde_json::Value>,
@@ -229,6 +242,7 @@ pub struct FeatureParams {
 
 /// The broker's answer to an accepted handshake; always the first frame on the socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct HelloAck {
     /// This presence.

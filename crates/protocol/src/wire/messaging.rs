@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::attestation::ParentAttestation;
@@ -10,7 +11,8 @@ use crate::key::PublicKey;
 use crate::status::{Priority, word};
 
 /// A content key of a group body, sealed to one member (wire spec §5.4).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct WrappedKey {
     /// Member key it is for.
     pub to: PublicKey,
@@ -21,7 +23,8 @@ pub struct WrappedKey {
 }
 
 /// A message to the broker. Shape errors are answered by a failed [`Ack`], so fields are kept as text.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Send {
     /// Who it is for, see [`crate::target::TargetSpec`].
@@ -69,11 +72,13 @@ pub struct Send {
 }
 
 /// Asks for everything held for this connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct PullMessages {}
 
 /// The receiver has durably stored a push.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct ClientAck {
     /// The sender's id.
@@ -85,14 +90,16 @@ pub struct ClientAck {
 }
 
 /// Lifts a loop stop between the caller and `peer`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct LoopUnblock {
     /// The other side's key.
     pub peer: PublicKey,
 }
 
 /// Asks what became of a message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct MessageStatus {
     /// Full id, or a unique prefix of at least eight characters.
@@ -132,7 +139,8 @@ word! {
 }
 
 /// A statement about how far a message came, signed by the recipient's member key unless the broker says it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
     /// The broker's id.
@@ -166,7 +174,8 @@ pub struct Receipt {
 pub type AckStatus = u16;
 
 /// The broker's answer to a send, and the bare success of other frames (wire spec §1.4, §3.1).
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Ack {
     /// The request's `id`, or `""`.
@@ -232,6 +241,7 @@ pub struct Ack {
     pub lifted: Option<bool>,
     /// The request it answers.
     #[serde(rename = "_reqId", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     pub req_id: Option<String>,
 }
 
@@ -259,7 +269,8 @@ word! {
 }
 
 /// A message, or a system event, to a client. Keys are text: `system` and `webhook:<name>` are senders too.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Push {
     /// The broker's id.
@@ -346,7 +357,8 @@ pub struct Push {
 }
 
 /// Answer to [`MessageStatus`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct MessageStatusResult {
     /// As asked.
@@ -361,11 +373,13 @@ pub struct MessageStatusResult {
     pub recipients: Vec<RecipientStatus>,
     /// The request it answers.
     #[serde(rename = "_reqId", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     pub req_id: Option<String>,
 }
 
 /// One delivery of a message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct RecipientStatus {
     /// Display name.

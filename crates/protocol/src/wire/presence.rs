@@ -1,5 +1,6 @@
 //! Presence, status, profile, roster and groups (wire spec §3.2, §3.3).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::attestation::ParentAttestation;
@@ -9,7 +10,8 @@ use crate::key::PublicKey;
 use crate::status::{MemberRole, PeerStatus, StatusSource};
 
 /// Asks who is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct ListPeers {
     /// Adds the lease state of each row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -17,15 +19,18 @@ pub struct ListPeers {
 }
 
 /// Asks for the roster, absent members included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct ListMembers {}
 
 /// A voluntary end: the presence goes at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Goodbye {}
 
 /// Sets the own status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct SetStatus {
     /// The status.
     pub status: PeerStatus,
@@ -35,21 +40,24 @@ pub struct SetStatus {
 }
 
 /// Sets the own summary; `""` clears it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct SetSummary {
     /// At most 500 characters.
     pub summary: String,
 }
 
 /// Shows or hides the presence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct SetVisible {
     /// False: absent from lists, broadcasts and groups.
     pub visible: bool,
 }
 
 /// Merges the given fields into the own profile.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct SetProfile {
     /// A short picture or emoji.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,16 +77,19 @@ pub struct SetProfile {
 }
 
 /// Replaces the own counters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct SetStats {
     /// The counters.
     pub stats: Stats,
 }
 
 /// Joins a group or replaces the role in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct JoinGroup {
-    /// Path; one leading `@` is tolerated, anything else is answered `invalid_args`.
+    /// Path, such as eng or eng/core. One leading `@` is tolerated, anything else is answered `invalid_args`.
+    #[schemars(extend("format" = "group-name"))]
     pub name: String,
     /// Role in the group; absent clears it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,14 +97,17 @@ pub struct JoinGroup {
 }
 
 /// Leaves a group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct LeaveGroup {
-    /// Path; one leading `@` is tolerated.
+    /// Path, such as eng or eng/core. One leading `@` is tolerated.
+    #[schemars(extend("format" = "group-name"))]
     pub name: String,
 }
 
 /// Counters a client reports.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
     /// Messages received.
@@ -132,7 +146,8 @@ impl Stats {
 }
 
 /// Profile as peers see it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Profile {
     /// Role label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,7 +167,8 @@ pub struct Profile {
 }
 
 /// One presence in `peers_list`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct PeerRow {
     /// Session key, else member key.
@@ -235,18 +251,21 @@ pub struct PeerRow {
 }
 
 /// Answer to [`ListPeers`].
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct PeersList {
     /// By connect time.
     #[serde(default)]
     pub peers: Vec<PeerRow>,
     /// The request it answers.
     #[serde(rename = "_reqId", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     pub req_id: Option<String>,
 }
 
 /// One member in `members_list`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct MemberRow {
     /// The member.
@@ -273,12 +292,14 @@ pub struct MemberRow {
 }
 
 /// Answer to [`ListMembers`].
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct MembersList {
     /// By join time; revoked and unbound members are left out.
     #[serde(default)]
     pub members: Vec<MemberRow>,
     /// The request it answers.
     #[serde(rename = "_reqId", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     pub req_id: Option<String>,
 }

@@ -6,6 +6,7 @@ use crate::error::ErrorCode;
 
 /// Tells the sender of a frame why it was refused; the socket stays open unless the handshake failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorFrame {
     /// The stable code; a client keeps unknown words.

@@ -95,6 +95,7 @@ fn hello() -> impl Strategy<Value = Hello> {
             model: None,
             groups: optional.3,
             peer_role: None,
+            mesh_seq: None,
             timestamp,
             signature,
         },

@@ -11,3 +11,4 @@
 
 mod frames;
 mod grammar;
+mod reference;
