@@ -6,7 +6,7 @@ use claudemesh_protocol::StatusSource;
 use claudemesh_protocol::capability::{Capability, CapabilitySet};
 use claudemesh_protocol::permission::{Permission, Standing};
 use claudemesh_protocol::target::TargetSpec;
-use claudemesh_protocol::wire::{Access, ClientFrame};
+use claudemesh_protocol::wire::{Access, ClientFrame, Right};
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub enum Denied {
     /// The member does not have this permission.
     #[error("missing permission \"{0}\"")]
     Permission(Permission),
+    /// The member is neither owner nor admin; names the frame's word.
+    #[error("only the owner or an admin can use \"{0}\"")]
+    Role(&'static str),
 }
 
 impl Caller {
@@ -78,8 +81,10 @@ pub fn authorize(caller: &Caller, frame: &ClientFrame) -> Result<(), Denied> {
     {
         return Err(Denied::Capability(capability));
     }
-    match frame.kind().spec().permission {
-        Some(permission) if !caller.may(permission) => Err(Denied::Permission(permission)),
+    let spec = frame.kind().spec();
+    match spec.right {
+        Right::Holds(permission) if !caller.may(permission) => Err(Denied::Permission(permission)),
+        Right::Admin if !caller.standing.is_admin() => Err(Denied::Role(spec.word)),
         _ => Ok(()),
     }
 }

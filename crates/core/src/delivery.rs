@@ -51,6 +51,15 @@ impl DeliveryState {
             _ => None,
         }
     }
+
+    /// True when a row that was seen in this state may be seen in `later` after any number of events: what nobody who looks
+    /// from time to time may find otherwise.
+    pub const fn may_become(self, later: Self) -> bool {
+        match self {
+            Self::Held | Self::Claimed => true,
+            Self::Delivered | Self::Dropped | Self::Expired => self as u8 == later as u8,
+        }
+    }
 }
 
 /// What happens to a delivery.
@@ -68,6 +77,12 @@ pub enum DeliveryEvent {
     Expire,
 }
 
+impl DeliveryEvent {
+    /// Every event.
+    pub const ALL: &'static [Self] =
+        &[Self::Claim, Self::Release, Self::Ack, Self::Drop, Self::Expire];
+}
+
 /// How long the push of this 1-based `attempt` waits for its ack: `first`, doubling, at most 600 s.
 pub fn claim_lease(first: Duration, attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(31);
@@ -77,17 +92,8 @@ pub fn claim_lease(first: Duration, attempt: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use claudemesh_protocol::limits::CLAIM_LEASE;
-    use proptest::prelude::*;
 
     use super::*;
-
-    const EVENTS: &[DeliveryEvent] = &[
-        DeliveryEvent::Claim,
-        DeliveryEvent::Release,
-        DeliveryEvent::Ack,
-        DeliveryEvent::Drop,
-        DeliveryEvent::Expire,
-    ];
 
     #[test]
     fn leases_double_up_to_the_limit() {
@@ -95,21 +101,5 @@ mod tests {
             (0..9).map(|attempt| claim_lease(CLAIM_LEASE, attempt).as_secs()).collect();
         assert_eq!(seconds, [30, 30, 60, 120, 240, 480, 600, 600, 600]);
         assert_eq!(claim_lease(CLAIM_LEASE, u32::MAX).as_secs(), 600);
-    }
-
-    proptest! {
-        #[test]
-        fn rows_move_along_allowed_edges_only(events in prop::collection::vec(0_usize..5, 0..50)) {
-            let mut state = DeliveryState::Held;
-            let mut delivered = 0;
-            for event in events {
-                let Some(next) = state.after(EVENTS[event]) else { continue };
-                prop_assert!(!state.is_final());
-                prop_assert_ne!(state, next);
-                delivered += u32::from(next == DeliveryState::Delivered);
-                state = next;
-            }
-            prop_assert!(delivered <= 1);
-        }
     }
 }

@@ -151,6 +151,8 @@ pub struct Arrival<'a> {
     pub session_id: &'a str,
     /// Its machine.
     pub host_fingerprint: Option<&'a str>,
+    /// It comes to send something and goes again.
+    pub is_transient: bool,
 }
 
 /// Where an arrival goes.
@@ -191,12 +193,18 @@ fn is_same_session_id(arrival: &Arrival<'_>, presence: &Presence) -> bool {
 
 /// Decides where an arrival goes among the presences of its mesh. Presences of other members are never touched, whatever
 /// key or id the arrival quotes.
+///
+/// A transient arrival and a lasting presence have nothing to do with each other, also when both stand for one session:
+/// the one is announced to nobody, and of the other everybody must learn when it ends.
 pub fn place<'a>(
     arrival: &Arrival<'_>,
     presences: impl Iterator<Item = (&'a Presence, Lease)>,
 ) -> Placement {
     let mut replaces = Vec::new();
     for (presence, lease) in presences {
+        if presence.is_transient() != arrival.is_transient {
+            continue;
+        }
         if continues(arrival, presence, lease) {
             return Placement::Reattach(presence.id.clone());
         }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use claudemesh_protocol::Timestamp;
 
-/// Tokens are counted in thousandths, so that a slow refill loses nothing to rounding.
-const UNIT: u64 = 1_000;
-const MILLIS_PER_MINUTE: u64 = 60_000;
+/// Parts of a token. A millisecond brings as many as the limit allows requests per minute, so that nothing is ever lost to
+/// rounding, however slow the refill and however often somebody asks.
+const TOKEN: u64 = 60_000;
 
 /// How much one caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,19 +31,22 @@ pub struct Exhausted {
     pub retry_after: Duration,
 }
 
+fn full(limit: RateLimit) -> u64 {
+    u64::from(limit.burst) * TOKEN
+}
+
 impl TokenBucket {
     /// A full bucket.
     pub fn full(limit: RateLimit, now: Timestamp) -> Self {
-        Self { level: u64::from(limit.burst) * UNIT, updated_at: now }
+        Self { level: full(limit), updated_at: now }
     }
 
+    /// A clock that went back brings nothing and takes nothing.
     fn refill(&mut self, limit: RateLimit, now: Timestamp) {
         let elapsed = u64::try_from(now.since(self.updated_at).as_millis()).unwrap_or(u64::MAX);
-        let gained = elapsed.saturating_mul(u64::from(limit.per_minute) * UNIT) / MILLIS_PER_MINUTE;
-        if gained > 0 || now < self.updated_at {
-            self.level = self.level.saturating_add(gained).min(u64::from(limit.burst) * UNIT);
-            self.updated_at = now;
-        }
+        let gained = elapsed.saturating_mul(u64::from(limit.per_minute));
+        self.level = self.level.saturating_add(gained).min(full(limit));
+        self.updated_at = now;
     }
 
     /// Takes one token.
@@ -52,18 +55,17 @@ impl TokenBucket {
     /// [`Exhausted`] when there is none; nothing is taken then.
     pub fn take(&mut self, limit: RateLimit, now: Timestamp) -> Result<(), Exhausted> {
         self.refill(limit, now);
-        if let Some(rest) = self.level.checked_sub(UNIT) {
+        if let Some(rest) = self.level.checked_sub(TOKEN) {
             self.level = rest;
             return Ok(());
         }
-        let rate = u64::from(limit.per_minute).max(1) * UNIT;
-        let wait = ((UNIT - self.level) * MILLIS_PER_MINUTE).div_ceil(rate);
+        let wait = (TOKEN - self.level).div_ceil(u64::from(limit.per_minute).max(1));
         Err(Exhausted { retry_after: Duration::from_millis(wait) })
     }
 
     /// Gives one token back: the request turned out to be a repeat of one that was paid for.
     pub fn give_back(&mut self, limit: RateLimit) {
-        self.level = (self.level + UNIT).min(u64::from(limit.burst) * UNIT);
+        self.level = (self.level + TOKEN).min(full(limit));
     }
 
     /// When the bucket was last used.

@@ -10,7 +10,7 @@ use super::*;
 use crate::lease::LeaseBook;
 
 const LEASE: Duration = Duration::from_secs(90);
-const START: Timestamp = Timestamp::from_millis(1_000_000);
+const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 /// What happens to one of two members' three programs.
 #[derive(Debug, Clone)]
@@ -23,8 +23,8 @@ enum Step {
     Cut(usize),
     /// A client leaves on purpose.
     Leave(usize),
-    /// Seconds pass.
-    Pass(u64),
+    /// Seconds pass, or somebody sets the clock.
+    Pass(i64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -34,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0_usize..2, 0_usize..2).prop_map(|(member, program)| Step::Daemon { member, program }),
         4 => (0_usize..8).prop_map(Step::Cut),
         1 => (0_usize..8).prop_map(Step::Leave),
-        3 => (0_u64..70).prop_map(Step::Pass),
+        3 => prop_oneof![8 => 0_i64..70, 1 => -7_200_i64..7_200].prop_map(Step::Pass),
     ]
 }
 
@@ -66,6 +66,7 @@ impl Broker {
             session_key: arriving.session_key,
             session_id: &arriving.client.session_id,
             host_fingerprint: None,
+            is_transient: arriving.is_transient(),
         };
         let all = self.presences.values().map(|(one, lease)| (one, *lease));
         match place(&arrival, all) {
@@ -150,7 +151,7 @@ proptest! {
                     }
                 }
                 Step::Pass(seconds) => {
-                    now = now.plus(Duration::from_secs(seconds));
+                    now = Timestamp::from_millis(now.as_millis() + seconds * 1_000);
                     for id in broker.leases.ended(now) {
                         broker.end(&id);
                     }

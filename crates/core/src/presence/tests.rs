@@ -39,7 +39,14 @@ fn arrival<'a>(
     session_key: Option<PublicKey>,
     session_id: &'a str,
 ) -> Arrival<'a> {
-    Arrival { handshake, member_id, session_key, session_id, host_fingerprint: None }
+    Arrival {
+        handshake,
+        member_id,
+        session_key,
+        session_id,
+        host_fingerprint: None,
+        is_transient: false,
+    }
 }
 
 /// LEASE-2, LEASE-3.
@@ -53,6 +60,27 @@ fn a_session_returns_by_its_key_and_nobody_else_does() {
         assert_eq!(place_one(back), Placement::Reattach(PresenceId::new("p")));
         let thief = arrival(Handshake::Session, &mallory, Some(key(1)), "s");
         assert_eq!(place_one(thief), Placement::New { replaces: vec![] });
+    }
+}
+
+/// Broker spec §2.2: whoever only sends something leaves a leased presence to its lease, and one that returns does not
+/// become as silent as the other.
+#[test]
+fn a_transient_arrival_and_a_lasting_presence_leave_each_other_alone() {
+    let alice = MemberId::new("alice");
+    let lasting = presence("p", "alice", Some(key(1)));
+    let mut passing = lasting.clone();
+    passing.id = PresenceId::new("q");
+    passing.client.capabilities = vec!["transient".to_owned()];
+    let back = arrival(Handshake::Session, &alice, Some(key(1)), "s");
+    let call = Arrival { is_transient: true, ..back };
+    for lease in [Lease::Online, LEASED] {
+        let alone = Placement::New { replaces: vec![] };
+        assert_eq!(place(&call, [(&lasting, lease)].into_iter()), alone);
+        assert_eq!(place(&back, [(&passing, lease)].into_iter()), alone);
+        let both = || [(&lasting, lease), (&passing, lease)].into_iter();
+        assert_eq!(place(&back, both()), Placement::Reattach(PresenceId::new("p")));
+        assert_eq!(place(&call, both()), Placement::Reattach(PresenceId::new("q")));
     }
 }
 
