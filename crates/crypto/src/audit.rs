@@ -52,20 +52,31 @@ pub fn link(prev: Option<&str>, entry: &Entry<'_>) -> String {
     sha256_hex(preimage.as_bytes())
 }
 
-/// Checks entries in ascending order of id, from the first of the mesh: each with its stored `prev` and hash.
-/// Returns the position of the first entry that does not fit, or `None` when all do.
+/// A chain that is checked entry by entry, in ascending order of id, from the first of the mesh.
+#[derive(Debug, Default)]
+pub struct Chain {
+    before: Option<String>,
+}
+
+impl Chain {
+    /// True when an entry with its stored `prev` and hash follows from the one checked before it. After a false the
+    /// chain is no use any more.
+    pub fn follows(&mut self, entry: &Entry<'_>, prev: &str, hash: &str) -> bool {
+        let before = self.before.as_deref();
+        let is_linked = prev == before.unwrap_or(AUDIT_GENESIS);
+        let is_whole = constant_time_eq(link(before, entry).as_bytes(), hash.as_bytes());
+        self.before = Some(hash.to_owned());
+        is_linked && is_whole
+    }
+}
+
+/// Checks all entries of a mesh as [`Chain`] does. Returns the position of the first that does not fit, or `None` when
+/// all do.
 pub fn first_broken<'a>(
     entries: impl IntoIterator<Item = (Entry<'a>, &'a str, &'a str)>,
 ) -> Option<usize> {
-    let mut before: Option<&str> = None;
-    for (position, (entry, prev, hash)) in entries.into_iter().enumerate() {
-        let is_linked = prev == before.unwrap_or(AUDIT_GENESIS);
-        if !is_linked || !constant_time_eq(link(before, &entry).as_bytes(), hash.as_bytes()) {
-            return Some(position);
-        }
-        before = Some(hash);
-    }
-    None
+    let mut chain = Chain::default();
+    entries.into_iter().position(|(entry, prev, hash)| !chain.follows(&entry, prev, hash))
 }
 
 fn has_float(value: &Value) -> bool {

@@ -1,10 +1,13 @@
 //! Invites: creating, listing, revoking and claiming them (broker spec §1.1, §4.26).
 
+use claudemesh_protocol::audit::AuditEvent;
 use claudemesh_protocol::status::{MemberRole, MessageMode};
 use claudemesh_protocol::{Group, InviteId, MeshId, Timestamp, UserId};
 
+use crate::audit::append_audit;
 use crate::engine::{Row, to_json};
-use crate::{Member, NewMember, Result, Store, StoreError};
+use crate::member::live_member_of;
+use crate::{AuditPayload, Member, NewAuditEntry, NewMember, Result, Store, StoreError};
 
 mod claim;
 
@@ -163,7 +166,22 @@ impl Store {
                         ],
                     )
                     .await?;
-                Ok(if rows > 0 { CreateInvite::Created(invite.into_invite()) } else { CreateInvite::CodeTaken })
+                if rows == 0 {
+                    return Ok(CreateInvite::CodeTaken);
+                }
+                let entry = NewAuditEntry {
+                    mesh_id: invite.mesh_id.clone(),
+                    event: AuditEvent::InviteCreated,
+                    actor: live_member_of(&mut conn, &invite.mesh_id, &invite.created_by).await?,
+                    payload: AuditPayload::new()
+                        .with("invite", invite.id.as_str())
+                        .with("role", invite.role.as_str())
+                        .with("maxUses", invite.max_uses)
+                        .with("expiresAt", invite.expires_at),
+                    at: invite.created_at,
+                };
+                append_audit(&mut conn, &entry).await?;
+                Ok(CreateInvite::Created(invite.into_invite()))
             })
         })
         .await
@@ -212,22 +230,24 @@ impl Store {
         rows.iter().map(Invite::from_row).collect()
     }
 
-    /// Revokes the invite with this code. Answers it as it stands; `None` when the mesh has none with this code.
-    /// Revoking twice changes nothing.
+    /// Revokes the invite with this code in the name of an account. Answers it as it stands; `None` when the mesh has none
+    /// with this code. Revoking twice changes nothing.
     pub async fn revoke_invite(
         &self,
         mesh: &MeshId,
         code: &str,
+        by: &UserId,
         now: Timestamp,
     ) -> Result<Option<Invite>> {
-        let (mesh, code) = (mesh.clone(), code.to_owned());
+        let (mesh, code, by) = (mesh.clone(), code.to_owned(), by.clone());
         self.write(move |mut conn| {
             Box::pin(async move {
-                conn.execute(
-                    "UPDATE invite SET revoked_at = $3 WHERE mesh_id = $1 AND code = $2 AND revoked_at IS NULL",
-                    &[mesh.as_str().into(), code.as_str().into(), now.into()],
-                )
-                .await?;
+                let changed = conn
+                    .execute(
+                        "UPDATE invite SET revoked_at = $3 WHERE mesh_id = $1 AND code = $2 AND revoked_at IS NULL",
+                        &[mesh.as_str().into(), code.as_str().into(), now.into()],
+                    )
+                    .await?;
                 let row = conn
                     .first(
                         concat!(
@@ -238,7 +258,18 @@ impl Store {
                         &[mesh.as_str().into(), code.as_str().into()],
                     )
                     .await?;
-                row.as_ref().map(Invite::from_row).transpose()
+                let invite = row.as_ref().map(Invite::from_row).transpose()?;
+                if let Some(invite) = invite.as_ref().filter(|_| changed > 0) {
+                    let entry = NewAuditEntry {
+                        mesh_id: mesh.clone(),
+                        event: AuditEvent::InviteRevoked,
+                        actor: live_member_of(&mut conn, &mesh, &by).await?,
+                        payload: AuditPayload::new().with("invite", invite.id.as_str()),
+                        at: now,
+                    };
+                    append_audit(&mut conn, &entry).await?;
+                }
+                Ok(invite)
             })
         })
         .await

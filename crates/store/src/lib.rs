@@ -15,7 +15,8 @@
 //!            create_cli_session · use_cli_session · revoke_cli_session
 //! meshes     create_mesh · mesh · mesh_by_slug · mesh_secrets · meshes_of_user · set_mesh_settings · archive_mesh
 //! members    member · member_by_key · member_of_user · roster · add_members · bind_member · purge_unbound_members
-//!            touch_members · set_default_groups · merge_grants · set_permissions · revoke_member · revoked_keys
+//!            touch_members · set_default_groups · merge_grants · merge_permissions · revoke_member · revoked_keys
+//!            ban_member · unban_member · bans · rotate_key · edit_member · mesh_events
 //! invites    create_invite · invite_by_code · invite_by_token · invites · revoke_invite · claim_invite
 //! presences  open_presence (with hello replay check) · save_presence_states · heartbeat · lease_presences
 //!            end_presence · lease_previous_run · stale_presences · peer_state · peer_states_of_present
@@ -24,6 +25,8 @@
 //!            number_rows · next_delivery_seq · claim · copies
 //!            release_expired_claims · expire · next_due · backlog · backlog_total · recipients_with_held_rows
 //!            message_status · senders_of_held
+//! state      write_state · state_entry · state_entries · state_keys
+//! audit      append_audit_entries · audit_entries · verify_audit; security decisions append in their own transaction
 //! secrets    broker_secret · keep_broker_secret
 //! upkeep     cleanup_messages · purge_dedupe · orphaned_dedupe_rows · purge
 //! ```
@@ -36,6 +39,8 @@
 pub mod message;
 
 mod account;
+mod admin;
+mod audit;
 mod engine;
 mod error;
 mod invite;
@@ -45,12 +50,19 @@ mod mesh;
 mod peer_state;
 mod pending_status;
 mod presence;
+mod rights;
 mod secret;
+mod state;
 mod store;
 
 pub use account::{
     CliLogin, CliSessionKind, FirstAccount, NewCliSession, NewUser, TokenHash, User, UserRole,
 };
+pub use admin::{
+    Ban, Banned, DroppedRow, EditMember, FormerKey, MemberChange, MeshEvent, Missed, NewBan,
+    RotateKey, Rotation,
+};
+pub use audit::{AuditEntry, AuditPage, AuditPayload, AuditValue, AuditVerdict, NewAuditEntry};
 pub use error::{Result, StoreError};
 pub use invite::{ClaimInvite, CreateInvite, Invite, InviteForm, InvitePreset, NewInvite};
 pub use maintenance::{CLEANUP_STEP, CleanupAges, PurgeBefore, Purged};
@@ -73,5 +85,7 @@ pub use pending_status::{PendingStatus, PendingStatusOf};
 pub use presence::{
     EndPresence, HelloSeen, OpenPresence, PresenceEnded, PresenceRow, PresenceState, PreviousRun,
 };
+pub use rights::MergeGrants;
 pub use secret::{BrokerSecret, Encrypted};
+pub use state::{StateEntries, StateEntry, StateWritten, WriteState};
 pub use store::{PostgresLocation, SqliteLocation, Store, StoreLocation};

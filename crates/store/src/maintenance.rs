@@ -83,7 +83,7 @@ impl Store {
     /// Deletes up to [`CLEANUP_STEP`] old messages with their deliveries and marks their dedupe rows. Answers how many
     /// messages went; fewer than the step means done.
     pub async fn cleanup_messages(&self, ages: CleanupAges) -> Result<u64> {
-        self.write(move |mut conn| {
+        self.write_upkeep(move |mut conn| {
             Box::pin(async move {
                 let sql = Sql::per_engine(OLD_MESSAGES_SQLITE, OLD_MESSAGES_POSTGRES);
                 let step = i64::try_from(CLEANUP_STEP).unwrap_or(i64::MAX);
@@ -109,7 +109,7 @@ impl Store {
 
     /// Deletes dedupe rows past their end. Answers how many.
     pub async fn purge_dedupe(&self, now: Timestamp) -> Result<u64> {
-        self.write(move |mut conn| {
+        self.write_upkeep(move |mut conn| {
             Box::pin(async move {
                 conn.execute(
                     "DELETE FROM client_message_dedupe WHERE expires_at <= $1",
@@ -123,7 +123,7 @@ impl Store {
 
     /// Dedupe rows whose message should still exist but does not: a sign of damage, to be reported and never deleted.
     pub async fn orphaned_dedupe_rows(&self) -> Result<u64> {
-        let mut reader = self.reader().await?;
+        let mut reader = self.upkeep_reader().await?;
         let count = reader
             .conn()
             .number(
@@ -138,7 +138,7 @@ impl Store {
 
     /// Deletes presence-related rows past their end.
     pub async fn purge(&self, before: PurgeBefore) -> Result<Purged> {
-        self.write(move |mut conn| {
+        self.write_upkeep(move |mut conn| {
             Box::pin(async move {
                 Ok(Purged {
                     presences: conn

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use claudemesh_protocol::audit::AuditEvent;
 use claudemesh_protocol::permission::{Grant, Permission};
 use claudemesh_protocol::status::{MemberRole, MessageMode};
 use claudemesh_protocol::{Group, InviteId, MemberId, MeshId, PublicKey, Timestamp, UserId};
 
+use crate::admin::former_keys;
+use crate::audit::append_audit;
 use crate::engine::{Conn, Row, Sql, Value, stored_word, to_json};
-use crate::{Result, Store, StoreError};
+use crate::{AuditPayload, FormerKey, NewAuditEntry, Result, Store, StoreError};
 
 /// Columns of a member `m` with its permission row `p`, as [`Member::from_row`] reads them.
 macro_rules! member_columns {
@@ -89,6 +92,16 @@ pub struct RosterEntry {
     pub member: Member,
     /// Groups its own connection was last in (`peer_state` of the member); `None` when it never was connected.
     pub last_groups: Option<Vec<Group>>,
+    /// Keys it had before, oldest first.
+    pub former_keys: Vec<FormerKey>,
+}
+
+impl RosterEntry {
+    /// The key it had at this time: what it wrote then was written under that one.
+    pub fn key_at(&self, time: Timestamp) -> Option<PublicKey> {
+        let former = self.former_keys.iter().find(|former| time < former.rotated_at);
+        former.map_or(self.member.pubkey, |former| Some(former.key))
+    }
 }
 
 /// A member to be made.
@@ -184,8 +197,12 @@ impl Store {
     /// Every bound, live member of a mesh, in the order they joined.
     pub async fn roster(&self, mesh: &MeshId) -> Result<Vec<RosterEntry>> {
         let mut reader = self.reader().await?;
-        let rows = reader
-            .conn()
+        let mut conn = reader.conn();
+        let mut former: BTreeMap<MemberId, Vec<FormerKey>> = BTreeMap::new();
+        for (member, key) in former_keys(&mut conn, mesh).await? {
+            former.entry(member).or_default().push(key);
+        }
+        let rows = conn
             .all(
                 concat!(
                     "SELECT ",
@@ -204,7 +221,9 @@ impl Store {
             .map(|row| {
                 let has_state = row.get::<Option<String>>("last_groups")?.is_some();
                 let last_groups = if has_state { Some(row.json("last_groups")?) } else { None };
-                Ok(RosterEntry { member: Member::from_row(row)?, last_groups })
+                let member = Member::from_row(row)?;
+                let former_keys = former.remove(&member.id).unwrap_or_default();
+                Ok(RosterEntry { member, last_groups, former_keys })
             })
             .collect()
     }
@@ -216,6 +235,15 @@ impl Store {
                 let mut answers = Vec::with_capacity(members.len());
                 for member in &members {
                     answers.push(insert_member(&mut conn, member, None).await?);
+                }
+                for answer in &answers {
+                    // One that has no key yet has not joined.
+                    if let AddMember::Added(member) = answer
+                        && member.pubkey.is_some()
+                    {
+                        let entry = joined_entry(member, "operator", member.joined_at);
+                        append_audit(&mut conn, &entry).await?;
+                    }
                 }
                 Ok(answers)
             })
@@ -246,6 +274,9 @@ impl Store {
                     )
                     .await?;
                 let bound = if rows > 0 { find_member(&mut conn, &mesh, &id).await? } else { None };
+                if let Some(member) = &bound {
+                    append_audit(&mut conn, &joined_entry(member, "invite", now)).await?;
+                }
                 Ok(bound.map_or(BindMember::NotFound, BindMember::Bound))
             })
         })
@@ -319,79 +350,6 @@ impl Store {
         .await
     }
 
-    /// Merges grants: `None` for a key resets it to the defaults. Answers the member as it stands then; `None` when
-    /// there is no such live member.
-    pub async fn merge_grants(
-        &self,
-        mesh: &MeshId,
-        id: &MemberId,
-        changes: BTreeMap<PublicKey, Option<Vec<Grant>>>,
-    ) -> Result<Option<Member>> {
-        let (mesh, id) = (mesh.clone(), id.clone());
-        self.write(move |mut conn| {
-            Box::pin(async move {
-                let locked = conn
-                    .first(
-                        Sql::per_engine(
-                            "SELECT peer_grants FROM member WHERE mesh_id = $1 AND id = $2 AND revoked_at IS NULL",
-                            "SELECT peer_grants FROM member WHERE mesh_id = $1 AND id = $2 AND revoked_at IS NULL
-                             FOR UPDATE",
-                        ),
-                        &[mesh.as_str().into(), id.as_str().into()],
-                    )
-                    .await?;
-                let Some(row) = locked else { return Ok(None) };
-                let mut grants: Grants = row.json("peer_grants")?;
-                for (key, granted) in changes {
-                    match granted {
-                        Some(granted) => grants.insert(key, granted),
-                        None => grants.remove(&key),
-                    };
-                }
-                conn.execute(
-                    "UPDATE member SET peer_grants = $2 WHERE id = $1",
-                    &[id.as_str().into(), to_json(&grants, "member.peer_grants")?.into()],
-                )
-                .await?;
-                find_live(&mut conn, &mesh, &id).await
-            })
-        })
-        .await
-    }
-
-    /// Replaces the permission overrides. `None` when there is no such live member.
-    pub async fn set_permissions(
-        &self,
-        mesh: &MeshId,
-        id: &MemberId,
-        permissions: PermissionOverrides,
-        by: &MemberId,
-        now: Timestamp,
-    ) -> Result<Option<Member>> {
-        let (mesh, id, by) = (mesh.clone(), id.clone(), by.clone());
-        self.write(move |mut conn| {
-            Box::pin(async move {
-                if find_live(&mut conn, &mesh, &id).await?.is_none() {
-                    return Ok(None);
-                }
-                conn.execute(
-                    "INSERT INTO permission (member_id, overrides, updated_at, updated_by) VALUES ($1, $2, $3, $4)
-                     ON CONFLICT (member_id) DO UPDATE SET overrides = excluded.overrides,
-                        updated_at = excluded.updated_at, updated_by = excluded.updated_by",
-                    &[
-                        id.as_str().into(),
-                        to_json(&permissions, "permission.overrides")?.into(),
-                        now.into(),
-                        by.as_str().into(),
-                    ],
-                )
-                .await?;
-                find_live(&mut conn, &mesh, &id).await
-            })
-        })
-        .await
-    }
-
     /// Revokes a live member; a ban also enters the permanent list of revoked keys. False when there is none.
     pub async fn revoke_member(
         &self,
@@ -419,6 +377,7 @@ impl Store {
                     .await?;
                 let Some(row) = revoked else { return Ok(false) };
                 let key = row.get::<Option<String>>("peer_pubkey")?;
+                let left_key = key.clone();
                 if let (RevokeKind::Ban, Some(key)) = (revocation.kind, key) {
                     conn.execute(
                         "INSERT INTO revocation (mesh_id, revoked_pubkey, kind, revoked_at, revoked_by)
@@ -427,6 +386,18 @@ impl Store {
                         &[mesh.as_str().into(), key.into(), revocation.at.into(), by.into()],
                     )
                     .await?;
+                }
+                if revocation.kind == RevokeKind::Leave {
+                    let entry = NewAuditEntry {
+                        mesh_id: mesh.clone(),
+                        event: AuditEvent::MemberLeft,
+                        actor: revocation.by.clone(),
+                        payload: AuditPayload::new()
+                            .with("member", id.as_str())
+                            .with("pubkey", left_key),
+                        at: revocation.at,
+                    };
+                    append_audit(&mut conn, &entry).await?;
                 }
                 Ok(true)
             })
@@ -526,7 +497,43 @@ pub(crate) async fn find_member(
     row.as_ref().map(Member::from_row).transpose()
 }
 
-async fn find_live(conn: &mut Conn<'_>, mesh: &MeshId, id: &MemberId) -> Result<Option<Member>> {
+/// The account's live member of a mesh, for who acted.
+pub(crate) async fn live_member_of(
+    conn: &mut Conn<'_>,
+    mesh: &MeshId,
+    user: &UserId,
+) -> Result<Option<MemberId>> {
+    let row = conn
+        .first(
+            "SELECT id FROM member
+             WHERE mesh_id = $1 AND user_id = $2 AND revoked_at IS NULL AND peer_pubkey IS NOT NULL
+             ORDER BY joined_at, id LIMIT 1",
+            &[mesh.as_str().into(), user.as_str().into()],
+        )
+        .await?;
+    row.map(|row| Ok(MemberId::new(row.get::<String>("id")?))).transpose()
+}
+
+/// Tells the audit log that a key became a member, and which way.
+pub(crate) fn joined_entry(member: &Member, via: &str, at: Timestamp) -> NewAuditEntry {
+    NewAuditEntry {
+        mesh_id: member.mesh_id.clone(),
+        event: AuditEvent::MemberJoined,
+        actor: Some(member.id.clone()),
+        payload: AuditPayload::new()
+            .with("name", member.display_name.as_str())
+            .with("pubkey", member.pubkey.map(PublicKey::to_hex))
+            .with("role", member.role.as_str())
+            .with("via", via),
+        at,
+    }
+}
+
+pub(crate) async fn find_live(
+    conn: &mut Conn<'_>,
+    mesh: &MeshId,
+    id: &MemberId,
+) -> Result<Option<Member>> {
     Ok(find_member(conn, mesh, id).await?.filter(|member| member.revoked.is_none()))
 }
 

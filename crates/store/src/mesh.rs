@@ -1,19 +1,26 @@
 //! Meshes: the trust boundary, its owner's keys and its settings (broker spec §1.1, §4.28).
 
+use claudemesh_protocol::audit::AuditEvent;
 use claudemesh_protocol::status::{GroupEncryption, MemberRole};
 use claudemesh_protocol::wire::hello::SelfEditable;
-use claudemesh_protocol::{MeshId, PublicKey, Slug, Timestamp, UserId};
+use claudemesh_protocol::{MemberId, MeshId, PublicKey, Slug, Timestamp, UserId};
+use serde_json::json;
 
+use crate::admin::append_event;
+use crate::audit::append_audit;
 use crate::engine::{Conn, Row, stored_word, to_json};
 use crate::member::{insert_member, member_columns};
-use crate::{AddMember, Encrypted, Member, NewMember, Result, Store, StoreError};
+use crate::{
+    AddMember, AuditPayload, Encrypted, Member, MeshEvent, NewAuditEntry, NewMember, Result, Store,
+    StoreError,
+};
 
 /// Columns of a mesh `g`, as [`Mesh::from_row`] reads them beside a member's.
 macro_rules! mesh_columns {
     () => {
         "g.id AS mesh_key, g.name AS mesh_name, g.slug, g.owner_user_id, g.owner_pubkey, g.self_editable,
          g.clone_policy, g.dedupe_days, g.group_encryption, g.open_data, g.show_paths, g.retention_days, g.max_peers,
-         g.key_epoch, g.created_at AS mesh_created_at, g.archived_at"
+         g.key_epoch, g.event_seq, g.last_event_at, g.created_at AS mesh_created_at, g.archived_at"
     };
 }
 
@@ -97,6 +104,10 @@ pub struct Mesh {
     pub settings: MeshSettings,
     /// Version of the group keys.
     pub key_epoch: u32,
+    /// Number of its newest event that peers must learn; 0 when there was none.
+    pub event_seq: u64,
+    /// When that was.
+    pub last_event_at: Option<Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Set once it is archived; nothing works in it then.
@@ -205,6 +216,17 @@ impl Store {
                     .await?
                     .map(Box::new)
                     .ok_or_else(|| StoreError::corrupt("mesh.id"))?;
+                let entry = NewAuditEntry {
+                    mesh_id: mesh.id.clone(),
+                    event: AuditEvent::MeshCreated,
+                    actor: Some(owner.id.clone()),
+                    payload: AuditPayload::new()
+                        .with("slug", mesh.slug.as_str())
+                        .with("name", mesh.name.as_str())
+                        .with("pubkey", owner.pubkey.map(PublicKey::to_hex)),
+                    at: mesh.created_at,
+                };
+                append_audit(&mut conn, &entry).await?;
                 Ok(CreateMesh::Created { mesh, owner })
             })
         })
@@ -289,13 +311,17 @@ impl Store {
             .collect()
     }
 
-    /// Replaces the settings of a live mesh and returns the mesh; `None` when there is none.
+    /// Replaces the settings of a live mesh; `what` names those that change. Returns the mesh and what peers learn;
+    /// `None` when there is none.
     pub async fn set_mesh_settings(
         &self,
         id: &MeshId,
         settings: MeshSettings,
-    ) -> Result<Option<Mesh>> {
-        let id = id.clone();
+        what: Vec<&'static str>,
+        by: Option<&MemberId>,
+        now: Timestamp,
+    ) -> Result<Option<(Mesh, MeshEvent)>> {
+        let (id, actor) = (id.clone(), by.cloned());
         self.write(move |mut conn| {
             Box::pin(async move {
                 let rows = conn
@@ -316,7 +342,21 @@ impl Store {
                         ],
                     )
                     .await?;
-                if rows == 0 { Ok(None) } else { find_mesh(&mut conn, &id).await }
+                if rows == 0 {
+                    return Ok(None);
+                }
+                let data = json!({ "fields": what });
+                let event = append_event(&mut conn, &id, "mesh_state_update", data, now).await?;
+                let mesh = find_mesh(&mut conn, &id).await?;
+                let entry = NewAuditEntry {
+                    mesh_id: id,
+                    event: AuditEvent::MeshSettingsChanged,
+                    actor,
+                    payload: AuditPayload::new().with("fields", what),
+                    at: now,
+                };
+                append_audit(&mut conn, &entry).await?;
+                Ok(mesh.map(|mesh| (mesh, event)))
             })
         })
         .await
@@ -377,6 +417,8 @@ impl Mesh {
                 max_peers: row.small_option("max_peers")?,
             },
             key_epoch: row.small("key_epoch")?,
+            event_seq: row.count("event_seq")?,
+            last_event_at: row.time_option("last_event_at")?,
             created_at: row.time("mesh_created_at")?,
             archived_at: row.time_option("archived_at")?,
         })

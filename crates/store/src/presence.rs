@@ -338,7 +338,7 @@ impl Store {
         lease: Duration,
         grace: Duration,
     ) -> Result<Vec<PresenceRow>> {
-        self.write(move |mut conn| {
+        self.write_upkeep(move |mut conn| {
             Box::pin(async move {
                 let node = match &run {
                     PreviousRun::EveryNode => None,

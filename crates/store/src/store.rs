@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use claudemesh_sqlite::{Database, Durability, ReadConnection, Recorded};
 use futures_util::future::BoxFuture;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgPool, Postgres};
 
+use crate::engine::pool::{Held, Patience, Pool};
 use crate::engine::{self, Conn};
 use crate::message::Numbers;
 use crate::{Result, StoreError};
@@ -63,7 +62,7 @@ pub struct Store {
 #[derive(Clone)]
 enum Engine {
     Sqlite(Database),
-    Postgres(PgPool),
+    Postgres(Pool),
 }
 
 impl Store {
@@ -196,15 +195,20 @@ impl Store {
             Engine::Sqlite(db) => {
                 db.writer().write_with(durability, move |conn| work(Conn::Sqlite(conn))).await
             }
+            Engine::Postgres(pool) => write_within(pool, Patience::Request, durability, work).await,
+        }
+    }
+
+    /// Like [`Store::write`] for what cleans up and may take long.
+    pub(crate) async fn write_upkeep<T, F>(&self, work: F) -> Result<T>
+    where
+        F: for<'c> FnOnce(Conn<'c>) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        match &self.engine {
+            Engine::Sqlite(_) => self.write(work).await,
             Engine::Postgres(pool) => {
-                let mut tx = pool.begin().await?;
-                if durability == Durability::Relaxed {
-                    sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *tx).await?;
-                }
-                // Dropping the transaction on an error rolls it back.
-                let result = work(Conn::Postgres(&mut tx)).await?;
-                tx.commit().await?;
-                Ok(result)
+                write_within(pool, Patience::Upkeep, Durability::Full, work).await
             }
         }
     }
@@ -213,15 +217,47 @@ impl Store {
     pub(crate) async fn reader(&self) -> Result<Reader> {
         Ok(match &self.engine {
             Engine::Sqlite(db) => Reader::Sqlite(db.reader().acquire().await?),
-            Engine::Postgres(pool) => Reader::Postgres(pool.acquire().await?),
+            Engine::Postgres(pool) => Reader::Postgres(pool.acquire(Patience::Request).await?),
         })
+    }
+
+    /// A connection for reading much.
+    pub(crate) async fn upkeep_reader(&self) -> Result<Reader> {
+        match &self.engine {
+            Engine::Sqlite(_) => self.reader().await,
+            Engine::Postgres(pool) => Ok(Reader::Postgres(pool.acquire(Patience::Upkeep).await?)),
+        }
+    }
+}
+
+/// One transaction on PostgreSQL.
+async fn write_within<T, F>(
+    pool: &Pool,
+    patience: Patience,
+    durability: Durability,
+    work: F,
+) -> Result<T>
+where
+    F: for<'c> FnOnce(Conn<'c>) -> BoxFuture<'c, Result<T>> + Send + 'static,
+{
+    let mut held = pool.acquire(patience).await?;
+    held.begin(durability == Durability::Relaxed).await?;
+    match work(Conn::Postgres(&mut held)).await {
+        Ok(result) => {
+            held.commit().await?;
+            Ok(result)
+        }
+        Err(error) => {
+            held.roll_back().await;
+            Err(error)
+        }
     }
 }
 
 /// A pooled connection, given back when dropped.
 pub(crate) enum Reader {
     Sqlite(ReadConnection),
-    Postgres(PoolConnection<Postgres>),
+    Postgres(Held),
 }
 
 impl Reader {

@@ -178,10 +178,22 @@ impl Server {
     /// # Errors
     /// [`PostgresError`].
     pub async fn start(durability: Durability) -> Result<Self, PostgresError> {
+        Self::start_below(std::env::temp_dir(), durability).await
+    }
+
+    /// Starts a server in a directory of its own below `parent`, which may be on another disk. The server's user must
+    /// be able to enter `parent`.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn start_below(
+        parent: PathBuf,
+        durability: Durability,
+    ) -> Result<Self, PostgresError> {
         blocking("start a server", move || {
             let directory = tempfile::Builder::new()
                 .prefix("claudemesh-pg-")
-                .tempdir()
+                .tempdir_in(parent)
                 .map_err(|source| io_error("make a temporary directory", source))?;
             let (process, options) = start_in(directory.path(), durability)?;
             Ok(Self { process: Some(process), durability, options, directory })
@@ -238,13 +250,17 @@ impl Server {
         self.directory.path().join("data")
     }
 
-    /// Starts the stopped server on the same data and the same socket. Nothing to do when it is running.
+    /// Starts the server on the same data and the same socket, when it was stopped or has ended by itself. Nothing to do
+    /// when it is running.
     ///
     /// # Errors
     /// [`PostgresError`].
     pub async fn start_again(&mut self) -> Result<(), PostgresError> {
-        if self.process.is_some() {
-            return Ok(());
+        if let Some(process) = &mut self.process {
+            if !process.try_wait().is_ok_and(|status| status.is_some()) {
+                return Ok(());
+            }
+            self.process = None;
         }
         let directory = self.directory.path().to_owned();
         let durability = self.durability;

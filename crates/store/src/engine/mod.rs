@@ -6,12 +6,13 @@
 use std::borrow::Cow;
 
 use claudemesh_protocol::{PublicKey, Timestamp};
-use sqlx::postgres::{PgConnection, PgRow, Postgres};
+use sqlx::postgres::{PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
 use sqlx::{Decode, Row as _, Type};
 
 use crate::{Result, StoreError};
 
+pub(crate) mod pool;
 pub(crate) mod postgres;
 pub(crate) mod sqlite;
 
@@ -193,14 +194,15 @@ enum ColumnValues {
 /// A connection inside a transaction, or a read connection.
 pub(crate) enum Conn<'c> {
     Sqlite(&'c mut SqliteConnection),
-    Postgres(&'c mut PgConnection),
+    Postgres(&'c mut pool::Held),
 }
 
 /// Runs `$run` on a query with all values bound, for whichever engine the connection has.
 macro_rules! on_connection {
     ($conn:expr, $sql:expr, $values:expr, |$query:ident, $c:ident| $run:expr, $sqlite_row:expr, $pg_row:expr) => {
         match $conn {
-            Conn::Sqlite($c) => {
+            Conn::Sqlite(connection) => {
+                let $c = &mut **connection;
                 let mut $query = sqlx::query::<Sqlite>($sql.sqlite);
                 for value in $values {
                     $query = match value {
@@ -211,9 +213,9 @@ macro_rules! on_connection {
                         Value::Bulk(bulk) => $query.bind(bulk.json()),
                     };
                 }
-                claudemesh_sqlite::settle($run).await.map($sqlite_row)
+                claudemesh_sqlite::settle($run).await.map($sqlite_row).map_err(StoreError::from)
             }
-            Conn::Postgres($c) => {
+            Conn::Postgres(held) => {
                 let mut $query = sqlx::query::<Postgres>($sql.postgres);
                 for value in $values {
                     $query = match value {
@@ -229,10 +231,12 @@ macro_rules! on_connection {
                         }
                     };
                 }
-                $run.await.map($pg_row)
+                let deadline = held.deadline();
+                let $c = held.begin_statement()?;
+                let outcome = tokio::time::timeout_at(deadline, $run).await;
+                held.settle(outcome).map($pg_row)
             }
         }
-        .map_err(StoreError::from)
     };
 }
 
@@ -248,7 +252,7 @@ impl Conn<'_> {
             self,
             sql,
             values,
-            |query, c| query.execute(&mut **c),
+            |query, c| query.execute(c),
             |done| done.rows_affected(),
             |done| done.rows_affected()
         )
@@ -265,7 +269,7 @@ impl Conn<'_> {
             self,
             sql,
             values,
-            |query, c| query.fetch_all(&mut **c),
+            |query, c| query.fetch_all(c),
             |rows| rows.into_iter().map(Row::Sqlite).collect(),
             |rows| rows.into_iter().map(Row::Postgres).collect()
         )
@@ -282,7 +286,7 @@ impl Conn<'_> {
             self,
             sql,
             values,
-            |query, c| query.fetch_optional(&mut **c),
+            |query, c| query.fetch_optional(c),
             |row| row.map(Row::Sqlite),
             |row| row.map(Row::Postgres)
         )

@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use std::str::FromStr as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use claudemesh_protocol::limits::{
+    DB_IDLE_IN_TRANSACTION_TIMEOUT, DB_KEEPALIVE, DB_MIGRATION_LIMIT, DB_STATEMENT_TIMEOUT,
+};
 use claudemesh_sqlite::{Migration, MigrationError, Recorded};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Executor as _};
 
+use super::pool::{Patience, Pool};
 use crate::store::PostgresLocation;
 use crate::{Result, StoreError};
 
@@ -19,14 +23,6 @@ const MIGRATION_LOCK: i64 = 0x0000_636c_6d65_7368;
 const LOCK_RETRY: Duration = Duration::from_secs(2);
 const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 
-/// How long an operation waits for a connection: for a free one, or for a server that refuses new ones because it is
-/// down. A request is answered within 5 s also then (broker spec G-2), though it may ask twice, or wait behind a commit
-/// that fails first.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Longest run of one statement, in milliseconds; the server ends it after that.
-const STATEMENT_TIMEOUT_MS: &str = "15000";
-
 /// Migrations in order; `include_str!` embeds them.
 pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new("0001_account.sql", include_str!("../../migrations/0001_account.sql")),
@@ -35,30 +31,55 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new("0004_message.sql", include_str!("../../migrations/postgres/0004_message.sql")),
     Migration::new("0005_receipt.sql", include_str!("../../migrations/postgres/0005_receipt.sql")),
     Migration::new("0006_presence.sql", include_str!("../../migrations/0006_presence.sql")),
+    Migration::new(
+        "0007_state_audit.sql",
+        include_str!("../../migrations/postgres/0007_state_audit.sql"),
+    ),
+    Migration::new("0008_admin.sql", include_str!("../../migrations/0008_admin.sql")),
 ];
 
-pub(crate) async fn connect(location: &PostgresLocation) -> Result<PgPool> {
+/// The pool, after one connection was made and kept.
+pub(crate) async fn connect(location: &PostgresLocation) -> Result<Pool> {
     let options = PgConnectOptions::from_str(&location.url)
         .map_err(|_| StoreError::Unavailable("the database URL cannot be read".into()))?
         .application_name("claudemesh-broker")
-        .options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
-    let pool = PgPoolOptions::new()
-        .max_connections(location.max_connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(options)
-        .await?;
+        .options(session_settings());
+    let pool = Pool::new(options, location.max_connections);
+    drop(pool.acquire(Patience::Request).await?);
     Ok(pool)
 }
 
+/// How the server guards itself against a broker that has gone silent: locks of such a session would stop all others.
+fn session_settings() -> [(&'static str, String); 6] {
+    let (idle, interval, count) = DB_KEEPALIVE;
+    [
+        ("statement_timeout", DB_STATEMENT_TIMEOUT.as_millis().to_string()),
+        (
+            "idle_in_transaction_session_timeout",
+            DB_IDLE_IN_TRANSACTION_TIMEOUT.as_millis().to_string(),
+        ),
+        ("tcp_keepalives_idle", idle.as_secs().to_string()),
+        ("tcp_keepalives_interval", interval.as_secs().to_string()),
+        ("tcp_keepalives_count", count.to_string()),
+        ("tcp_user_timeout", (idle + interval * count).as_millis().to_string()),
+    ]
+}
+
 /// Applies pending migrations, each in its own transaction, while holding the lock.
-pub(crate) async fn migrate(pool: &PgPool) -> Result<()> {
+pub(crate) async fn migrate(pool: &Pool) -> Result<()> {
     // A connection of its own: the lock ends with it, whatever happens.
-    let mut connection = pool.acquire().await?.detach();
-    // Altering a large table may take longer than a request may.
-    connection.execute("SET statement_timeout = 0").await?;
-    let outcome = migrate_locked(&mut connection).await;
-    connection.close().await?;
-    outcome.map_err(StoreError::Migration)
+    let mut connection = pool.connect_alone().await?;
+    let migrating = async {
+        // Altering a large table may take longer than a request may.
+        connection.execute("SET statement_timeout = 0").await?;
+        let outcome = migrate_locked(&mut connection).await;
+        connection.close().await?;
+        outcome.map_err(StoreError::Migration)
+    };
+    match tokio::time::timeout(DB_MIGRATION_LIMIT, migrating).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(StoreError::Unavailable("the migrations got no answer in time".into())),
+    }
 }
 
 async fn migrate_locked(connection: &mut PgConnection) -> Result<(), MigrationError> {

@@ -14,6 +14,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new("0004_message.sql", include_str!("../../migrations/sqlite/0004_message.sql")),
     Migration::new("0005_receipt.sql", include_str!("../../migrations/sqlite/0005_receipt.sql")),
     Migration::new("0006_presence.sql", include_str!("../../migrations/0006_presence.sql")),
+    Migration::new(
+        "0007_state_audit.sql",
+        include_str!("../../migrations/sqlite/0007_state_audit.sql"),
+    ),
+    Migration::new("0008_admin.sql", include_str!("../../migrations/0008_admin.sql")),
 ];
 
 pub(crate) async fn open(location: &SqliteLocation) -> Result<Database> {

@@ -2,14 +2,18 @@
 
 use std::collections::HashSet;
 
+use claudemesh_protocol::audit::AuditEvent;
 use claudemesh_protocol::limits::MEMBER_NAME_MAX_CHARS;
 use claudemesh_protocol::text::{folded_name, instead_of_taken};
 use claudemesh_protocol::{InviteId, PublicKey, Timestamp, UserId};
 
 use super::{ClaimInvite, Invite, InviteForm, invite_columns};
+use crate::audit::append_all;
 use crate::engine::{Conn, Sql, to_json};
-use crate::member::{find_by_key, insert_member};
-use crate::{AddMember, Member, NewIdentity, NewMember, Result, RevokeKind};
+use crate::member::{find_by_key, insert_member, joined_entry};
+use crate::{
+    AddMember, AuditPayload, Member, NewAuditEntry, NewIdentity, NewMember, Result, RevokeKind,
+};
 
 pub(super) async fn claim(
     conn: &mut Conn<'_>,
@@ -76,9 +80,20 @@ pub(super) async fn claim(
             }
         },
     };
+    let mut entries = vec![NewAuditEntry {
+        mesh_id: invite.mesh_id.clone(),
+        event: AuditEvent::InviteClaimed,
+        actor: Some(joined.id.clone()),
+        payload: AuditPayload::new()
+            .with("invite", id.as_str())
+            .with("name", joined.display_name.as_str()),
+        at: now,
+    }];
     if let Some(key) = &key {
         note_claim(conn, id, key, &joined, now).await?;
+        entries.push(joined_entry(&joined, "invite", now));
     }
+    append_all(conn, &invite.mesh_id, &entries).await?;
     Ok(ClaimInvite::Joined(joined))
 }
 
@@ -111,7 +126,8 @@ async fn is_refused(
     }
     let listed = conn
         .first(
-            "SELECT revoked_pubkey FROM revocation WHERE mesh_id = $1 AND revoked_pubkey = $2",
+            "SELECT revoked_pubkey FROM revocation WHERE mesh_id = $1 AND revoked_pubkey = $2
+             UNION ALL SELECT old_pubkey FROM member_key_history WHERE mesh_id = $1 AND old_pubkey = $2",
             &[member.mesh_id.as_str().into(), key.into()],
         )
         .await?;

@@ -6,7 +6,7 @@ use claudemesh_protocol::{MemberId, MeshId, PublicKey, Timestamp};
 
 use super::DeliverySeq;
 use super::receipt::{self, Told};
-use crate::engine::{Row, Sql};
+use crate::engine::{Row, Sql, Value};
 use crate::{Result, Store};
 
 /// A claimed row past its time stays claimed until its claim has run out: the recipient may be storing it.
@@ -22,6 +22,24 @@ macro_rules! expire_sql {
         )
     };
 }
+
+/// A claim of which nobody knows was never handed out, so that its attempt does not count.
+macro_rules! release_unknown_sql {
+    ($known:literal) => {
+        concat!(
+            "UPDATE delivery SET state = 0, claim_id = NULL, due_at = expires_at,
+                attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END
+             WHERE state IN (0, 1) AND state = 1 AND seq NOT IN ",
+            $known,
+            " RETURNING mesh_id, recipient_key"
+        )
+    };
+}
+
+const RELEASE_UNKNOWN: Sql = Sql::per_engine(
+    release_unknown_sql!("(SELECT value FROM json_each($1))"),
+    release_unknown_sql!("(SELECT unnest($1::BIGINT[]))"),
+);
 
 const EXPIRE: Sql = Sql::per_engine(expire_sql!(""), expire_sql!("FOR UPDATE SKIP LOCKED"));
 
@@ -88,6 +106,22 @@ impl Store {
             })
             .await?;
         Ok(rows.into_iter().collect())
+    }
+
+    /// Puts every claimed row back to held that is not among `known`: what a commit or a claim left behind whose outcome
+    /// was lost with the connection to the database. Answers the recipients. For the only process that claims rows, and
+    /// only while no other write of it is under way.
+    pub async fn release_unknown_claims(&self, known: Vec<DeliverySeq>) -> Result<Vec<Recipient>> {
+        let known: Vec<i64> = known.into_iter().map(|seq| seq.0).collect();
+        let recipients = self
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    let rows = conn.all(RELEASE_UNKNOWN, &[Value::Integers(&known)]).await?;
+                    rows.iter().map(Recipient::from_row).collect::<Result<BTreeSet<_>>>()
+                })
+            })
+            .await?;
+        Ok(recipients.into_iter().collect())
     }
 
     /// Expires up to `limit` open rows past their time. Answers them by recipient; call again while they add up to

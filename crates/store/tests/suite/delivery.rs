@@ -21,6 +21,7 @@ on_both_engines!(
     claims_come_in_order_by_urgency_and_up_to_the_limit,
     an_unacknowledged_row_comes_back_with_doubling_leases,
     concurrent_claims_get_disjoint_rows,
+    a_claim_nobody_knows_of_goes_back,
     rows_born_claimed_or_delivered_are_not_held,
     an_ack_counts_once_and_only_for_own_keys,
     an_ack_of_a_session_leaves_the_copy_of_its_member,
@@ -104,6 +105,26 @@ async fn claims_come_in_order_by_urgency_and_up_to_the_limit(fixture: &Fixture) 
     claim.least_priority = Priority::Low;
     let rest = ids(&store.claim(claim).await.unwrap());
     assert_eq!(rest, [expected[1].clone(), expected[2].clone()].concat());
+}
+
+async fn a_claim_nobody_knows_of_goes_back(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    for _ in 0..3 {
+        send(store, world.message()).await;
+    }
+    let mut claim = claim_of(&world.mesh.id, world.bob.pubkey.unwrap(), after(1));
+    let rows = store.claim(claim.clone()).await.unwrap();
+    let recipients = store.release_unknown_claims(vec![rows[0].seq]).await.unwrap();
+    assert_eq!(recipients.len(), 1);
+    claim.now = after(2);
+    let again = store.claim(claim).await.unwrap();
+    let told: Vec<_> = again.iter().map(|row| (row.seq, row.attempt)).collect();
+    assert_eq!(told, [(rows[1].seq, 1), (rows[2].seq, 1)]);
+    assert_eq!(
+        store.release_unknown_claims(rows.iter().map(|row| row.seq).collect()).await.unwrap(),
+        []
+    );
 }
 
 /// DLV-1.

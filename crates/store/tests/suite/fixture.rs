@@ -16,6 +16,7 @@ use claudemesh_store::{
     NewMember, NewMesh, NewMessage, NewUser, PostgresLocation, RecipientKind, SenderKind,
     SqliteLocation, Store, StoreLocation, User, UserRole,
 };
+use sqlx::Connection as _;
 
 /// Runs each named `async fn(&Fixture)` of the module once per engine.
 macro_rules! on_both_engines {
@@ -86,6 +87,23 @@ impl Fixture {
             StoreLocation::Postgres(PostgresLocation { url: database.url(), max_connections: 8 });
         let store = Store::open_migrated(&location).await.unwrap();
         Self { store, location, _directory: None, _database: Some(database) }
+    }
+
+    /// Changes the database behind the store's back.
+    pub async fn by_hand(&self, sql: &str) {
+        match &self.location {
+            StoreLocation::Sqlite(location) => {
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&location.path);
+                let mut conn = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+                sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+                conn.close().await.unwrap();
+            }
+            StoreLocation::Postgres(location) => {
+                let mut conn = sqlx::PgConnection::connect(&location.url).await.unwrap();
+                sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+                conn.close().await.unwrap();
+            }
+        }
     }
 
     /// The same database through new connections.

@@ -132,9 +132,10 @@ async fn refusals_come_in_the_documented_order(fixture: &Fixture) {
     store.archive_mesh(mesh, NOW).await.unwrap();
     assert_eq!(claim(NOW).await.unwrap(), ClaimInvite::MeshArchived);
     assert_eq!(claim(after(3600)).await.unwrap(), ClaimInvite::Expired);
-    let revoked = store.revoke_invite(mesh, &code(&invite), NOW).await.unwrap().unwrap();
+    let owner = &world.mesh.owner_user_id;
+    let revoked = store.revoke_invite(mesh, &code(&invite), owner, NOW).await.unwrap().unwrap();
     assert_eq!(revoked.revoked_at, Some(NOW));
-    let again = store.revoke_invite(mesh, &code(&invite), after(5)).await.unwrap().unwrap();
+    let again = store.revoke_invite(mesh, &code(&invite), owner, after(5)).await.unwrap().unwrap();
     assert_eq!(again.revoked_at, Some(NOW));
     assert_eq!(claim(after(3600)).await.unwrap(), ClaimInvite::Revoked);
     assert_eq!(used(store, &code(&invite)).await, 0);

@@ -14,6 +14,8 @@
 mod fixture;
 
 mod account;
+mod admin;
+mod audit;
 mod crash;
 mod delivery;
 mod idempotency;
@@ -23,4 +25,6 @@ mod mesh;
 mod presence;
 mod receipt;
 mod schema;
+mod silence;
+mod state;
 mod upkeep;

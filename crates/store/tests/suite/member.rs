@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use claudemesh_protocol::Group;
+use claudemesh_protocol::limits::GRANTS_MAX;
 use claudemesh_protocol::permission::{Grant, Permission};
 use claudemesh_protocol::wire::presence::{SetProfile, Stats};
 use claudemesh_store::{
-    AddMember, BindMember, NewIdentity, PeerState, PermissionOverrides, Revocation, RevokeKind,
+    AddMember, BindMember, MergeGrants, NewIdentity, PeerState, PermissionOverrides, Revocation,
+    RevokeKind,
 };
 
 use crate::fixture::{Fixture, NOW, World, after, fresh_key, new_member, on_both_engines};
@@ -16,7 +18,7 @@ on_both_engines!(
     the_roster_shows_bound_live_members_with_their_last_groups,
     an_unbound_member_is_bound_once_and_in_time,
     grants_merge_and_reset,
-    permissions_replace_and_read_back,
+    permissions_merge_and_read_back,
     a_ban_is_permanent_and_leaving_is_not,
     members_of_other_meshes_are_not_found,
     last_seen_never_moves_back,
@@ -103,35 +105,41 @@ async fn grants_merge_and_reset(fixture: &Fixture) {
     let world = World::new(&fixture.store).await;
     let (first, second) = (fresh_key(), fresh_key());
     let merge = |changes: BTreeMap<_, _>| {
-        fixture.store.merge_grants(&world.mesh.id, &world.alice.id, changes)
+        fixture.store.merge_grants(&world.mesh.id, &world.alice.id, changes, NOW)
     };
     merge(BTreeMap::from([(first, Some(vec![])), (second, Some(vec![Grant::Dm, Grant::Read]))]))
         .await
         .unwrap();
-    let member = merge(BTreeMap::from([(first, None)])).await.unwrap().unwrap();
-    assert_eq!(member.grants, BTreeMap::from([(second, vec![Grant::Dm, Grant::Read])]));
-    let blocked = merge(BTreeMap::from([(first, Some(vec![]))])).await.unwrap().unwrap();
-    assert_eq!(blocked.grants.get(&first), Some(&vec![]));
+    let left = BTreeMap::from([(second, vec![Grant::Dm, Grant::Read])]);
+    let reset = merge(BTreeMap::from([(first, None)])).await.unwrap();
+    assert_eq!(reset, MergeGrants::Merged(left));
+    let blocked = merge(BTreeMap::from([(first, Some(vec![]))])).await.unwrap();
+    assert!(matches!(blocked, MergeGrants::Merged(grants) if grants[&first].is_empty()));
+    let many = (0..GRANTS_MAX).map(|_| (fresh_key(), Some(vec![]))).collect();
+    assert_eq!(merge(many).await.unwrap(), MergeGrants::TooMany);
 }
 
-async fn permissions_replace_and_read_back(fixture: &Fixture) {
+async fn permissions_merge_and_read_back(fixture: &Fixture) {
     let store = &fixture.store;
     let world = World::new(store).await;
     assert!(world.alice.permissions.is_empty());
-    let overrides =
-        PermissionOverrides::from([(Permission::Send, false), (Permission::Invite, true)]);
-    for expected in [overrides, PermissionOverrides::new()] {
-        let member = store
-            .set_permissions(
-                &world.mesh.id,
-                &world.alice.id,
-                expected.clone(),
-                &world.owner.id,
-                NOW,
-            )
-            .await
-            .unwrap();
+    let steps = [
+        (Permission::Send, Some(false), vec![(Permission::Send, false)]),
+        (
+            Permission::Invite,
+            Some(true),
+            vec![(Permission::Send, false), (Permission::Invite, true)],
+        ),
+        (Permission::Send, None, vec![(Permission::Invite, true)]),
+    ];
+    for (permission, may, expected) in steps {
+        let (mesh, alice, owner) = (&world.mesh.id, &world.alice.id, &world.owner.id);
+        let change = BTreeMap::from([(permission, may)]);
+        let member = store.merge_permissions(mesh, alice, change, owner, NOW).await.unwrap();
+        let expected: PermissionOverrides = expected.into_iter().collect();
         assert_eq!(member.unwrap().permissions, expected);
+        let read = store.member(mesh, alice).await.unwrap().unwrap();
+        assert_eq!(read.permissions, expected);
     }
 }
 

@@ -3,7 +3,7 @@
 use claudemesh_protocol::status::{GroupEncryption, MemberRole};
 use claudemesh_store::{ClonePolicy, CreateMesh, DedupeRetention, MeshSettings};
 
-use crate::fixture::{self, Fixture, World, after, new_mesh, on_both_engines};
+use crate::fixture::{self, Fixture, NOW, World, after, new_mesh, on_both_engines};
 
 on_both_engines!(
     a_slug_belongs_to_one_live_mesh,
@@ -83,8 +83,13 @@ async fn settings_read_back_as_they_were_set(fixture: &Fixture) {
         ..MeshSettings::default()
     };
     settings.self_editable.groups = false;
-    let mesh = fixture.store.set_mesh_settings(&world.mesh.id, settings.clone()).await.unwrap();
-    assert_eq!(mesh.unwrap().settings, settings);
+    let what = vec!["groupEncryption"];
+    let by = Some(&world.owner.id);
+    let changed =
+        fixture.store.set_mesh_settings(&world.mesh.id, settings.clone(), what, by, NOW).await;
+    let (mesh, event) = changed.unwrap().unwrap();
+    assert_eq!((mesh.settings, mesh.event_seq), (settings, 1));
+    assert_eq!((event.seq, event.event.as_str()), (1, "mesh_state_update"));
 }
 
 async fn secrets_stay_apart_from_the_mesh(fixture: &Fixture) {
