@@ -5,6 +5,7 @@
 //! road), below them the store. [`start`] runs a broker inside a process; [`command::run`] is the command line.
 
 mod accounts;
+mod audit;
 mod clock;
 pub mod command;
 pub mod data_dir;

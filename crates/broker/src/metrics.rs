@@ -184,6 +184,10 @@ pub(crate) struct Metrics {
     pub(crate) lease_evictions: Counter,
     /// First set-ups, by result.
     pub(crate) logins: LabelledCounter,
+    /// Entries that wait for the audit log.
+    pub(crate) audit_queue: Gauge,
+    /// Writes to the audit log that failed and are repeated.
+    pub(crate) audit_failures: Counter,
     /// Runs of periodic jobs, by job name.
     pub(crate) job_runs: Family<Two, Counter>,
     /// Bytes of the store's files.
@@ -241,6 +245,8 @@ impl Metrics {
             hook_requests_limited: Counter::default(),
             lease_evictions: Counter::default(),
             logins: LabelledCounter::new("result", LOGIN_RESULTS),
+            audit_queue: Gauge::default(),
+            audit_failures: Counter::default(),
             job_runs: Family::default(),
             store_bytes: Family::default(),
         }
@@ -314,6 +320,8 @@ impl Metrics {
                 self.hook_requests_limited;
             "cm_broker_lease_evictions", "Leases run out", self.lease_evictions;
             "cm_broker_logins", "Sign-ins", self.logins.family;
+            "cm_broker_audit_queue", "Entries that wait for the audit log", self.audit_queue;
+            "cm_broker_audit_failures", "Failed writes to the audit log", self.audit_failures;
             "cm_broker_job_runs", "Runs of periodic jobs", self.job_runs;
             "cm_broker_store_bytes", "Bytes of the store's files", self.store_bytes;
         }

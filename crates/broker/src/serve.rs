@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accounts::setup::{SetupCode, SetupCodeError};
 use crate::accounts::signed::SignedReplay;
+use crate::audit::AuditLog;
 use crate::clock::SystemClock;
 use crate::data_dir::{self, BrokerRecord, DataDirError, DataDirLock};
 use crate::delivery::{self, Delivery};
@@ -25,10 +26,11 @@ use crate::edge::limit::EdgeLimits;
 use crate::edge::{http, listener};
 use crate::live::{self, Live};
 use crate::metrics::Metrics;
+use crate::ops::state::WriteOrder;
 use crate::secrets::{BrokerKeys, SecretFileError, SecretsError};
 use crate::settings::{Links, Migrate, Settings, StorageProfile, is_wildcard, loopback_of};
 use crate::state::{Broker, Inner, Readiness};
-use crate::{edge, jobs};
+use crate::{audit, edge, jobs};
 
 /// First wait between two attempts to reach the database; doubles.
 const STORE_RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -179,6 +181,8 @@ pub async fn start(options: StartOptions) -> Result<RunningBroker, StartError> {
     let broker = Broker::new(Inner {
         live: Live::new(&settings.limits),
         delivery: Delivery::new(&settings),
+        audit: AuditLog::default(),
+        state_order: WriteOrder::default(),
         edge_limits: EdgeLimits::new(&settings.limits),
         hook_reports: HookReports::default(),
         metrics: Metrics::new(edge::health::VERSION, &settings.git_sha, jobs::NAMES),
@@ -201,6 +205,7 @@ pub async fn start(options: StartOptions) -> Result<RunningBroker, StartError> {
     });
     live::recover(&broker).await.map_err(StartError::Store)?;
     delivery::start(&broker);
+    audit::start(&broker);
     broker.set_readiness(Readiness::Ready);
     let router = http::router(broker.clone());
     for socket in listeners.sockets {
@@ -347,6 +352,7 @@ impl RunningBroker {
             tracing::warn!(left = broker.tasks().len(), "not every task ended in time");
             broker.kill();
         }
+        audit::flush(&broker).await;
         if tokio::time::timeout(STORE_CLOSE_TIMEOUT, broker.store().close()).await.is_err() {
             tracing::warn!("the store did not close in time");
         }

@@ -15,11 +15,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::accounts::setup::SetupCode;
 use crate::accounts::signed::SignedReplay;
+use crate::audit::AuditLog;
 use crate::delivery::Delivery;
 use crate::edge::hook::HookReports;
 use crate::edge::limit::EdgeLimits;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::ops::state::WriteOrder;
 use crate::settings::{Links, Settings};
 
 /// Whether the broker takes work (`/health/ready`).
@@ -45,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) live: Live,
     pub(crate) delivery: Delivery,
+    pub(crate) audit: AuditLog,
+    pub(crate) state_order: WriteOrder,
     pub(crate) edge_limits: EdgeLimits,
     pub(crate) hook_reports: HookReports,
     pub(crate) metrics: Metrics,
@@ -98,6 +102,15 @@ impl Broker {
 
     pub(crate) fn delivery(&self) -> &Delivery {
         &self.0.delivery
+    }
+
+    pub(crate) fn audit(&self) -> &AuditLog {
+        &self.0.audit
+    }
+
+    /// The order of writes to the shared state.
+    pub(crate) fn state_order(&self) -> &WriteOrder {
+        &self.0.state_order
     }
 
     pub(crate) fn edge_limits(&self) -> &EdgeLimits {

@@ -216,7 +216,8 @@ pub(crate) async fn revoke(
             "only its creator and admins revoke an invite",
         ));
     }
-    let revoked = broker.store().revoke_invite(&standpoint.mesh.id, &code, broker.now()).await?;
+    let revoked =
+        broker.store().revoke_invite(&standpoint.mesh.id, &code, user, broker.now()).await?;
     let invite = revoked.ok_or_else(|| ApiError::not_found("invite"))?;
     let revoked_at = invite.revoked_at.map(Timestamp::to_iso);
     Ok((StatusCode::OK, Json(serde_json::json!({ "ok": true, "revoked_at": revoked_at }))))

@@ -2,14 +2,13 @@
 //! signature or by the bearer of its account.
 
 use axum::Json;
-use axum::extract::{FromRequestParts as _, Path, Request, State};
-use axum::http::request::Parts;
-use claudemesh_protocol::{ErrorCode, MeshId};
+use axum::extract::{Path, Request, State};
+use claudemesh_protocol::ErrorCode;
 use claudemesh_store::{Member, Mesh, Revocation, RevokeKind};
 use serde_json::{Value, json};
 
-use super::bearer::Account;
-use super::{is_owner, live_mesh_by_slug, signed};
+use super::is_owner;
+use super::requester::{MeshName, member_that_asks};
 use crate::edge::error::{ApiError, ApiResult};
 use crate::edge::request::read_body;
 use crate::live::{self, Close};
@@ -26,8 +25,7 @@ pub(crate) async fn leave(
 ) -> ApiResult<Json<Value>> {
     let (mut parts, body) = request.into_parts();
     let body = read_body(body).await?;
-    let mesh = live_mesh_by_slug(&broker, &slug).await?;
-    let member = requester(&broker, &mesh, &mut parts, &body).await?;
+    let (mesh, member) = member_that_asks(&broker, MeshName::Slug(slug), &mut parts, &body).await?;
     release(&broker, &mesh, member).await
 }
 
@@ -39,30 +37,11 @@ pub(crate) async fn leave_by_id(
 ) -> ApiResult<Json<Value>> {
     let (mut parts, body) = request.into_parts();
     let body = read_body(body).await?;
-    let mesh = broker.store().mesh(&MeshId::new(mesh)).await?;
-    let mesh = mesh
-        .filter(|mesh| mesh.archived_at.is_none())
-        .ok_or_else(|| ApiError::not_found("mesh"))?;
-    let own = requester(&broker, &mesh, &mut parts, &body).await?;
+    let (mesh, own) = member_that_asks(&broker, MeshName::Id(mesh), &mut parts, &body).await?;
     if own.id.as_str() != member && member != "me" {
         return Err(ApiError::new(ErrorCode::Forbidden, "a member leaves for itself only"));
     }
     release(&broker, &mesh, own).await
-}
-
-/// The member that asks. Without any credential the mesh is not even confirmed to exist.
-async fn requester(
-    broker: &Broker,
-    mesh: &Mesh,
-    parts: &mut Parts,
-    body: &[u8],
-) -> ApiResult<Member> {
-    if signed::is_signed(&parts.headers) {
-        return signed::signer(broker, mesh, parts, body).await;
-    }
-    let account = Account::from_request_parts(parts, broker).await?;
-    let member = broker.store().member_of_user(&mesh.id, &account.login.user.id).await?;
-    member.ok_or_else(|| ApiError::not_found("mesh"))
 }
 
 async fn release(broker: &Broker, mesh: &Mesh, member: Member) -> ApiResult<Json<Value>> {

@@ -242,7 +242,7 @@ fn push_claimed(state: &mut MeshState, row: &ClaimedDelivery, attestations: &Att
 pub(super) fn push_of(state: &MeshState, row: &ClaimedDelivery) -> Push {
     let message = &row.message;
     let member = message.sender_member_id.as_ref().and_then(|id| state.member(id));
-    let member_key = member.and_then(|entry| entry.member.pubkey);
+    let member_key = member.and_then(|entry| entry.key_at(message.created_at));
     let name = message
         .sender_session_key
         .and_then(|key| state.session(key))

@@ -9,6 +9,7 @@ use std::time::Duration;
 use claudemesh_core::gate::Priorities;
 use claudemesh_protocol::limits::ROW_SWEEP_INTERVAL;
 use claudemesh_protocol::{PublicKey, Timestamp};
+use claudemesh_store::Recipient;
 
 use super::drain;
 use crate::live::{self, Mesh};
@@ -153,6 +154,11 @@ async fn find_stranded(broker: &Broker, swept: Timestamp) {
             return;
         }
     };
+    remember(broker, recipients);
+}
+
+/// Reminds queues of held rows that the store knows and they do not.
+pub(super) fn remember(broker: &Broker, recipients: Vec<Recipient>) {
     for one in recipients {
         let Some(mesh) = broker.live().loaded(&one.mesh_id) else { continue };
         let is_forgotten = {

@@ -5,8 +5,13 @@
 //! messages are new as soon as it knows, and they are pushed while it goes on. What happens to such a row before it is
 //! stored (an acknowledgement, a lost socket) is a job behind it in the same queue. When the commit fails the sender is
 //! told so, and the receiver's inbox knows the repeat.
+//!
+//! While the store is away, acknowledgements, releases and moves wait here and everything else is refused at once. What
+//! became of the writes that were under way when it went is not known; so before the next one, every claim that nobody
+//! in memory has is given back ([`recover`]), and a younger message cannot pass an older one that was forgotten.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
 use claudemesh_core::queue::Route;
@@ -20,13 +25,16 @@ use claudemesh_store::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::router::{Row, push_row};
-use super::{Accept, Job, Plan, Pushed, drain};
+use super::{Accept, Job, Plan, Pushed, drain, due};
 use crate::live::{Connection, Mesh, MeshState};
 use crate::ops::{messaging, receipt};
 use crate::state::Broker;
 
 /// Jobs of one commit; enough that a commit's fsync is shared widely, few enough that nobody waits long behind it.
 const BATCH_JOBS: usize = 512;
+
+/// Pause between two looks at a store that went away.
+const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// An answer that waits until the whole batch is pushed.
 struct Answer {
@@ -37,24 +45,28 @@ struct Answer {
 }
 
 pub(super) async fn run(broker: Broker, mut receiver: mpsc::Receiver<Job>) {
+    // What the last commit left to be written: releases, mostly.
     let mut batch: Vec<Job> = Vec::new();
     let mut is_stopping = false;
+    let mut is_unsure = false;
     loop {
-        // `batch` holds what the last commit left to be written: releases, mostly.
-        if batch.is_empty() {
-            let count = tokio::select! {
+        if batch.is_empty() || is_unsure {
+            let woken = tokio::select! {
                 biased;
-                () = broker.stopping().cancelled(), if !is_stopping => None,
-                count = receiver.recv_many(&mut batch, BATCH_JOBS) => Some(count),
+                () = broker.stopping().cancelled(), if !is_stopping => Woken::Stopping,
+                count = receiver.recv_many(&mut batch, BATCH_JOBS) => {
+                    if count == 0 { Woken::Closed } else { Woken::Jobs }
+                }
+                () = tokio::time::sleep(STORE_RETRY), if is_unsure => Woken::Jobs,
             };
-            match count {
-                None => {
+            match woken {
+                Woken::Stopping => {
                     is_stopping = true;
                     receiver.close();
                     continue;
                 }
-                Some(0) => break,
-                Some(_) => {}
+                Woken::Closed if batch.is_empty() => break,
+                Woken::Closed | Woken::Jobs => {}
             }
         } else {
             while batch.len() < BATCH_JOBS
@@ -63,12 +75,76 @@ pub(super) async fn run(broker: Broker, mut receiver: mpsc::Receiver<Job>) {
                 batch.push(job);
             }
         }
-        batch = commit(&broker, std::mem::take(&mut batch)).await;
+        if is_unsure && let Err(error) = recover(&broker, &batch).await {
+            batch = refuse(&broker, batch, &error);
+            if is_stopping {
+                break;
+            }
+            continue;
+        }
+        Written { next: batch, is_unsure } = commit(&broker, batch).await;
+    }
+    // The next start releases all claims and moves what was to be moved.
+    for job in batch {
+        fail(&broker, job, &StoreError::Closed);
     }
 }
 
-/// Commits a batch; answers what is to be written next because of it.
-async fn commit(broker: &Broker, mut jobs: Vec<Job>) -> Vec<Job> {
+/// What ended the wait for work.
+enum Woken {
+    /// There is something to write, or to look at again.
+    Jobs,
+    /// The broker stops; what is queued is written still.
+    Stopping,
+    /// Nothing more will come.
+    Closed,
+}
+
+/// What a commit leaves.
+#[derive(Default)]
+struct Written {
+    /// To be written next because of it.
+    next: Vec<Job>,
+    /// The store went away while it ran: what of it was written is not known.
+    is_unsure: bool,
+}
+
+/// Gives back the claims that nobody in memory has, and looks for rows nobody waits for. No other write of this process
+/// is under way: acceptances run in this task, and a drain that claims at this moment pushes what it got all the same,
+/// so that its receiver sees a repeat it knows. `waiting` is what is written next.
+async fn recover(broker: &Broker, waiting: &[Job]) -> Result<(), StoreError> {
+    let mut known: Vec<DeliverySeq> = Vec::new();
+    for mesh in broker.live().all() {
+        known.extend(mesh.lock().in_flight.keys());
+    }
+    for job in waiting {
+        if let Job::Ack { rows, .. } = job {
+            known.extend(rows.iter().map(|(seq, _)| *seq));
+        }
+    }
+    let recipients = broker.store().release_unknown_claims(known).await?;
+    let held = broker.store().recipients_with_held_rows().await?;
+    tracing::info!(claims = recipients.len(), held = held.len(), "the store is back");
+    due::remember(broker, held);
+    Ok(())
+}
+
+/// Refuses what cannot wait for the store; answers what can.
+fn refuse(broker: &Broker, jobs: Vec<Job>, error: &StoreError) -> Vec<Job> {
+    let mut kept = Vec::new();
+    for job in jobs {
+        match job {
+            Job::Accept(_) | Job::Receipt(_) => fail(broker, job, error),
+            Job::Ack { .. } | Job::AckById { .. } | Job::Release { .. } | Job::Reroute { .. } => {
+                kept.push(job);
+            }
+        }
+    }
+    kept
+}
+
+/// Commits a batch.
+async fn commit(broker: &Broker, mut jobs: Vec<Job>) -> Written {
     if jobs.iter().any(|job| matches!(job, Job::Accept(_))) {
         crash_point("broker.accept.before_commit");
     }
@@ -97,23 +173,28 @@ async fn commit(broker: &Broker, mut jobs: Vec<Job>) -> Vec<Job> {
                     connection.offer(text);
                 }
             }
-            next
+            Written { next, is_unsure: false }
         }
         // One entry the store cannot take must not refuse the others.
         Err(error) if jobs.len() > 1 && !is_about_all(&error) => {
             tracing::warn!(%error, jobs = jobs.len(), "a batch was refused; its entries are tried one by one");
-            let mut next = Vec::new();
+            let mut all = Written::default();
             for job in jobs {
-                next.extend(Box::pin(commit(broker, vec![job])).await);
+                let one = Box::pin(commit(broker, vec![job])).await;
+                all.next.extend(one.next);
+                all.is_unsure |= one.is_unsure;
             }
-            next
+            all
         }
         Err(error) => {
             tracing::warn!(%error, jobs = jobs.len(), "cannot commit");
+            if error.is_transient() {
+                return Written { next: refuse(broker, jobs, &error), is_unsure: true };
+            }
             for job in jobs.drain(..) {
                 fail(broker, job, &error);
             }
-            Vec::new()
+            Written::default()
         }
     }
 }
@@ -310,8 +391,14 @@ fn accepted(
         let mut homeless: Vec<usize> = Vec::new();
         for (place, (plan, seq)) in accept.plans.iter_mut().zip(deliveries).enumerate() {
             let was_acked = state.uncommitted.remove(seq) == Some(true);
-            // The session ended between decision and commit, after its rows were moved: this one follows them.
-            if plan.kind == RecipientKind::Session && state.session(plan.key).is_none() {
+            // The session ended between decision and commit, or the member took another key, after the rows were moved:
+            // this one follows them.
+            let is_homeless = match plan.kind {
+                RecipientKind::Session => state.session(plan.key).is_none(),
+                RecipientKind::Member => state.member_by_former_key(plan.key).is_some(),
+                RecipientKind::Service => false,
+            };
+            if is_homeless {
                 if !was_acked {
                     homeless.push(place);
                 }

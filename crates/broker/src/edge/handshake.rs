@@ -2,7 +2,8 @@
 //!
 //! What is checked here is who somebody is. Where the presence goes, and whether there is room, is `live`'s business.
 
-use std::collections::BTreeMap;
+mod answer;
+
 use std::sync::Arc;
 
 use axum::extract::ws::Utf8Bytes;
@@ -13,19 +14,17 @@ use claudemesh_crypto::{hello as signed_hello, statement};
 use claudemesh_protocol::attestation::ParentAttestation;
 use claudemesh_protocol::limits::{
     GROUPS_PER_PRESENCE, HELLO_CAPABILITIES_MAX, HELLO_NAME_MAX_CHARS, HELLO_TEXT_MAX_BYTES,
-    PEER_TYPE_MAX_CHARS, PROFILE_WORD_MAX_CHARS, PROTOCOL_VERSION, SESSION_KEY_MEMORY,
+    PEER_TYPE_MAX_CHARS, PROFILE_WORD_MAX_CHARS, SESSION_KEY_MEMORY,
 };
-use claudemesh_protocol::wire::hello::{FeatureParams, MeshPolicy, capability};
-use claudemesh_protocol::wire::{
-    ClientFrame, DecodeError, ErrorFrame, Features, Hello, HelloAck, MemberProfile, SessionHello,
-    WireLimits,
-};
+use claudemesh_protocol::wire::hello::capability;
+use claudemesh_protocol::wire::{ClientFrame, DecodeError, ErrorFrame, Hello, SessionHello};
 use claudemesh_protocol::{ErrorCode, Group, MemberId, PublicKey, SignatureBytes, Timestamp};
-use claudemesh_store::{BindMember, DedupeRetention, Member, PeerState, RevokeKind, StoreError};
-use serde_json::{Value, json};
+use claudemesh_store::{BindMember, Member, RevokeKind, StoreError};
+use serde_json::Value;
 
-use crate::live::{self, Arriving, Close, Connection, Mesh, Settled, Unsettled};
-use crate::ops::Peer;
+use self::answer::hello_ack;
+use crate::live::{self, Arriving, Close, Connection, Mesh, Unsettled};
+use crate::ops::{Peer, news};
 use crate::state::Broker;
 
 /// What came of a frame on a fresh socket.
@@ -66,8 +65,7 @@ impl Refused {
     }
 
     fn revoked(mesh_name: &str) -> Self {
-        let message =
-            format!("You've been removed from \"{mesh_name}\". Contact the mesh owner to rejoin.");
+        let message = live::removed_sentence(mesh_name);
         Self { close: Close::BANNED, ..Self::new(ErrorCode::Revoked, message) }
     }
 }
@@ -285,8 +283,9 @@ async fn member_hello(
         signature_hash: sha256(signature.as_bytes()),
         saved,
     };
-    let version = hello.protocol_version;
-    admit(broker, &mesh, connection, arriving, Welcome { member, version, warnings }).await
+    let (version, mesh_seq) = (hello.protocol_version, hello.mesh_seq);
+    let welcome = Welcome { member, mesh_seq, version, warnings };
+    admit(broker, &mesh, connection, arriving, welcome).await
 }
 
 fn given(name: Option<String>) -> Option<String> {
@@ -361,7 +360,12 @@ async fn session_hello(
         signature_hash: sha256(signature.as_bytes()),
         saved,
     };
-    let welcome = Welcome { member, version: hello.protocol_version, warnings: Vec::new() };
+    let welcome = Welcome {
+        member,
+        mesh_seq: hello.mesh_seq,
+        version: hello.protocol_version,
+        warnings: Vec::new(),
+    };
     admit(broker, &mesh, connection, arriving, welcome).await
 }
 
@@ -458,6 +462,8 @@ async fn refuse_foreign_key(
 /// What the greeting says beyond the presence.
 struct Welcome {
     member: Member,
+    /// The newest event of the mesh that the client knows.
+    mesh_seq: Option<u64>,
     version: Option<u32>,
     warnings: Vec<String>,
 }
@@ -469,10 +475,23 @@ async fn admit(
     mut arriving: Arriving,
     mut welcome: Welcome,
 ) -> Result<Peer, Refused> {
+    let mesh_seq = welcome.mesh_seq;
     if live::give_way(mesh, &mut arriving) {
         welcome.warnings.push("display_name_taken".to_owned());
     }
-    let reservation = live::reserve(broker, mesh, &arriving).map_err(unsettled)?;
+    let reservation = match live::reserve(broker, mesh, &arriving) {
+        Ok(reservation) => reservation,
+        Err(Unsettled::AlreadyConnected(entry)) => {
+            broker.record_all([*entry]).await;
+            return Err(already_connected());
+        }
+        Err(reason) => return Err(unsettled(mesh, reason)),
+    };
+    let last_seen = {
+        let state = mesh.lock();
+        let former = state.presence(reservation.presence_id()).map(live::Entry::last_seen);
+        former.or_else(|| arriving.saved.as_ref().map(|saved| saved.last_seen_at))
+    };
     let mut peer = Peer {
         broker: broker.clone(),
         mesh: Arc::clone(mesh),
@@ -489,106 +508,35 @@ async fn admit(
         connection.say(&ack.into());
     })
     .await
-    .map_err(unsettled)?;
+    .map_err(|reason| unsettled(mesh, reason))?;
     peer.presence_id = settled.follow_up(broker, mesh).await;
+    if let Err(error) = news::catch_up(&peer, mesh_seq, last_seen).await {
+        // It is here all the same; the next hello asks again.
+        tracing::warn!(%error, mesh_id = %mesh.id, "cannot tell a peer what it missed");
+    }
     Ok(peer)
 }
 
-fn unsettled(reason: Unsettled) -> Refused {
+fn already_connected() -> Refused {
+    Refused {
+        close: Close::ALREADY_CONNECTED,
+        ..Refused::new(
+            ErrorCode::MemberAlreadyConnected,
+            "this member is connected from another machine",
+        )
+    }
+}
+
+fn unsettled(mesh: &Mesh, reason: Unsettled) -> Refused {
     match reason {
+        Unsettled::Removed => Refused::revoked(&mesh.lock().info.name),
         Unsettled::Capacity => full(),
         Unsettled::Replayed => Refused::bad_signature(),
         Unsettled::Superseded => Refused {
             close: Close::SESSION_REPLACED,
             ..Refused::new(ErrorCode::Unavailable, "a newer connection of this session is here")
         },
-        Unsettled::AlreadyConnected => Refused {
-            close: Close::ALREADY_CONNECTED,
-            ..Refused::new(
-                ErrorCode::MemberAlreadyConnected,
-                "this member is connected from another machine",
-            )
-        },
+        Unsettled::AlreadyConnected(_) => already_connected(),
         Unsettled::Store(error) => error.into(),
     }
-}
-
-fn hello_ack(
-    broker: &Broker,
-    settled: &Settled,
-    state: &live::MeshState,
-    welcome: Welcome,
-) -> HelloAck {
-    let limits = broker.limits();
-    let saved: Option<&PeerState> = settled.restored.as_ref();
-    let member = welcome.member;
-    let settings = &state.info.settings;
-    HelloAck {
-        presence_id: settled.presence_id.clone(),
-        member_display_name: settled.display_name.clone(),
-        member_profile: Some(MemberProfile {
-            role_tag: member.role_tag,
-            groups: member.default_groups,
-            message_mode: member.message_mode,
-        }),
-        mesh_policy: Some(MeshPolicy {
-            self_editable: settings.self_editable,
-            group_encryption: Some(settings.group_encryption),
-        }),
-        restored: saved.is_some(),
-        last_summary: saved.and_then(|saved| saved.last_summary.clone()),
-        last_seen_at: saved.map(|saved| saved.last_seen_at.to_iso()),
-        restored_groups: saved
-            .filter(|_| settled.has_restored_groups)
-            .map(|saved| saved.groups.clone()),
-        restored_stats: saved.map(|saved| saved.stats),
-        services: Vec::new(),
-        protocol_version: Some(
-            welcome.version.unwrap_or(PROTOCOL_VERSION).clamp(1, PROTOCOL_VERSION),
-        ),
-        broker_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        warnings: (!welcome.warnings.is_empty()).then_some(welcome.warnings),
-        mesh_id: Some(state.info.id.clone()),
-        member_id: Some(member.id),
-        peer_role: None,
-        server_time: Some(broker.now().as_millis()),
-        features: Some(features(broker, settings.dedupe)),
-        broker_pubkey: Some(broker.signing_key().public()),
-        lease_ttl_ms: Some(limits.lease_ttl_ms),
-        limits: Some(WireLimits {
-            max_message_bytes: limits.max_message_bytes,
-            max_frame_bytes: limits.max_frame_bytes,
-            send_per_minute: limits.send_per_min,
-            send_burst: limits.send_burst,
-        }),
-    }
-}
-
-/// What this broker does today (wire spec §2.10); a feature appears here in the change that makes it work.
-fn features(broker: &Broker, dedupe: DedupeRetention) -> Features {
-    let mut features = BTreeMap::new();
-    let mut add = |name: &str, more: Value| {
-        let mut params = serde_json::Map::new();
-        params.insert("version".to_owned(), json!(1));
-        if let Value::Object(more) = more {
-            params.extend(more);
-        }
-        features.insert(name.to_owned(), FeatureParams { params });
-    };
-    let retention = match dedupe {
-        DedupeRetention::Days(days) => {
-            json!({"mode": "retention_scoped", "dedupe_retention_days": days, "request_fingerprint": true})
-        }
-        DedupeRetention::Permanent => json!({"mode": "permanent", "request_fingerprint": true}),
-    };
-    add("client_message_id_dedupe", retention);
-    let inline = broker.limits().max_message_bytes;
-    add("max_payload", json!({"inline_bytes": inline, "blob_bytes": inline}));
-    add("concurrent_connection_policy", json!({"default_policy": "prefer_newest"}));
-    for name in
-        ["client_ack", "lease", "session_caps", "group_e2e", "hops", "offline_dm_queue", "receipts"]
-    {
-        add(name, Value::Null);
-    }
-    features
 }

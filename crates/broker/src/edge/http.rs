@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, patch, post};
 use claudemesh_protocol::ErrorCode;
 use claudemesh_protocol::id::random_row_id;
 use futures_util::FutureExt as _;
@@ -77,7 +77,17 @@ pub(crate) fn router(broker: Broker) -> Router {
         .route("/cli/mesh/{slug}/invites", get(accounts::invite::list))
         .route("/cli/mesh/{slug}/invites/{code}", delete(accounts::invite::revoke))
         .route("/cli/mesh/{slug}/member/me", delete(accounts::leave::leave))
-        .route("/mesh/{id}/member/{member}", delete(accounts::leave::leave_by_id))
+        .route("/cli/mesh/{slug}/grants", post(accounts::permission::set_grants))
+        .route(
+            "/cli/mesh/{slug}/permissions",
+            get(accounts::permission::list).post(accounts::permission::change),
+        )
+        .route("/mesh/{id}/members", get(accounts::member::list))
+        .route("/mesh/{id}/settings", patch(accounts::mesh_settings::patch))
+        .route(
+            "/mesh/{id}/member/{member}",
+            delete(accounts::leave::leave_by_id).patch(accounts::member::patch),
+        )
         .fallback(|| async { ApiError::new(ErrorCode::NotFound, "no such address") })
         .method_not_allowed_fallback(|| async {
             ApiError::new(ErrorCode::MethodNotAllowed, "this address does not know that method")

@@ -61,6 +61,11 @@ impl Fields {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
+    /// True when the body names this field, with a value or null.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// A text that may be missing or null.
     pub(crate) fn optional_text(&self, name: &str) -> ApiResult<Option<&str>> {
         match self.present(name) {

@@ -12,21 +12,25 @@ use claudemesh_core::presence::{
 };
 use claudemesh_core::status::StatusRecord;
 use claudemesh_protocol::attestation::ParentAttestation;
+use claudemesh_protocol::audit::AuditEvent;
 use claudemesh_protocol::capability::CapabilitySet;
-use claudemesh_protocol::limits::{GROUPS_PER_PRESENCE, HELLO_REPLAY_WINDOW, PENDING_STATUS_TTL};
+use claudemesh_protocol::limits::{GROUPS_PER_PRESENCE, HELLO_MEMORY, PENDING_STATUS_TTL};
 use claudemesh_protocol::wire::Profile;
 use claudemesh_protocol::wire::hello::capability;
 use claudemesh_protocol::{
     Group, MemberId, PeerRole, PresenceId, PublicKey, StatusSource, Timestamp,
 };
 use claudemesh_store::{
-    ClonePolicy, HelloSeen, OpenPresence, PeerState, PendingStatusOf, SessionKeySeen, StoreError,
+    AuditPayload, ClonePolicy, HelloSeen, NewAuditEntry, OpenPresence, PeerState, PendingStatusOf,
+    SessionKeySeen, StoreError,
 };
 use serde_json::json;
 
 use super::depart::{self, Ending};
 use super::event::{Subject, peer_event};
+use super::listed::ListedPresence;
 use super::{Close, Connection, Entry, Mesh, MeshState, stored};
+use crate::audit::peer_joined;
 use crate::state::Broker;
 
 /// A hello whose signatures and membership are verified.
@@ -58,12 +62,14 @@ pub(crate) struct Arriving {
 pub(crate) enum Unsettled {
     /// The mesh is full.
     Capacity,
-    /// The member is connected from another machine, and the older connection counts.
-    AlreadyConnected,
+    /// The member is connected from another machine, and the older connection counts. The audit log is to be told this.
+    AlreadyConnected(Box<NewAuditEntry>),
     /// This very hello was accepted before.
     Replayed,
     /// A newer hello of the same session is connected: this one was late on its way.
     Superseded,
+    /// Its member was removed from the mesh while it was being judged.
+    Removed,
     /// The store cannot keep it now.
     Store(StoreError),
 }
@@ -110,6 +116,8 @@ pub(crate) struct Settled {
     pub(crate) restored: Option<PeerState>,
     pub(crate) has_restored_groups: bool,
     endings: Vec<depart::Departed>,
+    /// What the audit log is told.
+    audited: Vec<NewAuditEntry>,
     reattached_rows: Vec<(claudemesh_store::DeliverySeq, super::InFlight)>,
 }
 
@@ -120,6 +128,7 @@ fn arrival(arriving: &Arriving) -> Arrival<'_> {
         session_key: arriving.session_key,
         session_id: &arriving.client.session_id,
         host_fingerprint: arriving.client.host_fingerprint.as_deref(),
+        is_transient: arriving.client.has(capability::TRANSIENT),
     }
 }
 
@@ -189,8 +198,8 @@ pub(crate) fn reserve(
         });
         if is_joining || !rivals(&state, arriving).is_empty() {
             drop(state);
-            note_concurrent(broker, mesh, arriving, "refused");
-            return Err(Unsettled::AlreadyConnected);
+            let entry = note_concurrent(broker, mesh, arriving, "refused");
+            return Err(Unsettled::AlreadyConnected(Box::new(entry)));
         }
     }
     let (target, is_counted) = match placement(&state, arriving) {
@@ -227,13 +236,28 @@ fn is_superseded(state: &MeshState, arriving: &Arriving) -> bool {
 }
 
 /// Keeps account of a member that is connected from two machines (broker spec §2.6): a copied key shows like this.
-fn note_concurrent(broker: &Broker, mesh: &Mesh, arriving: &Arriving, outcome: &'static str) {
+#[must_use = "the audit log is told"]
+fn note_concurrent(
+    broker: &Broker,
+    mesh: &Mesh,
+    arriving: &Arriving,
+    outcome: &'static str,
+) -> NewAuditEntry {
     broker.metrics().concurrent_connections.inc(outcome);
     let member = arriving.member_key.short(12);
     tracing::warn!(
         mesh_id = %mesh.id, member, outcome,
         "member_concurrent_connection: a member is connected from two machines"
     );
+    NewAuditEntry {
+        mesh_id: mesh.id.clone(),
+        event: AuditEvent::MemberConcurrentConnection,
+        actor: Some(arriving.member_id.clone()),
+        payload: AuditPayload::new()
+            .with("pubkey", arriving.member_key.to_hex())
+            .with("outcome", outcome),
+        at: broker.now(),
+    }
 }
 
 /// What a live presence of the same session would leave behind: whoever takes its place goes on with that, not with what
@@ -298,6 +322,7 @@ fn new_presence(arriving: &Arriving, id: PresenceId, now: Timestamp) -> (Presenc
 /// The presence a reattachment continues, with what the new hello says afresh.
 fn continued(presence: &Presence, arriving: &Arriving) -> Presence {
     Presence {
+        member_key: arriving.member_key,
         client: arriving.client.clone(),
         display_name: arriving
             .display_name
@@ -317,7 +342,7 @@ fn continued(presence: &Presence, arriving: &Arriving) -> Presence {
 /// Writes the row, takes the place and queues `hello_ack` as the first frame of the socket.
 ///
 /// # Errors
-/// [`Unsettled::Replayed`], [`Unsettled::Superseded`], [`Unsettled::Store`]; nobody was moved aside then.
+/// [`Unsettled::Replayed`], [`Unsettled::Superseded`], [`Unsettled::Removed`], [`Unsettled::Store`]; nobody was moved aside then.
 pub(crate) async fn settle(
     broker: &Broker,
     mut reservation: Reservation,
@@ -344,7 +369,7 @@ pub(crate) async fn settle(
         pubkey: arriving.hello_key,
         timestamp: arriving.hello_timestamp,
         signature_hash: arriving.signature_hash,
-        expires_at: now.plus(HELLO_REPLAY_WINDOW),
+        expires_at: now.plus(HELLO_MEMORY),
     };
     let session_key = arriving.session_key.map(|session_pubkey| SessionKeySeen {
         mesh_id: mesh.id.clone(),
@@ -363,8 +388,13 @@ pub(crate) async fn settle(
     }
     let placed = {
         let mut state = mesh.lock();
-        if is_superseded(&state, &arriving) {
-            Err(state.presence(&reservation.target).is_none())
+        let refused = if state.member(&arriving.member_id).is_none() {
+            Some(Unsettled::Removed)
+        } else {
+            is_superseded(&state, &arriving).then_some(Unsettled::Superseded)
+        };
+        if let Some(reason) = refused {
+            Err((reason, state.presence(&reservation.target).is_none()))
         } else {
             let settled = take_place(broker, &mesh, &mut state, &arriving, connection, fresh);
             greet(&settled, &state);
@@ -374,11 +404,11 @@ pub(crate) async fn settle(
     };
     match placed {
         Ok(settled) => Ok(settled),
-        Err(has_row_of_its_own) => {
+        Err((reason, has_row_of_its_own)) => {
             if has_row_of_its_own {
                 depart::end_unplaced(broker, reservation.target.clone()).await;
             }
-            Err(Unsettled::Superseded)
+            Err(reason)
         }
     }
 }
@@ -409,14 +439,14 @@ fn take_place(
 ) -> Settled {
     let now = broker.now();
     let presence_id = fresh.id.clone();
-    let mut endings = Vec::new();
+    let (mut endings, mut audited) = (Vec::new(), Vec::new());
     for rival in rivals(state, arriving) {
         if state.info.settings.clone_policy == ClonePolicy::PreferNewest {
-            note_concurrent(broker, mesh, arriving, "replaced");
+            audited.push(note_concurrent(broker, mesh, arriving, "replaced"));
             let ending = Ending::Closed(Close::REPLACED_BY_NEWER);
             endings.extend(depart::remove(broker, mesh, state, &rival, ending));
         } else {
-            note_concurrent(broker, mesh, arriving, "allowed");
+            audited.push(note_concurrent(broker, mesh, arriving, "allowed"));
         }
     }
     // Whoever else stands for this session: a racing socket may have come first.
@@ -448,6 +478,7 @@ fn take_place(
             restored: None,
             has_restored_groups: false,
             endings,
+            audited,
             reattached_rows,
         };
     }
@@ -456,6 +487,7 @@ fn take_place(
     if !is_known {
         announce_arrival(mesh, state, &fresh, restored.as_ref(), now);
     }
+    audited.push(peer_joined(&mesh.id, &fresh, restored.is_some(), now));
     state.note_seen(&fresh.member_id, now);
     state.insert(Entry {
         presence: fresh,
@@ -471,6 +503,7 @@ fn take_place(
         is_pulling: false,
         pulled_at: None,
         earlier_stats: restored.as_ref().map(|saved| saved.stats).unwrap_or_default(),
+        listed: ListedPresence::default(),
     });
     Settled {
         presence_id,
@@ -478,6 +511,7 @@ fn take_place(
         restored,
         has_restored_groups,
         endings,
+        audited,
         reattached_rows: Vec::new(),
     }
 }
@@ -531,6 +565,7 @@ impl Settled {
         for ending in self.endings.drain(..) {
             ending.settle(broker, mesh).await;
         }
+        broker.record_all(std::mem::take(&mut self.audited)).await;
         let rows = std::mem::take(&mut self.reattached_rows);
         broker.delivery().release(mesh, rows).await;
         mesh.lock().owe_to_new_device(&self.presence_id);

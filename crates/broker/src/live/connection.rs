@@ -29,6 +29,10 @@ impl Close {
     pub(crate) const SHUTTING_DOWN: Self = Self { code: 1001, reason: "shutting down" };
     pub(crate) const INTERNAL: Self = Self { code: 1011, reason: "internal" };
     pub(crate) const SLOW_CONSUMER: Self = Self { code: 1011, reason: "slow_consumer" };
+    pub(crate) const DISCONNECTED: Self = Self { code: 1000, reason: "disconnected" };
+    pub(crate) const DISCONNECTED_STALE: Self = Self { code: 1000, reason: "disconnected_stale" };
+    pub(crate) const KICKED: Self = Self { code: 4001, reason: "kicked" };
+    pub(crate) const KICKED_STALE: Self = Self { code: 4001, reason: "kicked_stale" };
     pub(crate) const BANNED: Self = Self { code: 4002, reason: "banned" };
     pub(crate) const REPLACED_BY_NEWER: Self =
         Self { code: 4003, reason: "replaced_by_newer_connection" };

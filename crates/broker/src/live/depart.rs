@@ -7,13 +7,16 @@ use std::time::Duration;
 use claudemesh_core::presence::{Handshake, Lease};
 use claudemesh_protocol::wire::Stats;
 use claudemesh_protocol::{MemberId, MeshId, PresenceId, PublicKey};
-use claudemesh_store::{ClaimId, DeliverySeq, EndPresence, PeerState, PresenceRow, Reroute};
+use claudemesh_store::{
+    ClaimId, DeliverySeq, EndPresence, NewAuditEntry, PeerState, PresenceRow, Reroute,
+};
 use futures_util::StreamExt as _;
 use serde_json::json;
 
 use super::event::{Subject, peer_event};
 use super::sweep::save_states;
 use super::{Close, Connection, InFlight, Mesh, MeshState, stored};
+use crate::audit::peer_left;
 use crate::delivery;
 use crate::ops::receipt;
 use crate::state::Broker;
@@ -34,6 +37,8 @@ pub(crate) enum Ending {
 pub(crate) struct Departed {
     end: EndPresence,
     member_key: PublicKey,
+    /// What the audit log is told; nothing about a row that memory knew nothing of.
+    audited: Option<NewAuditEntry>,
     /// Pushed rows of the member's queue that nobody else was given.
     member_rows: Vec<(DeliverySeq, InFlight)>,
 }
@@ -81,6 +86,7 @@ pub(super) fn remove(
         state.queue(row.key).releasing(row.priority);
     }
     let counted = stored::counted_by(&entry);
+    let audited = Some(peer_left(&mesh.id, presence, successor.is_some(), now));
     let end = EndPresence {
         id: presence.id.clone(),
         at: now,
@@ -95,13 +101,13 @@ pub(super) fn remove(
             at: now,
         }),
     };
-    Some(Departed { end, member_key: presence.member_key, member_rows })
+    Some(Departed { end, member_key: presence.member_key, audited, member_rows })
 }
 
 impl Departed {
     /// Writes the end, hands rows back and brings them to whoever receives them now.
     pub(crate) async fn settle(self, broker: &Broker, mesh: &Arc<Mesh>) {
-        let Self { mut end, member_key, member_rows } = self;
+        let Self { mut end, member_key, audited, member_rows } = self;
         broker.delivery().release(mesh, member_rows).await;
         let ended_session = end.reroute.as_ref().map(|reroute| reroute.session_key);
         // Who came back meanwhile keeps its rows.
@@ -133,6 +139,7 @@ impl Departed {
         for key in ended_session.into_iter().chain([member_key]) {
             delivery::wake_key(broker, mesh, key);
         }
+        broker.record_all(audited).await;
     }
 }
 
@@ -161,7 +168,12 @@ pub(super) async fn end_stale(broker: &Broker, row: PresenceRow) {
         if let Some(reroute) = &end.reroute {
             state.queue(reroute.session_key).moving();
         }
-        member_key.map(|member_key| Departed { end, member_key, member_rows: Vec::new() })
+        member_key.map(|member_key| Departed {
+            end,
+            member_key,
+            audited: None,
+            member_rows: Vec::new(),
+        })
     };
     tracing::warn!(mesh_id = %row.mesh_id, presence_id = %row.id, "a stale presence is ended");
     match departed {
@@ -245,21 +257,32 @@ pub(crate) async fn evict_member(
     close: Close,
 ) {
     let Some(mesh) = broker.live().loaded(mesh_id) else { return };
-    let departed: Vec<Departed> = {
+    let departed = {
         let mut state = mesh.lock();
         let ids: Vec<PresenceId> =
             state.of_member(member).map(|entry| entry.presence.id.clone()).collect();
-        let ending = Ending::Closed(close);
-        ids.iter().filter_map(|id| remove(broker, &mesh, &mut state, id, ending)).collect()
+        remove_all(broker, &mesh, &mut state, &ids, close)
     };
     settle_all(broker, &mesh, departed).await;
+}
+
+/// Ends presences that were chosen under the lock; what it answers is settled with [`settle_all`].
+pub(crate) fn remove_all(
+    broker: &Broker,
+    mesh: &Mesh,
+    state: &mut MeshState,
+    ids: &[PresenceId],
+    close: Close,
+) -> Vec<Departed> {
+    let ending = Ending::Closed(close);
+    ids.iter().filter_map(|id| remove(broker, mesh, state, id, ending)).collect()
 }
 
 /// Departures written at once: one commit takes many of them.
 const SETTLED_AT_ONCE: usize = 64;
 
 /// Settles many departures of one mesh, side by side so that they share commits.
-pub(super) async fn settle_all(broker: &Broker, mesh: &Arc<Mesh>, departed: Vec<Departed>) {
+pub(crate) async fn settle_all(broker: &Broker, mesh: &Arc<Mesh>, departed: Vec<Departed>) {
     futures_util::stream::iter(departed)
         .for_each_concurrent(SETTLED_AT_ONCE, |one| one.settle(broker, mesh))
         .await;

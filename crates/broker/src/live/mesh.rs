@@ -2,8 +2,11 @@
 //!
 //! Everything here is synchronous and happens under the mesh's lock, which is never held over an await.
 
+mod roster;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use axum::extract::ws::Utf8Bytes;
 use claudemesh_core::gate::{self, Priorities};
@@ -12,26 +15,35 @@ use claudemesh_core::loop_guard::LoopGuard;
 use claudemesh_core::presence::{Lease, Presence};
 use claudemesh_core::queue::KeyQueue;
 use claudemesh_core::rate::TokenBucket;
-use claudemesh_protocol::limits::{HELLO_NAME_MAX_CHARS, UNACKED_MAX};
-use claudemesh_protocol::permission::Standing;
-use claudemesh_protocol::status::MemberRole;
+use claudemesh_protocol::limits::UNACKED_MAX;
 use claudemesh_protocol::wire::{Push, ServerFrame};
-use claudemesh_protocol::{MemberId, MeshId, PresenceId, Priority, PublicKey, Timestamp, text};
+use claudemesh_protocol::{MemberId, MeshId, PresenceId, Priority, PublicKey, Timestamp};
 use claudemesh_store::{DeliverySeq, RosterEntry};
 use parking_lot::{Mutex, MutexGuard};
 
+use self::roster::Known;
 use super::connection::Connection;
+use super::listed::ListedPresence;
 
 /// One mesh in memory.
 pub(crate) struct Mesh {
     pub(crate) id: MeshId,
     state: Mutex<MeshState>,
-    pub(super) is_stale: std::sync::atomic::AtomicBool,
+    /// How often mesh and roster were changed in the store.
+    pub(super) changes: AtomicU64,
+    /// Of these, how many memory knows.
+    pub(super) known_changes: AtomicU64,
+    /// Held while mesh and roster are read, so that many who want them read once.
+    pub(super) reading: tokio::sync::Mutex<()>,
 }
 
 impl Mesh {
     pub(super) fn new(id: MeshId, state: MeshState) -> Self {
-        Self { id, state: Mutex::new(state), is_stale: false.into() }
+        // A change between the first read and now went unnoticed, because nobody held the mesh yet: it is read again.
+        let changes = AtomicU64::new(1);
+        let known_changes = AtomicU64::new(0);
+        let reading = tokio::sync::Mutex::default();
+        Self { id, state: Mutex::new(state), changes, known_changes, reading }
     }
 
     /// The state; hold it shortly.
@@ -88,9 +100,17 @@ pub(crate) struct Entry {
     pub(crate) pulled_at: Option<Timestamp>,
     /// Counters of earlier connections as they were told to the client; its own are worked out against them.
     pub(crate) earlier_stats: claudemesh_protocol::wire::Stats,
+    /// Its row of the peer list.
+    pub(crate) listed: ListedPresence,
 }
 
 impl Entry {
+    /// Whoever may change it makes it forget how it was listed.
+    fn changing(&mut self) -> &mut Self {
+        self.listed.forget();
+        self
+    }
+
     /// What may be pushed to it now: what it takes, unless older rows of that class are owed to it.
     pub(crate) fn open(&self) -> Priorities {
         let takes = self.takes();
@@ -128,8 +148,9 @@ impl Entry {
 /// The state of one mesh. Maps that are walked are ordered, so that what a mesh does depends on its history alone.
 pub(crate) struct MeshState {
     pub(crate) info: claudemesh_store::Mesh,
-    roster: BTreeMap<MemberId, RosterEntry>,
+    roster: BTreeMap<MemberId, Known>,
     by_member_key: HashMap<PublicKey, MemberId>,
+    by_former_key: HashMap<PublicKey, MemberId>,
     /// Whose each name is, folded; of members that had it before names were unique, the first to join.
     by_name: HashMap<String, MemberId>,
     presences: BTreeMap<PresenceId, Entry>,
@@ -152,6 +173,8 @@ pub(crate) struct MeshState {
     /// What each member may still spend on receipts.
     pub(crate) receipt_budgets: BTreeMap<MemberId, TokenBucket>,
     pub(crate) loops: LoopGuard,
+    /// When the audit log was last recomputed for somebody.
+    pub(crate) verified_at: Option<Timestamp>,
 }
 
 impl MeshState {
@@ -160,6 +183,7 @@ impl MeshState {
             info,
             roster: BTreeMap::new(),
             by_member_key: HashMap::new(),
+            by_former_key: HashMap::new(),
             by_name: HashMap::new(),
             presences: BTreeMap::new(),
             leases: LeaseBook::default(),
@@ -176,75 +200,10 @@ impl MeshState {
             budgets: BTreeMap::new(),
             receipt_budgets: BTreeMap::new(),
             loops: LoopGuard::default(),
+            verified_at: None,
         };
         state.set_roster(roster);
         state
-    }
-
-    // Roster.
-
-    pub(super) fn set_roster(&mut self, roster: Vec<RosterEntry>) {
-        self.by_member_key = roster
-            .iter()
-            .filter_map(|entry| Some((entry.member.pubkey?, entry.member.id.clone())))
-            .collect();
-        self.by_name.clear();
-        for entry in &roster {
-            self.by_name
-                .entry(text::folded_name(&entry.member.display_name))
-                .or_insert_with(|| entry.member.id.clone());
-        }
-        self.roster = roster.into_iter().map(|entry| (entry.member.id.clone(), entry)).collect();
-    }
-
-    /// Members that may receive: bound and not revoked.
-    pub(crate) fn roster(&self) -> impl Iterator<Item = &RosterEntry> {
-        self.roster.values()
-    }
-
-    pub(crate) fn member(&self, id: &MemberId) -> Option<&RosterEntry> {
-        self.roster.get(id)
-    }
-
-    pub(crate) fn member_by_key(&self, key: PublicKey) -> Option<&RosterEntry> {
-        self.roster.get(self.by_member_key.get(&key)?)
-    }
-
-    /// The name a presence of this member gets instead of the one it wants, because that is another member's. Nobody who
-    /// is here catches what is meant for a member that is away.
-    pub(crate) fn name_instead(&self, member: &MemberId, wish: &str) -> Option<String> {
-        let own =
-            self.roster.get(member).map(|entry| text::folded_name(&entry.member.display_name));
-        text::instead_of_taken(wish, HELLO_NAME_MAX_CHARS, |name| {
-            own.as_deref() != Some(name) && self.by_name.get(name).is_some_and(|id| id != member)
-        })
-    }
-
-    /// Remembers what the member's own connection left behind, for matching it while it is away.
-    pub(crate) fn set_last_groups(
-        &mut self,
-        id: &MemberId,
-        groups: Vec<claudemesh_protocol::Group>,
-    ) {
-        if let Some(entry) = self.roster.get_mut(id) {
-            entry.last_groups = Some(groups);
-        }
-    }
-
-    pub(crate) fn note_seen(&mut self, id: &MemberId, at: Timestamp) {
-        if let Some(entry) = self.roster.get_mut(id) {
-            entry.member.last_seen_at = Some(at);
-        }
-    }
-
-    pub(crate) fn standing(&self, entry: &RosterEntry) -> Standing {
-        if entry.member.user_id.as_ref() == Some(&self.info.owner_user_id) {
-            Standing::Owner
-        } else if entry.member.role == MemberRole::Admin {
-            Standing::Admin
-        } else {
-            Standing::Member
-        }
     }
 
     // Presences.
@@ -253,8 +212,9 @@ impl MeshState {
         self.presences.values()
     }
 
+    /// Presences to change.
     pub(crate) fn presences_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.presences.values_mut()
+        self.presences.values_mut().map(Entry::changing)
     }
 
     pub(crate) fn presence_count(&self) -> usize {
@@ -277,13 +237,14 @@ impl MeshState {
         self.presences.get(id)
     }
 
+    /// A presence to change.
     pub(crate) fn presence_mut(&mut self, id: &PresenceId) -> Option<&mut Entry> {
-        self.presences.get_mut(id)
+        self.presences.get_mut(id).map(Entry::changing)
     }
 
     /// The presence, while `connection` is its socket.
     pub(crate) fn own(&mut self, id: &PresenceId, connection: &Connection) -> Option<&mut Entry> {
-        self.presences.get_mut(id).filter(|entry| {
+        self.presence_mut(id).filter(|entry| {
             entry.connection.as_ref().is_some_and(|mine| mine.id() == connection.id())
         })
     }
@@ -315,7 +276,10 @@ impl MeshState {
 
     pub(crate) fn insert(&mut self, entry: Entry) {
         let presence = &entry.presence;
-        if let Some(key) = presence.session_key {
+        // One that only sends something receives nothing, and may stand beside the session it sends for.
+        if let Some(key) = presence.session_key
+            && !presence.is_transient()
+        {
             self.by_session_key.insert(key, presence.id.clone());
         }
         self.by_member.entry(presence.member_id.clone()).or_default().push(presence.id.clone());

@@ -4,6 +4,7 @@ mod arrive;
 mod connection;
 mod depart;
 mod event;
+mod listed;
 mod mesh;
 mod stored;
 mod sweep;
@@ -26,8 +27,9 @@ use crate::state::Broker;
 
 pub(crate) use arrive::{Arriving, Settled, Unsettled, give_way, reserve, settle};
 pub(crate) use connection::{Close, Connection, Outgoing, Taken};
-pub(crate) use depart::{drain, evict_member, leave, lose_socket};
+pub(crate) use depart::{drain, evict_member, leave, lose_socket, remove_all, settle_all};
 pub(crate) use event::{Subject, event_id, peer_event};
+pub(crate) use listed::{ListedMember, View};
 pub(crate) use mesh::{Entry, InFlight, Mesh, MeshState, Unacked};
 pub(crate) use stored::state_of;
 pub(crate) use sweep::{
@@ -78,7 +80,7 @@ impl Live {
     /// The mesh or its members changed in the store; the next use reads them again.
     pub(crate) fn roster_changed(&self, id: &MeshId) {
         if let Some(mesh) = self.loaded(id) {
-            mesh.is_stale.store(true, Ordering::Release);
+            mark_stale(&mesh);
         }
     }
 
@@ -121,6 +123,9 @@ pub(crate) async fn open_mesh(
         .await
         .cloned();
     broker.live().loadings.lock().remove(id);
+    if let Ok(Some(mesh)) = &loaded {
+        refresh(broker, mesh).await?;
+    }
     loaded
 }
 
@@ -150,32 +155,39 @@ fn keep(broker: &Broker, mesh: Arc<Mesh>) -> Arc<Mesh> {
 
 /// Reads the mesh row and the roster again when they changed.
 pub(crate) async fn refresh(broker: &Broker, mesh: &Mesh) -> Result<(), StoreError> {
-    if !mesh.is_stale.swap(false, Ordering::AcqRel) {
+    if is_current(mesh) {
         return Ok(());
     }
-    let read = async {
-        let info = broker.store().mesh(&mesh.id).await?;
-        Ok::<_, StoreError>((info, broker.store().roster(&mesh.id).await?))
-    };
-    match read.await {
-        Ok((info, roster)) => {
-            let mut state = mesh.lock();
-            if let Some(info) = info {
-                state.info = info;
-            }
-            state.set_roster(roster);
-            Ok(())
-        }
-        Err(error) => {
-            mesh.is_stale.store(true, Ordering::Release);
-            Err(error)
-        }
+    let _reading = mesh.reading.lock().await;
+    if is_current(mesh) {
+        return Ok(());
     }
+    // Counted before the read: what changes during it is read once more.
+    let changes = mesh.changes.load(Ordering::Acquire);
+    let info = broker.store().mesh(&mesh.id).await?;
+    let roster = broker.store().roster(&mesh.id).await?;
+    let mut state = mesh.lock();
+    if let Some(info) = info {
+        state.info = info;
+    }
+    state.set_roster(roster);
+    mesh.known_changes.store(changes, Ordering::Release);
+    drop(state);
+    Ok(())
+}
+
+fn is_current(mesh: &Mesh) -> bool {
+    mesh.known_changes.load(Ordering::Acquire) == mesh.changes.load(Ordering::Acquire)
+}
+
+/// What a member is told that was removed from the mesh of this name (wire spec §1.5).
+pub(crate) fn removed_sentence(mesh_name: &str) -> String {
+    format!("You've been removed from \"{mesh_name}\". Contact the mesh owner to rejoin.")
 }
 
 /// Makes the next [`refresh`] read again; for a key that somebody else may have added to the store.
 pub(crate) fn mark_stale(mesh: &Mesh) {
-    mesh.is_stale.store(true, Ordering::Release);
+    mesh.changes.fetch_add(1, Ordering::AcqRel);
 }
 
 /// Takes over what the previous run left (broker spec §6.2 step 6): its presences are leased, its claims go back to

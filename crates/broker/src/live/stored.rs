@@ -11,6 +11,7 @@ use claudemesh_protocol::{MeshId, PeerRole, PublicKey, Timestamp};
 use claudemesh_store::{PeerState, PresenceRow, PresenceState};
 
 use super::Entry;
+use super::listed::ListedPresence;
 
 /// What the presence tells about itself.
 pub(crate) fn state_of(presence: &Presence) -> PresenceState {
@@ -133,6 +134,7 @@ pub(super) fn leased_entry(
         is_pulling: false,
         pulled_at: None,
         earlier_stats: saved.map(|saved| saved.stats).unwrap_or_default(),
+        listed: ListedPresence::default(),
     }
 }
 

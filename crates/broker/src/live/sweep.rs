@@ -23,12 +23,16 @@ pub(crate) fn next_lease_end(broker: &Broker) -> Option<Timestamp> {
     broker.live().all().iter().filter_map(|mesh| mesh.lock().leases().next_end()).min()
 }
 
-/// Ends presences whose lease ran out.
+/// Ends presences whose lease ran out. A clock that was set back prolongs no lease by more than the wait until this looks.
 pub(crate) async fn end_leases(broker: &Broker) {
     let now = broker.now();
+    let horizon = now.plus(Duration::from_millis(broker.limits().lease_ttl_ms));
     for mesh in broker.live().all() {
         let departed: Vec<_> = {
             let mut state = mesh.lock();
+            for id in state.leases().beyond(horizon) {
+                state.set_lease(&id, Lease::Until(horizon));
+            }
             let ended = state.leases().ended(now);
             ended
                 .iter()

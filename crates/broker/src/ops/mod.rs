@@ -1,22 +1,35 @@
 //! What clients ask for, one file per family: every frame of the table has its handler here, or this does not compile.
 
+mod audit;
+mod ban;
+pub(crate) mod grants;
 mod groups;
+mod kick;
+mod mesh_info;
 pub(crate) mod messaging;
+pub(crate) mod news;
 mod presence;
 pub(crate) mod receipt;
 mod recipients;
 mod roster;
+mod rotate;
 mod rows;
+mod selector;
 mod send;
+pub(crate) mod state;
 mod status;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use claudemesh_core::authorize::{Caller, Denied, authorize};
-use claudemesh_protocol::wire::{Ack, ClientFrame, ErrorFrame, Inbound, ServerFrame};
+use claudemesh_protocol::audit::AuditEvent;
+use claudemesh_protocol::limits::AUDIT_VERIFY_INTERVAL;
+use claudemesh_protocol::wire::{
+    Ack, ClientFrame, ErrorFrame, FrameKind, Inbound, Rate, ServerFrame,
+};
 use claudemesh_protocol::{ErrorCode, MemberId, PresenceId, PublicKey};
-use claudemesh_store::StoreError;
+use claudemesh_store::{AuditPayload, NewAuditEntry, StoreError};
 
 use crate::live::{Connection, Entry, Mesh, MeshState};
 use crate::state::Broker;
@@ -73,6 +86,27 @@ pub(crate) enum Next {
 
 type Reply = Result<Option<ServerFrame>, Refusal>;
 
+/// What a handler leaves in the audit log, outside of its own transaction.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    /// The event of the frame's declaration, or its counterpart, as a removal is of a set.
+    pub(crate) event: AuditEvent,
+    pub(crate) payload: AuditPayload,
+}
+
+/// A handled frame: its answer, and what it leaves in the audit log.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) frame: Option<ServerFrame>,
+    pub(crate) audit: Option<Trace>,
+}
+
+impl From<Option<ServerFrame>> for Done {
+    fn from(frame: Option<ServerFrame>) -> Self {
+        Self { frame, audit: None }
+    }
+}
+
 impl Peer {
     /// The key messages of this connection come from.
     pub(crate) fn key(&self) -> PublicKey {
@@ -127,10 +161,19 @@ pub(crate) async fn handle(peer: &Peer, inbound: Inbound) -> Next {
             next = Next::Leave;
             Ok(None)
         }
-        frame => answer(peer, frame, req_id.clone()).await,
+        frame => match answer(peer, frame, req_id.clone()).await {
+            Ok(done) => {
+                // Before the answer: who asks the log for what it has just done finds it.
+                leave_trace(peer, kind, done.audit).await;
+                Ok(done.frame)
+            }
+            Err(refusal) => Err(refusal),
+        },
     };
     match reply {
         Ok(Some(frame)) => peer.connection.say(&frame),
+        // An answer of its own kind was said as ready text.
+        Ok(None) if kind.spec().reply.is_some_and(|word| word != "ack") => {}
         Ok(None) => {
             if let Some(req_id) = &req_id {
                 peer.connection.say(&Ack::bare(req_id).into());
@@ -147,6 +190,45 @@ pub(crate) async fn handle(peer: &Peer, inbound: Inbound) -> Next {
     next
 }
 
+/// Gives the audit log what a frame leaves there, in the name of the caller.
+async fn leave_trace(peer: &Peer, kind: FrameKind, trace: Option<Trace>) {
+    let Some(Trace { event, payload }) = trace else { return };
+    debug_assert!(kind.spec().audit.is_some(), "{kind:?} declares no audit event");
+    let entry = NewAuditEntry {
+        mesh_id: peer.mesh.id.clone(),
+        event,
+        actor: Some(peer.member_id.clone()),
+        payload,
+        at: peer.broker.now(),
+    };
+    peer.broker.record_all([entry]).await;
+}
+
+/// Takes what a frame costs by its declaration. What a `send` costs is taken where its repeats are known, which are free.
+fn charge(peer: &Peer, kind: FrameKind) -> Result<(), Refusal> {
+    match kind.spec().rate {
+        Rate::Free | Rate::MemberSend => Ok(()),
+        Rate::MeshVerify => {
+            let now = peer.broker.now();
+            let mut state = peer.mesh.lock();
+            let since = state.verified_at.map(|at| now.since(at));
+            if let Some(left) = since.and_then(|since| AUDIT_VERIFY_INTERVAL.checked_sub(since))
+                && !left.is_zero()
+            {
+                let text = "the audit log of this mesh was verified less than a minute ago";
+                let wait = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                return Err(Refusal {
+                    retry_after_ms: Some(wait),
+                    ..Refusal::new(ErrorCode::RateLimited, text)
+                });
+            }
+            state.verified_at = Some(now);
+            drop(state);
+            Ok(())
+        }
+    }
+}
+
 fn observe(peer: &Peer, word: &'static str, started: Instant) {
     peer.broker
         .metrics()
@@ -154,10 +236,11 @@ fn observe(peer: &Peer, word: &'static str, started: Instant) {
         .observe(&[("type", word)], started.elapsed().as_secs_f64());
 }
 
-async fn answer(peer: &Peer, frame: ClientFrame, req_id: Option<String>) -> Reply {
+async fn answer(peer: &Peer, frame: ClientFrame, req_id: Option<String>) -> Result<Done, Refusal> {
     crate::live::refresh(&peer.broker, &peer.mesh).await?;
     peer.authorize(&frame)?;
-    match frame {
+    charge(peer, frame.kind())?;
+    let reply = match frame {
         ClientFrame::Hello(_) | ClientFrame::SessionHello(_) => {
             Err(Refusal::new(ErrorCode::AlreadyAuthenticated, "this connection has had its hello"))
         }
@@ -169,8 +252,8 @@ async fn answer(peer: &Peer, frame: ClientFrame, req_id: Option<String>) -> Repl
         }
         ClientFrame::LoopUnblock(unblock) => Ok(messaging::loop_unblock(peer, &unblock, req_id)),
         ClientFrame::MessageStatus(query) => status::message_status(peer, *query, req_id).await,
-        ClientFrame::ListPeers(query) => Ok(Some(roster::list_peers(peer, *query, req_id))),
-        ClientFrame::ListMembers(_) => Ok(Some(roster::list_members(peer, req_id))),
+        ClientFrame::ListPeers(query) => roster::list_peers(peer, *query, req_id.as_deref()),
+        ClientFrame::ListMembers(_) => roster::list_members(peer, req_id.as_deref()),
         ClientFrame::SetStatus(set) => presence::set_status(peer, *set).await,
         ClientFrame::SetSummary(set) => presence::set_summary(peer, *set).await,
         ClientFrame::SetVisible(set) => presence::set_visible(peer, *set, req_id).await,
@@ -179,5 +262,20 @@ async fn answer(peer: &Peer, frame: ClientFrame, req_id: Option<String>) -> Repl
         ClientFrame::JoinGroup(join) => groups::join(peer, *join).await,
         ClientFrame::LeaveGroup(leave) => groups::leave(peer, *leave).await,
         ClientFrame::Send(_) | ClientFrame::Goodbye(_) => Ok(None),
-    }
+        ClientFrame::SetState(set) => return state::set(peer, *set).await,
+        ClientFrame::GetState(get) => state::get(peer, *get, req_id).await,
+        ClientFrame::ListState(list) => state::list(peer, *list, req_id).await,
+        ClientFrame::AuditQuery(query) => audit::query(peer, *query, req_id).await,
+        ClientFrame::AuditVerify(_) => audit::verify(peer, req_id).await,
+        ClientFrame::MeshInfo(_) => mesh_info::mesh_info(peer, req_id).await,
+        ClientFrame::Kick(kick) => return kick::kick(peer, *kick, req_id).await,
+        ClientFrame::Disconnect(which) => return kick::disconnect(peer, *which, req_id).await,
+        ClientFrame::Ban(ban) => ban::ban(peer, *ban, req_id).await,
+        ClientFrame::Unban(unban) => ban::unban(peer, *unban, req_id).await,
+        ClientFrame::ListBans(_) => ban::list_bans(peer, req_id).await,
+        ClientFrame::SetGrants(set) => grants::set(peer, *set, req_id).await,
+        ClientFrame::GetGrants(_) => Ok(Some(grants::get(peer, req_id).into())),
+        ClientFrame::RotateMemberKey(rotate) => rotate::rotate(peer, *rotate, req_id).await,
+    };
+    reply.map(Done::from)
 }

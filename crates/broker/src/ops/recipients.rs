@@ -68,6 +68,13 @@ pub(super) fn direct(
     } else if let Some(entry) = state.member_by_key(key) {
         let member = &entry.member.id;
         KeyFact::Member { member, is_sender_alone: is_sender_alone(member) }
+    } else if let Some((member, member_key)) = state
+        .member_in_grace(key, peer.broker.now())
+        .and_then(|entry| Some((&entry.member.id, entry.member.pubkey?)))
+    {
+        // Its key has changed since; what is written to the old one reaches it for a while.
+        let is_sender_alone = is_sender_alone(member);
+        KeyFact::EndedSession { member, member_key, is_sender_alone }
     } else {
         ended
             .and_then(|seen| {

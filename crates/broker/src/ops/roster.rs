@@ -3,34 +3,101 @@
 use claudemesh_core::grants;
 use claudemesh_core::presence::{Lease, Presence};
 use claudemesh_protocol::permission::Grant;
-use claudemesh_protocol::wire::{
-    ListPeers, MemberRow, MembersList, PeerRow, PeersList, Profile, ServerFrame,
-};
-use claudemesh_protocol::{Group, PublicKey, Timestamp};
+use claudemesh_protocol::wire::{ListPeers, MemberRow, PeerRow, Profile};
+use claudemesh_protocol::{ErrorCode, Group, PublicKey, Timestamp};
 use claudemesh_store::RosterEntry;
+use serde_json::json;
 
-use super::Peer;
-use crate::live::{Entry, MeshState};
+use super::{Peer, Refusal, Reply};
+use crate::live::{Entry, ListedMember, MeshState, View};
+
+/// Bytes that rows of one list differ by, mostly.
+const ROW_SPREAD_BYTES: usize = 32;
 
 /// `list_peers`: live and leased presences by connect time. Left out are hidden ones of other members, and members that
 /// do not let the asker see them.
-pub(super) fn list_peers(peer: &Peer, query: ListPeers, req_id: Option<String>) -> ServerFrame {
-    let state = peer.mesh.lock();
-    let mut shown: Vec<&Entry> = state
-        .presences()
-        .filter(|entry| {
-            let presence = &entry.presence;
-            presence.member_id == peer.member_id
-                || (presence.is_visible && may_read(peer, &state, presence))
-        })
-        .collect();
-    shown.sort_unstable_by(|left, right| {
-        let order = |entry: &Entry| (entry.presence.connected_at, entry.presence.recipient_key());
-        order(left).cmp(&order(right))
-    });
-    let with_lease = query.debug == Some(true);
-    let peers = shown.into_iter().map(|entry| row(peer, &state, entry, with_lease)).collect();
-    PeersList { peers, req_id }.into()
+pub(super) fn list_peers(peer: &Peer, query: ListPeers, req_id: Option<&str>) -> Reply {
+    let mut list = List::begin("peers_list", "peers");
+    {
+        let state = peer.mesh.lock();
+        let mut shown: Vec<&Entry> =
+            state.presences().filter(|entry| sees(peer, &state, entry)).collect();
+        shown.sort_unstable_by(|left, right| {
+            let order =
+                |entry: &Entry| (entry.presence.connected_at, entry.presence.recipient_key());
+            order(left).cmp(&order(right))
+        });
+        let others =
+            if state.info.settings.show_paths { View::WholePath } else { View::LastSegment };
+        let with_lease = query.debug == Some(true);
+        list.rows(&shown, |out, entry| {
+            let is_own = entry.presence.member_id == peer.member_id;
+            let view = if is_own { View::Own } else { others };
+            if with_lease {
+                let lease = if entry.lease == Lease::Online { "online" } else { "offline" };
+                let row = PeerRow {
+                    lease: Some(lease.to_owned()),
+                    last_seen_at: Some(entry.last_seen().to_iso()),
+                    ..row(entry, view)
+                };
+                out.push_str(&serde_json::to_string(&row)?);
+                return Ok(());
+            }
+            entry.listed.append_to(out, view, entry.last_seen(), || row(entry, view))
+        })?;
+    }
+    list.say(peer, req_id);
+    Ok(None)
+}
+
+/// An answer made of rows that are JSON already.
+struct List(String);
+
+impl List {
+    fn begin(word: &str, field: &str) -> Self {
+        Self(format!(r#"{{"type":"{word}","{field}":["#))
+    }
+
+    fn rows<T>(
+        &mut self,
+        rows: &[T],
+        mut append: impl FnMut(&mut String, &T) -> serde_json::Result<()>,
+    ) -> Result<(), Refusal> {
+        let start = self.0.len();
+        for (place, row) in rows.iter().enumerate() {
+            match place {
+                0 => {}
+                1 => {
+                    // The others are about as long; a text that grows is copied each time.
+                    let length = self.0.len() - start + ROW_SPREAD_BYTES;
+                    self.0.reserve(length * rows.len());
+                    self.0.push(',');
+                }
+                _ => self.0.push(','),
+            }
+            append(&mut self.0, row).map_err(|error| {
+                tracing::error!(%error, "cannot write a list as JSON");
+                Refusal::new(ErrorCode::Internal, "the request failed at the broker")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn say(mut self, peer: &Peer, req_id: Option<&str>) {
+        self.0.push(']');
+        if let Some(req_id) = req_id {
+            self.0.push_str(r#","_reqId":"#);
+            self.0.push_str(&json!(req_id).to_string());
+        }
+        self.0.push('}');
+        peer.connection.say_text(self.0.into());
+    }
+}
+
+/// True when the asker's lists show this presence.
+pub(super) fn sees(peer: &Peer, state: &MeshState, entry: &Entry) -> bool {
+    let presence = &entry.presence;
+    presence.member_id == peer.member_id || (presence.is_visible && may_read(peer, state, presence))
 }
 
 fn may_read(peer: &Peer, state: &MeshState, presence: &Presence) -> bool {
@@ -39,9 +106,9 @@ fn may_read(peer: &Peer, state: &MeshState, presence: &Presence) -> bool {
     })
 }
 
-fn row(peer: &Peer, state: &MeshState, entry: &Entry, with_lease: bool) -> PeerRow {
+/// What a presence says, without lease and last proof of life.
+fn row(entry: &Entry, view: View) -> PeerRow {
     let presence = &entry.presence;
-    let is_own = presence.member_id == peer.member_id;
     let client = &presence.client;
     let is_plain_profile = presence.profile == Profile::default();
     PeerRow {
@@ -53,10 +120,9 @@ fn row(peer: &Peer, state: &MeshState, entry: &Entry, with_lease: bool) -> PeerR
         groups: presence.groups.clone(),
         session_id: client.session_id.clone(),
         connected_at: presence.connected_at.to_iso(),
-        cwd: Some(if is_own || state.info.settings.show_paths {
-            client.cwd.clone()
-        } else {
-            last_segment(&client.cwd).to_owned()
+        cwd: Some(match view {
+            View::Own | View::WholePath => client.cwd.clone(),
+            View::LastSegment => last_segment(&client.cwd).to_owned(),
         }),
         peer_role: Some(presence.role.as_str().to_owned()),
         hostname: client.hostname.clone(),
@@ -64,7 +130,7 @@ fn row(peer: &Peer, state: &MeshState, entry: &Entry, with_lease: bool) -> PeerR
         channel: client.channel.clone(),
         model: client.model.clone(),
         stats: presence.stats,
-        visible: is_own.then_some(presence.is_visible),
+        visible: (view == View::Own).then_some(presence.is_visible),
         profile: (!is_plain_profile).then(|| presence.profile.clone()),
         presence_id: Some(presence.id.clone()),
         member_id: Some(presence.member_id.clone()),
@@ -75,9 +141,8 @@ fn row(peer: &Peer, state: &MeshState, entry: &Entry, with_lease: bool) -> PeerR
             .map(|caps| caps.iter().map(|capability| capability.as_str().to_owned()).collect()),
         status_source: Some(presence.status.source),
         status_updated_at: Some(presence.status.updated_at.to_iso()),
-        lease: with_lease
-            .then(|| if entry.lease == Lease::Online { "online" } else { "offline" }.to_owned()),
-        last_seen_at: Some(entry.last_seen().to_iso()),
+        lease: None,
+        last_seen_at: None,
     }
 }
 
@@ -87,17 +152,23 @@ fn last_segment(path: &str) -> &str {
 }
 
 /// `list_members`: the roster, by join time.
-pub(super) fn list_members(peer: &Peer, req_id: Option<String>) -> ServerFrame {
-    let state = peer.mesh.lock();
-    let mut members: Vec<(Timestamp, PublicKey, MemberRow)> = state
-        .roster()
-        .filter_map(|entry| {
+pub(super) fn list_members(peer: &Peer, req_id: Option<&str>) -> Reply {
+    let mut list = List::begin("members_list", "members");
+    {
+        let state = peer.mesh.lock();
+        let mut members: Vec<(Timestamp, PublicKey, &RosterEntry, &ListedMember)> = state
+            .listed_roster()
+            .filter_map(|(entry, listed)| {
+                Some((entry.member.joined_at, entry.member.pubkey?, entry, listed))
+            })
+            .collect();
+        members.sort_unstable_by_key(|(joined_at, pubkey, ..)| (*joined_at, *pubkey));
+        list.rows(&members, |out, (_, pubkey, entry, listed)| {
             let member = &entry.member;
-            let pubkey = member.pubkey?;
             let online = state.of_member(&member.id).any(|entry| !entry.presence.is_transient());
-            let row = MemberRow {
+            listed.append_to(out, online, || MemberRow {
                 member_id: member.id.clone(),
-                pubkey,
+                pubkey: *pubkey,
                 display_name: member.display_name.clone(),
                 role: member.role,
                 role_tag: member.role_tag.clone(),
@@ -109,13 +180,11 @@ pub(super) fn list_members(peer: &Peer, req_id: Option<String>) -> ServerFrame {
                 joined_at: member.joined_at.to_iso(),
                 last_seen_at: member.last_seen_at.map(Timestamp::to_iso),
                 online,
-            };
-            Some((member.joined_at, pubkey, row))
-        })
-        .collect();
-    members.sort_unstable_by_key(|(joined_at, pubkey, _)| (*joined_at, *pubkey));
-    let members = members.into_iter().map(|(_, _, row)| row).collect();
-    MembersList { members, req_id }.into()
+            })
+        })?;
+    }
+    list.say(peer, req_id);
+    Ok(None)
 }
 
 /// Every group by which a message may find the member while it is away, so that whoever writes to one of them wraps a key

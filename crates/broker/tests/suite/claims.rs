@@ -159,7 +159,8 @@ async fn a_closed_invite_says_why_in_the_order_of_the_specification() {
     world.claim(&host.code, &Joiner::new()).await.refused(410, "expired");
     let mesh = MeshId::new(host.mesh["id"].as_str().unwrap());
     let broker = world.broker().broker();
-    broker.store().revoke_invite(&mesh, &host.code, broker.now()).await.unwrap();
+    let owner = broker.store().mesh(&mesh).await.unwrap().unwrap().owner_user_id;
+    broker.store().revoke_invite(&mesh, &host.code, &owner, broker.now()).await.unwrap();
     world.claim(&host.code, &Joiner::new()).await.refused(410, "revoked");
     let open = world.invite(&host.token, "alpha", json!({})).await;
     broker.store().archive_mesh(&mesh, broker.now()).await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use claudemesh_protocol::status::MemberRole;
 use claudemesh_protocol::{MemberId, MeshId};
-use claudemesh_store::{PermissionOverrides, UserRole};
+use claudemesh_store::UserRole;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -82,11 +82,10 @@ async fn a_member_who_may_invite_may_not_invite_admins() {
     let refused = world.post_as(&token, path, &json!({})).await.refused(403, "forbidden");
     assert_eq!(refused["permission"], "canInvite");
     let owner = MemberId::new(host.mesh["member_id"].as_str().unwrap());
-    let may: PermissionOverrides =
-        [(claudemesh_protocol::permission::Permission::Invite, true)].into();
+    let may = [(claudemesh_protocol::permission::Permission::Invite, Some(true))].into();
     broker
         .store()
-        .set_permissions(&mesh, &MemberId::new("m".repeat(32)), may, &owner, broker.now())
+        .merge_permissions(&mesh, &MemberId::new("m".repeat(32)), may, &owner, broker.now())
         .await
         .unwrap();
     let own = world.post_as(&token, path, &json!({})).await.ok();

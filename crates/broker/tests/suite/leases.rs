@@ -47,6 +47,28 @@ async fn a_lost_socket_keeps_its_presence_for_ninety_seconds() {
     assert_eq!(alice.peers().await.len(), 2);
 }
 
+#[tokio::test]
+async fn a_clock_that_is_set_back_prolongs_no_lease() {
+    let world = World::start().await;
+    let people = world.mesh_of(&["alice", "bob"]).await;
+    let mut alice = world.daemon(&people[0]).await;
+    world.daemon(&people[1]).await.cut();
+    until_leased(&mut alice, 1).await;
+    world.clock.set_back(std::time::Duration::from_mins(10));
+    // One look of the timer shortens the lease, a later one ends it; ten minutes are never needed.
+    for _ in 0..5 {
+        world.pass(91);
+        for _ in 0..50 {
+            if alice.peers().await.len() == 1 {
+                alice.event("peer_left").await;
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+    panic!("the lease goes on");
+}
+
 /// LEASE-2, EV-2.
 #[tokio::test]
 async fn a_return_within_the_lease_is_silent_and_brings_what_waited() {
@@ -319,6 +341,50 @@ async fn a_transient_call_is_announced_to_nobody() {
     for event in ["peer_joined", "peer_left"] {
         assert_eq!(alice.events_so_far(event).await.len(), 0, "{event}");
     }
+}
+
+/// Broker spec §2.2: what an ended session left is sent by a transient connection with its key. Its leased presence keeps its
+/// lease, its rows wait, and peers learn of its end once.
+#[tokio::test]
+async fn a_transient_connection_of_a_leased_session_leaves_it_to_its_lease() {
+    let world = World::start().await;
+    let people = world.mesh_of(&["alice", "bob"]).await;
+    let mut alice = world.daemon(&people[0]).await;
+    let mut bob = world.daemon(&people[1]).await;
+    let session = Session::new();
+    let lost = world.session(&people[1], &session).await;
+    let lasting = lost.presence_id();
+    lost.cut();
+    until_leased(&mut alice, 1).await;
+    let held = alice.message(json!({"targetSpec": session.pubkey()})).await;
+    alice.events_so_far("peer_joined").await;
+    let mut hello = world.session_hello(&people[1], &session);
+    hello["capabilities"] = json!(["client_ack", "transient"]);
+    let mut passing = world.connect(hello.clone()).await;
+    assert_ne!(passing.presence_id(), lasting);
+    passing.message(json!({"targetSpec": people[0].key.public()})).await;
+    let last_words = alice.push().await;
+    assert_eq!(last_words["senderPubkey"], json!(session.pubkey()));
+    alice.confirm(&last_words).await;
+    assert_eq!(passing.pushes_so_far().await.len(), 0, "it only sends");
+    passing.leave().await;
+    until_leased(&mut alice, 1).await;
+    assert_eq!(alice.peers().await.len(), 3, "alice, bob and the leased session");
+    for event in ["peer_joined", "peer_left"] {
+        assert_eq!(alice.events_so_far(event).await.len(), 0, "{event}");
+    }
+    world.pass(91);
+    assert_eq!(bob.push().await["messageId"], held["messageId"]);
+    assert_eq!(alice.events_so_far("peer_left").await.len(), 1);
+    // And the session that returns beside one is as present as ever.
+    hello = world.session_hello(&people[1], &session);
+    hello["capabilities"] = json!(["client_ack", "transient"]);
+    let passing = world.connect(hello).await;
+    let returned = world.session(&people[1], &session).await;
+    alice.event("peer_returned").await;
+    passing.leave().await;
+    returned.leave().await;
+    alice.event("peer_left").await;
 }
 
 /// VIS-1 as far as topics do not come into it.

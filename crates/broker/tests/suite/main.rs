@@ -9,13 +9,16 @@
     reason = "tests fail by panicking"
 )]
 
+mod admin;
 mod at_rest;
+mod audit_log;
 mod claims;
 mod clones;
 mod counts;
 mod crash;
 mod delivery_postgres;
 mod fairness;
+mod grants;
 mod handshake;
 mod hangup;
 mod hellos;
@@ -25,14 +28,18 @@ mod join_v1;
 mod leases;
 mod leaving;
 mod lifecycle;
+mod lists;
 mod loops;
+mod matrix;
 mod meshes;
 mod message_status;
 mod names;
 mod old_client;
 mod outage;
 mod overtaking;
+mod overview;
 mod peers;
+mod permissions;
 mod postgres;
 mod process;
 mod provisioning;
@@ -43,6 +50,7 @@ mod road;
 mod rows;
 mod sending;
 mod setup;
+mod shared_state;
 mod socket_limits;
 mod status_engine;
 mod storm;

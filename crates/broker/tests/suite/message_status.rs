@@ -174,7 +174,8 @@ async fn refused_by_a_grant() {
     let mut alice = daemon(&world, &people[0]).await;
     let store = world.broker().broker().store();
     let nothing = [(people[0].key.public(), Some(Vec::<Grant>::new()))].into_iter().collect();
-    store.merge_grants(&people[1].mesh, &people[1].id, nothing).await.unwrap();
+    let now = world.clock_now();
+    store.merge_grants(&people[1].mesh, &people[1].id, nothing, now).await.unwrap();
     world.broker().broker().roster_changed(&people[1].mesh);
     let ack = alice.message(to(&people[1], "c")).await;
     assert_eq!(

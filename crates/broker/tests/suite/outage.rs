@@ -1,9 +1,14 @@
 //! The database goes away under a serving broker and comes back; the broker itself is never restarted.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claudemesh_crypto::KeyPair;
+use claudemesh_crypto::tokens::SecretText;
+use claudemesh_protocol::Priority;
+use claudemesh_store::{Claim, ClaimId};
 use claudemesh_testkit::postgres::{self, Durability, Server};
+use claudemesh_testkit::way::Way;
 use serde_json::{Value, json};
 
 use crate::peers::{Person, Session, Socket};
@@ -118,12 +123,96 @@ async fn a_stopped_database_is_survived_without_a_restart() {
     carol.confirm(&push).await;
     carol.pushes_so_far().await;
 
-    // What was confirmed in vain is pushed once more; the receiver knows it and confirms it again.
+    // What was confirmed while the database was away is written now, and not pushed again.
+    let deadline = Instant::now() + PATIENCE;
+    while status_of(&mut asking, seen_id).await["delivered"] != true {
+        assert!(Instant::now() < deadline, "never confirmed");
+    }
     world.pass(400);
-    let repeat = bob.push().await;
-    assert_eq!((&repeat["messageId"], &repeat["attempt"]), (&seen["messageId"], &2.into()));
-    bob.confirm(&repeat).await;
-    bob.pushes_so_far().await;
-    let status = status_of(&mut asking, seen_id).await;
-    assert_eq!(status["delivered"], true, "{status}");
+    assert_eq!(bob.pushes_so_far().await.len(), 0);
+}
+
+/// A claim whose answer was lost with the connection to the database: nobody in memory has its rows.
+#[tokio::test]
+async fn rows_of_a_lost_claim_are_delivered_when_the_database_is_back() {
+    if postgres::is_skipped() {
+        return;
+    }
+    let mut server = Server::start(Durability::None).await.unwrap();
+    let world = World::on_database(server.database().await.unwrap()).await;
+    let people = world.mesh_of(&["alice", "bob"]).await;
+    let [alice_person, bob_person] = &people[..] else { panic!("two people") };
+    let mut alice = world.daemon(alice_person).await;
+    for id in ["first", "second"] {
+        alice.message(to(bob_person, id)).await;
+    }
+    let lost = Claim {
+        mesh_id: alice_person.mesh.clone(),
+        recipient_keys: vec![bob_person.key.public()],
+        by: ClaimId::new("lost"),
+        least_priority: Priority::Low,
+        limit: 100,
+        now: world.clock_now(),
+        lease: Duration::from_mins(10),
+        lease_max: Duration::from_mins(10),
+    };
+    assert_eq!(world.broker().broker().store().claim(lost).await.unwrap().len(), 2);
+
+    server.stop().await.unwrap();
+    refused_send(&mut alice, "third", to(bob_person, "third")).await;
+    server.start_again().await.unwrap();
+    until_ready(&world).await;
+    let mut bob = world.daemon(bob_person).await;
+    alice.message(to(bob_person, "third")).await;
+    for id in ["first", "second", "third"] {
+        let push = bob.push().await;
+        assert_eq!((push["client_message_id"].as_str(), &push["attempt"]), (Some(id), &1.into()));
+        bob.confirm(&push).await;
+    }
+}
+
+/// G-2: the network to the database swallows everything, on connections that were just used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_behind_a_silent_network_is_answered_for_in_time() {
+    if postgres::is_skipped() {
+        return;
+    }
+    let database = postgres::database().await.unwrap();
+    let way = Way::to(&database.url()).await.unwrap();
+    let world = World::on_database_with(database, |settings| {
+        settings.database_url = Some(Arc::new(SecretText::new(way.url())));
+    })
+    .await;
+    let people = world.mesh_of(&["alice", "bob"]).await;
+    let mut alice = world.daemon(&people[0]).await;
+    let mut asking = world.session(&people[0], &Session::new()).await;
+    let mut bob = world.daemon(&people[1]).await;
+    for round in 0..2 {
+        let seen = alice.message(to(&people[1], &format!("seen-{round}"))).await;
+        let push = bob.push().await;
+        bob.confirm(&push).await;
+        way.go_silent();
+        let seen_id = seen["messageId"].as_str().unwrap();
+        let lost = format!("lost-{round}");
+        let asked = Instant::now();
+        let (status, health, ready, ()) = tokio::join!(
+            status_of(&mut asking, seen_id),
+            world.get("/health"),
+            world.get("/health/ready"),
+            refused_send(&mut alice, &lost, to(&people[1], &lost)),
+        );
+        assert!(asked.elapsed() < ANSWER_LIMIT + Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert_eq!((&status["type"], &status["code"]), (&"error".into(), &"unavailable".into()));
+        assert_eq!(health.ok()["db"], "down");
+        assert_eq!((ready.status.as_u16(), &ready.body["reason"]), (503, &"db_down".into()));
+        way.recover();
+        until_ready(&world).await;
+        // Whether the swallowed one was stored nobody knows; its repeat is one message either way.
+        let again = alice.message(to(&people[1], &lost)).await;
+        assert_eq!(again["queued"], true, "{again}");
+        let push = bob.push().await;
+        assert_eq!(push["client_message_id"], lost);
+        bob.confirm(&push).await;
+        assert_eq!(bob.pushes_so_far().await.len(), 0);
+    }
 }

@@ -108,7 +108,7 @@ pub async fn a_message_held_for_a_leased_session_moves_to_the_member_when_the_le
 }
 
 /// Waits until the broker has noticed that the socket is gone.
-async fn wait_for_lease(socket: &mut Socket, session: &Session) {
+pub async fn wait_for_lease(socket: &mut Socket, session: &Session) {
     loop {
         let peers = socket.ask(json!({"type": "list_peers", "debug": true})).await;
         let is_leased = peers["peers"]

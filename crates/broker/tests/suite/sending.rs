@@ -446,7 +446,7 @@ async fn a_sender_may_shorten_the_life_of_a_message() {
     assert_eq!(bob.pushes_so_far().await.len(), 0);
 }
 
-/// CAP-1 as far as these frames reach, CAP-2, CAP-3.
+/// CAP-1, CAP-2, CAP-3.
 #[tokio::test]
 async fn a_session_does_what_its_capabilities_say() {
     let world = World::start().await;
@@ -491,16 +491,17 @@ async fn a_member_without_permission_to_send_is_refused() {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut bob = world.daemon(&people[1]).await;
     let broker = world.broker().broker();
-    let muted = [(claudemesh_protocol::permission::Permission::Send, false)].into();
+    let muted = [(claudemesh_protocol::permission::Permission::Send, Some(false))].into();
     let now = world.clock.now();
     let mesh = &people[0].mesh;
-    broker.store().set_permissions(mesh, &people[1].id, muted, &people[0].id, now).await.unwrap();
+    let (store, by) = (broker.store(), &people[0].id);
+    store.merge_permissions(mesh, &people[1].id, muted, by, now).await.unwrap();
     broker.roster_changed(mesh);
     let ack = bob.message(to(&people[0].key)).await;
     assert_eq!(error(&ack), "forbidden: missing permission \"canSend\"");
 }
 
-/// GRN-1 and GRN-2 as far as setting grants is not yet a frame.
+/// GRN-1 and GRN-2, set in the store.
 #[tokio::test]
 async fn a_block_holds_for_direct_messages_and_silently_for_broadcasts() {
     let world = World::start().await;
@@ -510,7 +511,7 @@ async fn a_block_holds_for_direct_messages_and_silently_for_broadcasts() {
     let broker = world.broker().broker();
     let block = |grants| [(people[0].key.public(), grants)].into();
     let (mesh, id) = (&people[1].mesh, &people[1].id);
-    broker.store().merge_grants(mesh, id, block(Some(vec![]))).await.unwrap();
+    broker.store().merge_grants(mesh, id, block(Some(vec![])), world.clock_now()).await.unwrap();
     broker.roster_changed(mesh);
     let ack = alice.message(to(&people[1].key)).await;
     let text = "forbidden: blocked by recipient grants (sender lacks dm capability)";
@@ -519,7 +520,7 @@ async fn a_block_holds_for_direct_messages_and_silently_for_broadcasts() {
     assert_eq!((&ack["queued"], &ack["recipients"]), (&json!(true), &json!(0)));
     assert_eq!(bob.pushes_so_far().await.len(), 0);
     assert_eq!(alice.peers().await.len(), 1, "a member that blocks me is not in my list");
-    broker.store().merge_grants(mesh, id, block(None)).await.unwrap();
+    broker.store().merge_grants(mesh, id, block(None), world.clock_now()).await.unwrap();
     broker.roster_changed(mesh);
     assert_eq!(alice.message(to(&people[1].key)).await["queued"], true);
     bob.push().await;

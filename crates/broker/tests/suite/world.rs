@@ -35,6 +35,11 @@ impl ShiftedClock {
         let millis = i64::try_from(by.as_millis()).unwrap();
         self.0.fetch_add(millis, std::sync::atomic::Ordering::SeqCst);
     }
+
+    pub fn set_back(&self, by: Duration) {
+        let millis = i64::try_from(by.as_millis()).unwrap();
+        self.0.fetch_sub(millis, std::sync::atomic::Ordering::SeqCst);
+    }
 }
 
 impl Clock for ShiftedClock {
@@ -120,13 +125,17 @@ impl World {
         Self::on_database_with(database, |_| {}).await
     }
 
-    async fn on_database_with(database: TestDatabase, change: impl FnOnce(&mut Settings)) -> Self {
+    /// The same with settings of its own, which may name another way to the database.
+    pub async fn on_database_with(
+        database: TestDatabase,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let url = SecretText::new(database.url());
         let mut world = Self::start_with(|settings| {
-            change(settings);
             settings.profile = StorageProfile::Server;
             settings.database_url = Some(Arc::new(url));
             settings.encryption_key = Some(Arc::new(AtRestKey::generate()));
+            change(settings);
         })
         .await;
         world.database = Some(database);
