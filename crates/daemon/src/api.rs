@@ -7,17 +7,17 @@ mod events;
 mod failure;
 mod gate;
 mod inbox;
-mod input;
-mod mesh_choice;
-mod message_status;
+pub(crate) mod input;
+pub(crate) mod mesh_choice;
 mod ops;
 mod outbox;
 mod peers;
 mod profile;
-mod send;
+pub(crate) mod send;
 mod server;
 mod sessions;
 mod slots;
+mod state;
 mod system;
 
 use std::sync::Arc;
@@ -29,6 +29,8 @@ use crate::daemon::Daemon;
 use crate::mesh::MeshHandle;
 use slots::Slots;
 
+pub(crate) use caller::Caller;
+pub(crate) use failure::Failure;
 pub(crate) use server::{Door, serve};
 
 /// What the handlers share.
@@ -38,6 +40,8 @@ pub(crate) struct Api {
     reserved: Slots,
     streams: Slots,
     rate: gate::Rate,
+    /// One change of grants at a time: an entry is read, changed and written back.
+    grants: tokio::sync::Mutex<()>,
 }
 
 /// Requests in flight that health, version and session status have for themselves (daemon spec §9.5).
@@ -51,12 +55,22 @@ impl Api {
             reserved: Slots::default(),
             streams: Slots::default(),
             rate: gate::Rate::new(ipc.rate_per_sec, ipc.rate_burst),
+            grants: tokio::sync::Mutex::default(),
             daemon,
         }
     }
 
-    fn mesh(&self, slug: &str) -> Option<MeshHandle> {
+    pub(crate) fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    pub(crate) fn mesh(&self, slug: &str) -> Option<MeshHandle> {
         self.daemon.meshes().get(slug)
+    }
+
+    /// Waits until nobody else changes grants.
+    pub(crate) async fn changing_grants(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.grants.lock().await
     }
 }
 
@@ -83,6 +97,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/outbox/prune", post(outbox::prune))
         .route("/v1/peers", get(peers::peers))
         .route("/v1/profile", post(profile::profile))
+        .route("/v1/state", get(state::read).post(state::write))
+        .route("/v1/ops", get(ops::list))
         .route("/v1/ops/{op}", post(ops::run))
         .route("/v1/admin/reload", post(admin::reload))
         .route("/v1/admin/shutdown", post(admin::shutdown))

@@ -15,6 +15,7 @@ pub mod inbox;
 mod log;
 pub mod mesh;
 mod network;
+mod ops;
 pub mod outbox;
 pub mod pressure;
 pub mod sessions;

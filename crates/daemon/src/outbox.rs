@@ -262,6 +262,35 @@ impl Outbox {
         Ok(())
     }
 
+    /// The connection of a sender is open again: what failed because the last one broke, or died without a word, waits no
+    /// longer. The connection itself has waited, and what the broker answered keeps its time.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn reconnected(
+        &self,
+        mesh: &str,
+        sender: Option<PublicKey>,
+        now: Timestamp,
+    ) -> Result<(), StorageError> {
+        let sql = "UPDATE outbox SET next_attempt_at=$3 WHERE mesh=$1 AND status='pending' \
+                   AND next_attempt_at>$3 AND sender_session_pubkey IS $2 \
+                   AND last_error_code IN ('broker_disconnected','ack_timeout')";
+        let (slug, sender) = (mesh.to_owned(), sender.map(PublicKey::to_hex));
+        let due = self
+            .write(move |conn| {
+                Box::pin(async move {
+                    let query = sqlx::query(sql).bind(slug).bind(sender).bind(now.as_millis());
+                    Ok(query.execute(conn).await?.rows_affected())
+                })
+            })
+            .await?;
+        if due > 0 {
+            self.wake(mesh).notify_one();
+        }
+        Ok(())
+    }
+
     /// A permanent failure. Answers the row, for the event.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use claudemesh_protocol::ops::OperationKind;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Method, Request, Response, body::Incoming, client::conn::http1};
@@ -32,6 +33,8 @@ mod stream;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the call that finds out whether a daemon is there (CLI spec §1.15).
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(2500);
+/// How much longer than the operation itself a call waits for its answer.
+const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 /// Largest answer, in bytes (daemon spec §9.5).
 pub const ANSWER_MAX_BYTES: usize = 10 * 1024 * 1024;
 
@@ -232,7 +235,7 @@ impl Client {
     /// # Errors
     /// [`IpcError`].
     pub async fn members(&self, mesh: Option<&str>) -> Result<api::MembersReply, IpcError> {
-        let reply = self.op("member.list", mesh, Map::new()).await?;
+        let reply = self.op(OperationKind::MemberList, mesh, Map::new()).await?;
         read_value(reply.result)
     }
 
@@ -250,7 +253,7 @@ impl Client {
         if let Some(role) = role {
             args.insert("role".to_owned(), Value::from(role));
         }
-        self.op("group.join", mesh, args).await
+        self.op(OperationKind::GroupJoin, mesh, args).await
     }
 
     /// Operation `group.leave`.
@@ -263,10 +266,10 @@ impl Client {
         name: &str,
     ) -> Result<api::OpReply, IpcError> {
         let args = Map::from_iter([("name".to_owned(), Value::from(name))]);
-        self.op("group.leave", mesh, args).await
+        self.op(OperationKind::GroupLeave, mesh, args).await
     }
 
-    /// Operation `peer.unblock_loop`: lifts the stop of a loop with a peer.
+    /// Operation `peer.unblock-loop`: lifts the stop of a loop with a peer.
     ///
     /// # Errors
     /// [`IpcError`]; `target_not_found`, `ambiguous_target`.
@@ -276,7 +279,7 @@ impl Client {
         peer: &str,
     ) -> Result<api::OpReply, IpcError> {
         let args = Map::from_iter([("peer".to_owned(), Value::from(peer))]);
-        self.op("peer.unblock_loop", mesh, args).await
+        self.op(OperationKind::PeerUnblockLoop, mesh, args).await
     }
 
     /// Operation `message.status`: broker id, client id, outbox id, or a prefix of at least 8 characters.
@@ -288,22 +291,34 @@ impl Client {
         mesh: Option<&str>,
         id: &str,
     ) -> Result<api::OpReply, IpcError> {
-        let args = Map::from_iter([("id".to_owned(), Value::from(id))]);
-        self.op("message.status", mesh, args).await
+        let args = Map::from_iter([("messageId".to_owned(), Value::from(id))]);
+        self.op(OperationKind::MessageStatus, mesh, args).await
     }
 
-    /// `POST /v1/ops/<op>`.
+    /// `POST /v1/ops/<op>`: any operation of the table. An argument may have its wire name or its tool name. The call
+    /// takes as long as the operation may, and a little more, so that the daemon's own answer to a timeout arrives.
     ///
     /// # Errors
-    /// [`IpcError`]; `unknown_op`.
+    /// [`IpcError`]: `invalid_field` and `missing_field` name the `field`, `forbidden` the `cap`; `mesh_required` lists
+    /// `attached`; `outcome_unknown` after a write whose answer was lost; the broker's own codes.
     pub async fn op(
         &self,
-        op: &str,
+        op: OperationKind,
         mesh: Option<&str>,
         args: Map<String, Value>,
     ) -> Result<api::OpReply, IpcError> {
+        let spec = op.spec();
         let body = api::system::OpRequest { mesh: mesh.map(str::to_owned), args };
-        self.post(&format!("/v1/ops/{}", encoded(op)), &body).await
+        let patient = self.clone().with_timeout(self.timeout.max(spec.timeout + ANSWER_MARGIN));
+        patient.post(&format!("/v1/ops/{}", encoded(spec.name)), &body).await
+    }
+
+    /// `GET /v1/ops`: the operations of this daemon.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn operations(&self) -> Result<api::system::OpsReply, IpcError> {
+        self.get("/v1/ops", &()).await
     }
 
     /// `POST /v1/profile`.

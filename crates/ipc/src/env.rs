@@ -36,6 +36,10 @@ pub const STRICT_DAEMON: &str = "CLAUDEMESH_STRICT_DAEMON";
 pub const NO_DAEMON: &str = "CLAUDEMESH_NO_DAEMON";
 /// `1` in what the auto-spawn starts, so that it cannot start another (CLI spec §1.15).
 pub const INTERNAL_NO_AUTOSPAWN: &str = "CLAUDEMESH_INTERNAL_NO_AUTOSPAWN";
+/// Policy file, below `--policy` (CLI spec §1.17).
+pub const POLICY: &str = "CLAUDEMESH_POLICY";
+/// Approval mode, below `--approval-mode` (CLI spec §1.17).
+pub const APPROVAL_MODE: &str = "CLAUDEMESH_APPROVAL_MODE";
 /// Proxy for encrypted connections to brokers, also in lower case (daemon spec §6.2).
 pub const HTTPS_PROXY: &str = "HTTPS_PROXY";
 /// Hosts that are reached without it, also in lower case.

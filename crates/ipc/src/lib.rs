@@ -7,6 +7,7 @@ pub mod env;
 pub mod error;
 pub mod events;
 pub mod paths;
+pub mod policy;
 pub mod token;
 
 pub use client::Client;

@@ -115,6 +115,16 @@ impl Paths {
         self.root.join("peer-cache.json")
     }
 
+    /// `policy.yaml`: what is asked about and what is refused. It follows no override.
+    pub fn policy_file(&self) -> PathBuf {
+        self.root.join("policy.yaml")
+    }
+
+    /// `audit.log`: what the policy gate decided. It follows no override.
+    pub fn audit_file(&self) -> PathBuf {
+        self.root.join("audit.log")
+    }
+
     /// The key pair of one agent session. The caller has checked both parts (daemon spec §8.6).
     pub fn session_key_file(&self, slug: &str, session_id: &str) -> PathBuf {
         self.sessions.join(slug).join(format!("{session_id}.json"))

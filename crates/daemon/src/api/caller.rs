@@ -4,54 +4,61 @@ use std::sync::Arc;
 
 use claudemesh_ipc::SessionToken;
 use claudemesh_ipc::api::{SESSION_HEADER, SESSION_SCHEME};
-use claudemesh_protocol::ErrorCode;
 use claudemesh_protocol::capability::Capability;
 use claudemesh_protocol::wire::Access;
+use claudemesh_protocol::{ErrorCode, PublicKey};
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
+use crate::mesh::MeshHandle;
 use crate::sessions::Session;
 
 /// The connection a request came on.
 #[derive(Clone)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     /// Process on the other end, when the system tells.
-    pub(super) pid: Option<i32>,
+    pub(crate) pid: Option<i32>,
     /// Ends the connection.
-    pub(super) close: CancellationToken,
+    pub(crate) close: CancellationToken,
 }
 
 /// Who asks, as the handlers see it.
 #[derive(Clone)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     /// The session, when its token is registered.
-    pub(super) session: Option<Arc<Session>>,
+    pub(crate) session: Option<Arc<Session>>,
     /// A token came that is not registered.
-    pub(super) is_token_unknown: bool,
+    pub(crate) is_token_unknown: bool,
     /// The connection.
-    pub(super) peer: Peer,
+    pub(crate) peer: Peer,
 }
 
 impl Caller {
     /// The session, on routes that need one.
-    pub(super) fn need_session(&self) -> Result<&Arc<Session>, Failure> {
+    pub(crate) fn need_session(&self) -> Result<&Arc<Session>, Failure> {
         self.session.as_ref().ok_or_else(|| {
             Failure::new(ErrorCode::UnknownSession, "this needs the token of a registered session")
         })
     }
 
     /// On routes where an unknown token must not count as none.
-    pub(super) fn refuse_unknown_token(&self) -> Result<(), Failure> {
+    pub(crate) fn refuse_unknown_token(&self) -> Result<(), Failure> {
         if self.is_token_unknown {
             return Err(Failure::new(ErrorCode::UnknownSession, "this session is not registered"));
         }
         Ok(())
     }
 
+    /// The key of the session in this mesh; `None` when there is no session, it has no presence, or it is of another
+    /// mesh, where the member speaks for it.
+    pub(crate) fn key_in(&self, mesh: &MeshHandle) -> Option<PublicKey> {
+        self.session.as_ref().filter(|session| session.mesh == mesh.slug())?.key()
+    }
+
     /// A session with a list of capabilities may do what its list names, nothing else (daemon spec §9.2).
-    pub(super) fn need_capability(&self, capability: Capability) -> Result<(), Failure> {
+    pub(crate) fn need_capability(&self, capability: Capability) -> Result<(), Failure> {
         let caps = self.session.as_ref().and_then(|session| session.caps);
         if caps.is_none_or(|caps| caps.contains(capability)) {
             return Ok(());
@@ -61,7 +68,7 @@ impl Caller {
     }
 
     /// The capability a frame declares.
-    pub(super) fn need_access(&self, access: Access) -> Result<(), Failure> {
+    pub(crate) fn need_access(&self, access: Access) -> Result<(), Failure> {
         match access {
             Access::Needs(capability) => self.need_capability(capability),
             Access::Handshake | Access::Upkeep | Access::ByTarget => Ok(()),
@@ -70,7 +77,7 @@ impl Caller {
 }
 
 /// The session token of a request, from either header; one that is no token is refused.
-pub(super) fn session_token(headers: &HeaderMap) -> Result<Option<SessionToken>, Failure> {
+pub(crate) fn session_token(headers: &HeaderMap) -> Result<Option<SessionToken>, Failure> {
     let text = match headers.get(SESSION_HEADER) {
         Some(value) => value.to_str().ok(),
         None => match headers.get(AUTHORIZATION).map(|value| value.to_str()) {

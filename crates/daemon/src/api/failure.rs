@@ -14,7 +14,7 @@ use crate::storage::{Causes, StorageError};
 
 /// A refused or failed request. Boxed, since it is the rare side of every result here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure(Box<Parts>);
+pub(crate) struct Failure(Box<Parts>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Parts {
@@ -28,12 +28,12 @@ struct Parts {
 
 impl Failure {
     /// A failure with the status of its code.
-    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self::with_status(code.http_status(), code.as_str(), message.into())
     }
 
     /// A broker's error, passed on under its own code.
-    pub(super) fn of_broker(code: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn of_broker(code: &str, message: impl Into<String>) -> Self {
         const BAD_GATEWAY: u16 = 502;
         let status = ErrorCode::parse(code).map_or(BAD_GATEWAY, ErrorCode::http_status);
         Self::with_status(status, code, message.into())
@@ -51,41 +51,46 @@ impl Failure {
     }
 
     /// A field has a wrong value.
-    pub(super) fn field(field: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn field(field: &str, message: impl Into<String>) -> Self {
         Self::new(ErrorCode::InvalidField, message).with("field", field)
     }
 
     /// With a named extra field.
-    pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.0.extra.insert(name.to_owned(), value.into());
         self
     }
 
     /// With several.
-    pub(super) fn with_all(mut self, fields: Map<String, Value>) -> Self {
+    pub(crate) fn with_all(mut self, fields: Map<String, Value>) -> Self {
         self.0.extra.extend(fields);
         self
     }
 
     /// With what to do about it.
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
     /// With when to try again; rounded up to seconds.
-    pub(super) fn retry_after(mut self, wait: Duration) -> Self {
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.0.retry_after = Some(wait);
         self
     }
 
     /// The stable code.
-    pub(super) fn code(&self) -> &str {
+    pub(crate) fn code(&self) -> &str {
         &self.0.code
     }
 
+    /// One sentence for people.
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+
     /// The answer, complete.
-    pub(super) fn into_answer(self, request_id: &str) -> Response {
+    pub(crate) fn into_answer(self, request_id: &str) -> Response {
         let Parts { status, code, message, hint, extra, retry_after } = *self.0;
         let request_id = request_id.to_owned();
         let body = ErrorBody { error: code, message, hint, request_id, extra };
@@ -136,10 +141,10 @@ impl From<StorageError> for Failure {
     }
 }
 
-pub(super) async fn not_found() -> Failure {
+pub(crate) async fn not_found() -> Failure {
     Failure::new(ErrorCode::NotFound, "no such route")
 }
 
-pub(super) async fn method_not_allowed() -> Failure {
+pub(crate) async fn method_not_allowed() -> Failure {
     Failure::new(ErrorCode::MethodNotAllowed, "this route does not have that method")
 }

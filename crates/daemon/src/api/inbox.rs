@@ -66,21 +66,8 @@ pub(super) async fn list(
     }
     let context = api.daemon.context();
     let mut page = context.inbox.list(&scope, &filter).await?;
-    let mut marked_seen = 0;
-    if let Some(session) = &caller.session {
-        for item in &mut page.items {
-            let is_new = item.seen_at.is_none() && item.pushed_at.is_none() && !item.digest;
-            item.held = is_new && session.activity.holds(item.priority);
-        }
-    }
-    if query.mark_seen.unwrap_or(true) {
-        let unseen = page.items.iter().filter(|item| item.seen_at.is_none());
-        let ids: Vec<_> = unseen.map(|item| item.id.clone()).collect();
-        marked_seen = api.mark(&caller, &scope, &ids, Stamp::seen()).await?;
-        if let Some(session) = &caller.session {
-            page.items.iter().for_each(|item| session.was_shown(item.hops));
-        }
-    }
+    let is_seen = query.mark_seen.unwrap_or(true);
+    let marked_seen = api.hand_over(&caller, &scope, &mut page.items, is_seen).await?;
     Ok(Json(InboxPage { items: page.items, marked_seen, next_cursor: page.next_cursor }))
 }
 
@@ -187,6 +174,44 @@ pub(super) async fn delete_one(
 }
 
 impl Api {
+    /// What nobody read yet, oldest first, and how many such there are in all.
+    pub(crate) async fn unread(
+        &self,
+        scope: &Scope,
+        filter: &InboxFilter,
+    ) -> Result<(Vec<InboxItem>, u64), Failure> {
+        Ok(self.daemon.context().inbox.unread(scope, filter).await?)
+    }
+
+    /// Gives messages to the caller: says which of them its gate holds back, and marks them read when it asks for that.
+    /// Answers how many were unread.
+    pub(crate) async fn hand_over(
+        &self,
+        caller: &Caller,
+        scope: &Scope,
+        items: &mut [InboxItem],
+        is_seen: bool,
+    ) -> Result<u64, Failure> {
+        if let Some(session) = &caller.session {
+            for item in items.iter_mut() {
+                let is_new = item.seen_at.is_none() && item.pushed_at.is_none() && !item.digest;
+                item.held = is_new && session.activity.holds(item.priority);
+            }
+        }
+        if !is_seen {
+            return Ok(0);
+        }
+        let unseen = items.iter().filter(|item| item.seen_at.is_none());
+        let ids: Vec<_> = unseen.map(|item| item.id.clone()).collect();
+        let marked_seen = self.mark(caller, scope, &ids, Stamp::seen()).await?;
+        if let Some(session) = &caller.session {
+            for item in items.iter() {
+                session.was_shown(item.hops);
+            }
+        }
+        Ok(marked_seen)
+    }
+
     /// Marks messages; what a session was given by that is told to the senders.
     async fn mark(
         &self,
@@ -246,7 +271,7 @@ impl Api {
     }
 
     /// What of the inbox the caller sees.
-    pub(super) fn scope(&self, caller: &Caller) -> Result<Scope, Failure> {
+    pub(crate) fn scope(&self, caller: &Caller) -> Result<Scope, Failure> {
         let Some(session) = &caller.session else { return Ok(Scope::Everything) };
         let scope = self.session_scope(session);
         scope.map(Scope::Session).ok_or_else(|| mesh_choice::not_attached(&session.mesh))
@@ -254,7 +279,7 @@ impl Api {
 
     /// Asks the brokers for what they still hold: best effort, for a moment. The mesh does it at most once in five
     /// seconds for each connection.
-    async fn pull(&self, caller: &Caller) {
+    pub(crate) async fn pull(&self, caller: &Caller) {
         let Ok(meshes) = self.meshes(None, caller) else { return };
         let key = caller.session.as_ref().and_then(|session| session.key());
         let via = key.map_or(Via::Member, Via::Session);

@@ -139,7 +139,7 @@ pub(super) fn segment(text: &str) -> Result<&str, Failure> {
 }
 
 /// A time: RFC 3339 or Unix milliseconds.
-pub(super) fn time(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, Failure> {
+pub(crate) fn time(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, Failure> {
     let Some(text) = text else { return Ok(None) };
     text.parse()
         .map(Timestamp::from_millis)
@@ -152,7 +152,7 @@ pub(super) fn time(field: &str, text: Option<&str>) -> Result<Option<Timestamp>,
 }
 
 /// A page size within its bounds.
-pub(super) fn limit(given: Option<u32>, default: u32, max: u32) -> Result<u32, Failure> {
+pub(crate) fn limit(given: Option<u32>, default: u32, max: u32) -> Result<u32, Failure> {
     match given {
         None => Ok(default),
         Some(limit) if (1..=max).contains(&limit) => Ok(limit),

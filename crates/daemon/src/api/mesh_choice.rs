@@ -5,11 +5,11 @@ use claudemesh_protocol::ErrorCode;
 use super::Api;
 use super::caller::Caller;
 use super::failure::Failure;
-use crate::mesh::MeshHandle;
+use crate::mesh::{MeshHandle, Via};
 
 impl Api {
     /// The mesh that was named: in the request, else by the session; `None` when neither names one.
-    pub(super) fn named_mesh(
+    pub(crate) fn named_mesh(
         &self,
         explicit: Option<&str>,
         caller: &Caller,
@@ -23,7 +23,7 @@ impl Api {
     }
 
     /// The mesh to write to: the named one, else the only one, else the default one.
-    pub(super) fn one_mesh(
+    pub(crate) fn one_mesh(
         &self,
         explicit: Option<&str>,
         caller: &Caller,
@@ -40,7 +40,7 @@ impl Api {
     }
 
     /// The meshes to read from or to write to alike: the named one, else all.
-    pub(super) fn meshes(
+    pub(crate) fn meshes(
         &self,
         explicit: Option<&str>,
         caller: &Caller,
@@ -50,14 +50,26 @@ impl Api {
             None => self.daemon.meshes().all(),
         })
     }
+
+    /// The presences that a caller speaks for: its session's in that mesh; without a session all own ones of the mesh,
+    /// else the member's.
+    pub(crate) fn presences(&self, mesh: &MeshHandle, caller: &Caller) -> Vec<Via> {
+        if caller.session.is_some() {
+            return vec![caller.key_in(mesh).map_or(Via::Member, Via::Session)];
+        }
+        let live = self.daemon.context().sessions.live(mesh.slug());
+        let sessions: Vec<_> =
+            live.iter().filter_map(|session| session.key()).map(Via::Session).collect();
+        if sessions.is_empty() { vec![Via::Member] } else { sessions }
+    }
 }
 
-pub(super) fn not_attached(slug: &str) -> Failure {
+pub(crate) fn not_attached(slug: &str) -> Failure {
     Failure::new(ErrorCode::MeshNotAttached, format!("the mesh \"{slug}\" is not joined here"))
         .hint("`claudemesh list` shows the meshes")
 }
 
-pub(super) fn mesh_required(attached: &[MeshHandle]) -> Failure {
+pub(crate) fn mesh_required(attached: &[MeshHandle]) -> Failure {
     let slugs: Vec<_> = attached.iter().map(MeshHandle::slug).collect();
     let message =
         if slugs.is_empty() { "no mesh is joined here" } else { "name one of the joined meshes" };

@@ -12,6 +12,7 @@ use claudemesh_crypto::fingerprint::{self, Fingerprint};
 use claudemesh_ipc::api::{FanoutEntry, RowStatus, SendReply};
 use claudemesh_protocol::body::Meta;
 use claudemesh_protocol::canonical::DestinationKind;
+use claudemesh_protocol::capability::Capability;
 use claudemesh_protocol::{ErrorCode, Priority, PublicKey, TargetSpec, Timestamp};
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -22,10 +23,8 @@ use super::failure::Failure;
 use crate::mesh::{MeshHandle, Resolved, Sender};
 use crate::outbox::{Accepted, ExistingRow, NewRow, SealedBody};
 use crate::pressure::Level;
+pub(crate) use request::Letter;
 pub(super) use request::check_id;
-
-use request::Letter;
-use target::Destination;
 
 pub(super) async fn send(
     State(api): State<Arc<Api>>,
@@ -33,15 +32,9 @@ pub(super) async fn send(
     request: Request,
 ) -> Result<Response, Failure> {
     let letter = Letter::read(request).await?;
-    caller.need_capability(letter.capability())?;
-    space_left(&api).await?;
-    let sent = api.accept(&caller, letter).await;
-    if let Err(failure) = &sent
-        && failure.code() == ErrorCode::InsufficientStorage.as_str()
-    {
-        api.daemon.pressure().write_was_refused();
-    }
-    let reply = sent?;
+    let addressed = api.address(&caller, &letter).await?;
+    caller.need_capability(addressed.capability())?;
+    let reply = api.deliver(&caller, &letter, addressed).await?;
     let status = if reply.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(reply)).into_response())
 }
@@ -56,29 +49,80 @@ pub(super) async fn space_left(api: &Api) -> Result<(), Failure> {
     }
 }
 
+/// Where a letter goes.
+pub(crate) enum Addressed {
+    /// It was accepted before, for the target of then.
+    Again(MeshHandle, Box<ExistingRow>),
+    /// To one target.
+    One(MeshHandle, Resolved),
+    /// To the own other sessions.
+    Siblings(MeshHandle, Vec<PublicKey>),
+}
+
+impl Addressed {
+    /// What a session needs to send it: one key is `dm`, everything else `broadcast`.
+    pub(crate) fn capability(&self) -> Capability {
+        let is_direct = match self {
+            Self::Again(_, row) => row.target_spec.is_direct(),
+            Self::One(_, resolved) => resolved.target.is_direct(),
+            Self::Siblings(..) => true,
+        };
+        if is_direct { Capability::Dm } else { Capability::Broadcast }
+    }
+}
+
 impl Api {
-    async fn accept(&self, caller: &Caller, letter: Letter) -> Result<SendReply, Failure> {
-        let reused = self.row_to_reuse(caller, &letter).await?;
-        let (mesh, resolved) = match &reused {
-            Some((mesh, row)) => {
+    /// Whom a letter means.
+    pub(crate) async fn address(
+        &self,
+        caller: &Caller,
+        letter: &Letter,
+    ) -> Result<Addressed, Failure> {
+        if let Some((mesh, row)) = self.row_to_reuse(caller, letter).await? {
+            return Ok(Addressed::Again(mesh, Box::new(row)));
+        }
+        self.destination(caller, letter)
+    }
+
+    /// Accepts a letter, durably.
+    pub(crate) async fn deliver(
+        &self,
+        caller: &Caller,
+        letter: &Letter,
+        addressed: Addressed,
+    ) -> Result<SendReply, Failure> {
+        space_left(self).await?;
+        let sent = self.accept(caller, letter, addressed).await;
+        if let Err(failure) = &sent
+            && failure.code() == ErrorCode::InsufficientStorage.as_str()
+        {
+            self.daemon.pressure().write_was_refused();
+        }
+        sent
+    }
+
+    async fn accept(
+        &self,
+        caller: &Caller,
+        letter: &Letter,
+        addressed: Addressed,
+    ) -> Result<SendReply, Failure> {
+        match addressed {
+            Addressed::Siblings(mesh, keys) => self.fan_out(caller, letter, &mesh, &keys).await,
+            Addressed::One(mesh, resolved) => {
+                self.accept_one(caller, letter, &mesh, &resolved, None).await
+            }
+            Addressed::Again(mesh, row) => {
                 let same = Resolved {
                     target: row.target_spec.clone(),
-                    recipient_online: online(mesh, &row.target_spec),
+                    recipient_online: online(&mesh, &row.target_spec),
                     is_self_member: false,
                     is_caller: false,
                     is_known: true,
                 };
-                (mesh.clone(), same)
+                self.accept_one(caller, letter, &mesh, &same, Some(&row)).await
             }
-            None => match self.destination(caller, &letter)? {
-                Destination::One(mesh, resolved) => (mesh, resolved),
-                Destination::Siblings(mesh, keys) => {
-                    return self.fan_out(caller, &letter, &mesh, &keys).await;
-                }
-            },
-        };
-        let stored = reused.as_ref().map(|(_, row)| row);
-        self.accept_one(caller, &letter, &mesh, &resolved, stored).await
+        }
     }
 
     /// Step 2: a repeated request means the target that the first one meant, whatever the name means by now.
@@ -92,7 +136,7 @@ impl Api {
         let Some(mesh) = self.mesh(&row.mesh) else { return Ok(None) };
         let named = self.named_mesh(letter.mesh.as_deref(), caller)?;
         let is_same_mesh = named.is_none_or(|named| named.slug() == row.mesh);
-        let is_same_sender = row.sender_session_pubkey == session_key(caller, &mesh);
+        let is_same_sender = row.sender_session_pubkey == caller.key_in(&mesh);
         let is_same = is_same_mesh && is_same_sender && row.to_raw == letter.to;
         Ok(is_same.then_some((mesh, row)))
     }
@@ -251,12 +295,6 @@ fn online(mesh: &MeshHandle, target: &TargetSpec) -> Option<bool> {
     }
 }
 
-/// The session key a message of this caller is sent with in this mesh; `None`: the member's.
-fn session_key(caller: &Caller, mesh: &MeshHandle) -> Option<PublicKey> {
-    let session = caller.session.as_ref().filter(|session| session.mesh == mesh.slug())?;
-    session.key()
-}
-
 /// What the request fingerprint covers (daemon spec §10.3).
 pub(super) struct RequestParts<'a> {
     pub(super) target: &'a TargetSpec,
@@ -334,7 +372,7 @@ impl Draft<'_> {
             reply_to_id,
             mentions: letter.mentions.clone(),
             body: SealedBody::from(sealed),
-            sender_session_pubkey: session_key(caller, mesh),
+            sender_session_pubkey: caller.key_in(mesh),
             hops,
             enqueued_at: now,
             expires_at: Timestamp::plus(now, age),

@@ -107,7 +107,7 @@ impl Inbox {
                         return;
                     }
                 };
-                for (_, item) in &rows {
+                for (_, item) in rows.iter().filter(|(seq, _)| session.activity.was_held(*seq)) {
                     offer(session, item);
                     let only = vec![session.session_id.clone()];
                     self.events.publish(message_event(item, Audience::Listed, only, true));

@@ -83,6 +83,31 @@ impl Inbox {
         Ok(Page { items, next_cursor })
     }
 
+    /// What the caller has not seen, oldest first, at most as many as the filter says; and how many there are in all.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn unread(
+        &self,
+        scope: &Scope,
+        filter: &InboxFilter,
+    ) -> Result<(Vec<InboxItem>, u64), StorageError> {
+        let filter = InboxFilter { unread_only: true, ..filter.clone() };
+        let narrowed = |query: &mut QueryBuilder<Sqlite>| push_filter(query, &filter);
+        let mut page = union(scope, Order::OldestFirst, i64::from(filter.limit), narrowed);
+        let rows = page.build().fetch_all(self.db.reader()).await?;
+        let items: Vec<InboxItem> = rows.iter().map(row::item).collect::<Result<_, _>>()?;
+        if items.len() < usize::try_from(filter.limit).unwrap_or(usize::MAX) {
+            let count = items.len() as u64;
+            return Ok((items, count));
+        }
+        let mut all = QueryBuilder::new("SELECT count(*) FROM (");
+        push_union(&mut all, scope, Order::OldestFirst, i64::MAX, narrowed);
+        all.push(")");
+        let count: i64 = all.build_query_scalar().fetch_one(self.db.reader()).await?;
+        Ok((items, u64::try_from(count).unwrap_or_default()))
+    }
+
     /// What a gate that opens this far lets through to a session and was not put before it yet, oldest first.
     ///
     /// # Errors
@@ -205,25 +230,35 @@ fn union(
     limit: i64,
     filter: impl Fn(&mut QueryBuilder<Sqlite>),
 ) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new("");
+    push_union(&mut query, scope, order, limit, filter);
+    query
+}
+
+fn push_union(
+    query: &mut QueryBuilder<Sqlite>,
+    scope: &Scope,
+    order: Order,
+    limit: i64,
+    filter: impl Fn(&mut QueryBuilder<Sqlite>),
+) {
     let parts: &[Part] = match scope {
         Scope::Everything => &[Part::Everything],
         Scope::Session(session) if session.key.is_none() => &[Part::Member],
         Scope::Session(_) => &[Part::Session, Part::Member],
     };
-    let mut query = QueryBuilder::new("");
     for (index, part) in parts.iter().enumerate() {
         query.push(if index == 0 { "SELECT * FROM (" } else { " UNION ALL SELECT * FROM (" });
         query.push("SELECT i.*");
-        push_shown(&mut query, scope, "inbox i");
+        push_shown(query, scope, "inbox i");
         query.push(" WHERE ");
-        push_part(&mut query, scope, *part);
-        filter(&mut query);
+        push_part(query, scope, *part);
+        filter(query);
         query.push(order.of("i")).push_bind(limit).push(")");
     }
     if parts.len() > 1 {
         query.push(order.of("")).push_bind(limit);
     }
-    query
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

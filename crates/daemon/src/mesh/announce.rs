@@ -3,14 +3,16 @@
 
 use claudemesh_ipc::api::{EventKind, OutboxItem};
 use claudemesh_protocol::PublicKey;
-use claudemesh_protocol::limits::{HELLO_NAME_MAX_CHARS, SUMMARY_MAX_CHARS};
+use claudemesh_protocol::capability::Capability;
+use claudemesh_protocol::limits::{HELLO_NAME_MAX_CHARS, STATE_KEY_MAX_CHARS, SUMMARY_MAX_CHARS};
 use claudemesh_protocol::text::sanitized_line;
-use claudemesh_protocol::wire::Push;
+use claudemesh_protocol::wire::{Push, StateChange};
 use serde_json::{Map, Value, json};
 
 use super::Mesh;
 use crate::clock;
 use crate::events::Event;
+use crate::sessions::Session;
 
 /// The system event of a stopped loop (wire spec §4.10).
 pub(super) const LOOP_STOPPED: &str = "loop_stopped";
@@ -85,6 +87,28 @@ impl Mesh {
         self.announce(EventKind::LoopStopped, data);
     }
 
+    /// Somebody else wrote a key of the shared state. What this daemon writes itself the broker tells it on no
+    /// connection that wrote it; see [`super::MeshHandle::state_was_set`].
+    pub(super) fn take_state_change(&self, change: &StateChange) {
+        let event = self.state_changed(&change.key, &change.value, &change.updated_by);
+        self.context.events.publish(event);
+    }
+
+    fn state_changed(&self, key: &str, value: &Value, updated_by: &str) -> Event {
+        let data = object(json!({
+            "key": sanitized_line(key, STATE_KEY_MAX_CHARS),
+            "value": value,
+            "updated_by": sanitized_line(updated_by, HELLO_NAME_MAX_CHARS),
+        }));
+        let live = self.context.sessions.live(&self.slug);
+        let may_read = |session: &Session| {
+            session.caps.is_none_or(|caps| caps.contains(Capability::StateRead))
+        };
+        let left_out = live.iter().filter(|session| !may_read(session));
+        let sessions = left_out.map(|session| session.session_id.clone()).collect();
+        Event { sessions, ..Event::of_mesh(EventKind::StateChanged, &self.slug, data) }
+    }
+
     fn take_presence_event(&self, event: &str, data: &Map<String, Value>) {
         let text = |name: &str| data.get(name).and_then(Value::as_str);
         let key = text("pubkey").and_then(|key| key.parse::<PublicKey>().ok());
@@ -138,6 +162,17 @@ impl Mesh {
             let event = sanitized_line(event, HELLO_NAME_MAX_CHARS);
             self.announce(EventKind::System, object(json!({"event": event, "eventData": data})));
         }
+    }
+}
+
+impl super::MeshHandle {
+    /// Tells everybody here, but the session that did it, that a key of the shared state was written over the member's
+    /// connection: the broker tells all presences except the one that wrote.
+    pub fn state_was_set(&self, key: &str, value: &Value, by_session: Option<&str>) {
+        let name = self.name_of(self.mesh.member.public).unwrap_or_default();
+        let mut event = self.mesh.state_changed(key, value, &name);
+        event.sessions.extend(by_session.map(str::to_owned));
+        self.mesh.context.events.publish(event);
     }
 }
 

@@ -100,13 +100,14 @@ async fn pump(
                 closed(mesh, &close, was_open, status);
             }
             ConnectionEvent::Receipt(receipt) => mesh.hear(*receipt),
+            ConnectionEvent::StateChange(change) => mesh.take_state_change(&change),
             ConnectionEvent::Push(push) => receiver.receive(*push).await,
             ConnectionEvent::UnreadablePush(ack) => receiver.unreadable(ack).await,
         }
     }
 }
 
-fn opened(mesh: &Mesh, connection: &Connection, ack: &HelloAck, was_open_before: bool) {
+fn opened(mesh: &Arc<Mesh>, connection: &Connection, ack: &HelloAck, was_open_before: bool) {
     let negotiated = match negotiate(ack, mesh.context.settings.max_age) {
         Ok(negotiated)
             if negotiated.is_legacy && mesh.context.settings.legacy == LegacyBrokers::Refused =>
@@ -135,6 +136,7 @@ fn opened(mesh: &Mesh, connection: &Connection, ack: &HelloAck, was_open_before:
     }
     mesh.is_revoked.store(false, Ordering::Relaxed);
     mesh.retry_sessions();
+    mesh.hurry(None);
     mesh.refresh.soon();
     mesh.wake.notify_one();
 }

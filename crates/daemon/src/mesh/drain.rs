@@ -199,11 +199,20 @@ struct Attempt {
     outcome: Outcome,
     ack: Ack,
     left_out: Vec<MemberId>,
+    /// The connection it was made on, and how often that had opened by then.
+    on: Option<(Connection, u64)>,
 }
 
 impl Attempt {
     fn failed(outcome: Outcome) -> Self {
-        Self { outcome, ack: Ack::default(), left_out: Vec::new() }
+        Self { outcome, ack: Ack::default(), left_out: Vec::new(), on: None }
+    }
+
+    /// True when the socket broke under it and the next one is open already.
+    fn is_overtaken(&self) -> bool {
+        self.on.as_ref().is_some_and(|(connection, opens)| {
+            connection.is_open() && connection.counters().opens > *opens
+        })
     }
 }
 
@@ -238,6 +247,7 @@ async fn send(mesh: &Arc<Mesh>, row: &OutboundRow) -> Attempt {
         expires_at: asked_expiry(row, mesh.negotiated().max_age),
         hops: Some(row.hops),
     };
+    let opens = connection.counters().opens;
     let answer = connection
         .send_message_then(frame, SEND_ACK_TIMEOUT, || crash_point("drain.after_write_before_ack"))
         .await;
@@ -248,7 +258,7 @@ async fn send(mesh: &Arc<Mesh>, row: &OutboundRow) -> Attempt {
                 body_version: u8::try_from(row.body.body_version).unwrap_or(u8::MAX),
                 is_group: matches!(row.target_spec, TargetSpec::Everyone | TargetSpec::Group(_)),
             };
-            Attempt { outcome: of_ack(&ack, facts), ack, left_out }
+            Attempt { outcome: of_ack(&ack, facts), ack, left_out, on: None }
         }
         Err(RequestError::Disconnected) if is_too_big(&connection, frame_bytes) => {
             let reason = Reason::new(
@@ -256,6 +266,9 @@ async fn send(mesh: &Arc<Mesh>, row: &OutboundRow) -> Attempt {
                 "the broker closed the connection over this frame",
             );
             Attempt::failed(Outcome::Dead(reason))
+        }
+        Err(error @ RequestError::Disconnected) => {
+            Attempt { on: Some((connection, opens)), ..Attempt::failed(of_error(&error)) }
         }
         Err(error) => Attempt::failed(of_error(&error)),
     }
@@ -373,7 +386,11 @@ async fn write_outcome(
             mesh.announce_dead(outbox.dead(&row.id, &reason.code, &reason.text).await?);
         }
         Outcome::Retry(reason, after) => {
-            let wait = retry_wait(row.attempts, *after, &mut clock::jitter());
+            let wait = match after {
+                // A new connection is no reason to wait, and has waited itself.
+                None if attempt.is_overtaken() => Duration::ZERO,
+                _ => retry_wait(row.attempts, *after, &mut clock::jitter()),
+            };
             tracing::debug!(mesh = %mesh.slug, id = %row.id, code = %reason.code, "send_retry");
             let at = clock::now().plus(wait);
             outbox.retry(&row.id, at, &reason.code, &reason.text).await?;
@@ -424,6 +441,18 @@ fn sent_event(row: &OutboundRow, attempt: &Attempt) -> Map<String, Value> {
 }
 
 impl Mesh {
+    /// The connection of this sender has opened: its rows that failed with the last one go out now.
+    pub(super) fn hurry(self: &Arc<Self>, sender: Option<PublicKey>) {
+        let mesh = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let outbox = &mesh.context.outbox;
+            if let Err(error) = outbox.reconnected(&mesh.slug, sender, clock::now()).await {
+                // They keep their own times.
+                tracing::warn!(mesh = %mesh.slug, error = %Causes(&error), "outbox_unavailable");
+            }
+        });
+    }
+
     /// The identities whose connection is open, and how many rows each may still take.
     fn open_senders(&self) -> Vec<ClaimFrom> {
         let mut senders: Vec<Option<PublicKey>> = Vec::new();

@@ -25,7 +25,7 @@ impl Flush {
         self.missing_since.retain(|key, _| waiting.contains(key));
         mesh.close_flushed(&waiting);
         for key in waiting {
-            let is_connected = mesh.sessions.lock().contains_key(&key);
+            let is_connected = mesh.sessions.lock().contains(&key);
             if is_connected || mesh.context.sessions.by_key(&mesh.slug, &key).is_some() {
                 self.missing_since.remove(&key);
                 continue;
@@ -76,19 +76,11 @@ impl Mesh {
 
     /// Closes the connections that were opened for waiting rows and have none left.
     fn close_flushed(&self, waiting: &[PublicKey]) {
-        let finished: Vec<PublicKey> = self
-            .sessions
-            .lock()
-            .iter()
-            .filter(|(key, link)| {
-                link.purpose == Purpose::Flush
-                    && !waiting.contains(key)
-                    && self.in_flight.is_idle(Some(**key))
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        for key in finished {
-            self.close_presence(&key);
+        let mut sessions = self.sessions.lock();
+        for key in sessions.flushing() {
+            if !waiting.contains(&key) && self.in_flight.is_idle(Some(key)) {
+                self.end_link(&mut sessions, &key);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use claudemesh_client::http::{BrokerHttp, HttpError};
 use claudemesh_client::{Connection, DisabledReason, Status};
 use claudemesh_crypto::KeyPair;
 use claudemesh_ipc::api::MeshStatus;
@@ -55,6 +56,8 @@ pub struct RequestError {
     pub message: String,
     /// When it may be tried again.
     pub retry_after_ms: Option<u64>,
+    /// The broker may have done it: the frame went out, and no answer came.
+    pub may_have_run: bool,
 }
 
 /// A listing could not be had.
@@ -187,6 +190,16 @@ impl MeshHandle {
         name.filter(|name| !name.is_empty()).cloned()
     }
 
+    /// The member key behind a session's key, as far as the roster in memory has it; else the key itself.
+    pub fn member_behind(&self, key: PublicKey) -> PublicKey {
+        self.mesh.roster.view().member_behind(key).unwrap_or(key)
+    }
+
+    /// Whether the roster in memory has a member with this key, present or absent.
+    pub fn is_member(&self, key: PublicKey) -> bool {
+        self.mesh.roster.view().member(key).is_some()
+    }
+
     /// Every key the member behind `key` is known by here: the key itself, its member key, and those of its presences.
     pub fn keys_of_member(&self, key: PublicKey) -> Vec<PublicKey> {
         let view = self.mesh.roster.view();
@@ -239,12 +252,12 @@ impl MeshHandle {
     pub async fn peers(&self, listing: Listing) -> Result<Peers, MeshError> {
         self.fetch_roster().await?;
         let view = self.mesh.roster.view();
-        let peers: Vec<PeerRow> = view
-            .peers
-            .iter()
-            .filter(|row| listing == Listing::All || is_addressable(row))
-            .cloned()
-            .collect();
+        let peers: Vec<PeerRow> = match listing {
+            Listing::Addressable => {
+                view.peers.iter().filter(|row| is_addressable(row)).cloned().collect()
+            }
+            Listing::All => view.peers.iter().chain(&view.passing).cloned().collect(),
+        };
         let has_session = |member: PublicKey| {
             view.peers.iter().any(|row| is_session(row) && member_of(row) == member)
         };
@@ -281,17 +294,47 @@ impl MeshHandle {
     /// # Errors
     /// [`RequestError`].
     pub async fn request(&self, via: Via, frame: ClientFrame) -> Result<ServerFrame, RequestError> {
+        self.request_within(via, frame, REQUEST_TIMEOUT).await
+    }
+
+    /// As [`MeshHandle::request`], with another time limit.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn request_within(
+        &self,
+        via: Via,
+        frame: ClientFrame,
+        limit: Duration,
+    ) -> Result<ServerFrame, RequestError> {
         let connection = self
             .connection(via)
             .ok_or_else(|| request_error(&claudemesh_client::RequestError::NotOpen))?;
-        let reply = connection
-            .request(&frame, REQUEST_TIMEOUT)
-            .await
-            .map_err(|error| request_error(&error))?;
+        let reply =
+            connection.request(&frame, limit).await.map_err(|error| request_error(&error))?;
         if let Via::Session(key) = via {
             self.mesh.keep_groups(&key, &frame);
         }
         Ok(reply)
+    }
+
+    /// Gives our member another name in this mesh, over the broker's HTTP side, signed by the member's key.
+    ///
+    /// # Errors
+    /// [`RequestError`]; the broker's own code when it refuses.
+    pub async fn rename_member(&self, name: &str) -> Result<(), RequestError> {
+        let mesh = &self.mesh;
+        let http = BrokerHttp::new(&mesh.broker_url, mesh.context.settings.plain);
+        let renamed = match &http {
+            Ok(http) => {
+                let (member, now) = (&mesh.member, crate::clock::now());
+                http.rename_member(&mesh.id, &member.member_id, &member.keys, name, now).await
+            }
+            Err(error) => return Err(http_error(error)),
+        };
+        renamed.map_err(|error| http_error(&error))?;
+        mesh.refresh.soon();
+        Ok(())
     }
 
     /// Asks the broker for what it holds for a connection, at most once in five seconds; best effort.
@@ -339,7 +382,7 @@ impl MeshHandle {
         self.mesh.session_connection(key).map(|connection| api_status(&connection.state()))
     }
 
-    fn connection(&self, via: Via) -> Option<Connection> {
+    pub(super) fn connection(&self, via: Via) -> Option<Connection> {
         match via {
             Via::Member => self.mesh.control(),
             Via::Session(key) => self.mesh.session_connection(&key),
@@ -369,7 +412,7 @@ impl MeshHandle {
 pub enum Listing {
     /// What people can name.
     Addressable,
-    /// The connections of daemons too.
+    /// The connections of daemons too, and those that only pass by.
     All,
 }
 
@@ -389,17 +432,34 @@ fn code_of(error: &claudemesh_client::RequestError) -> ErrorCode {
     }
 }
 
-fn request_error(error: &claudemesh_client::RequestError) -> RequestError {
+fn http_error(error: &HttpError) -> RequestError {
+    RequestError {
+        code: error
+            .body()
+            .map_or_else(|| error.code().as_str().to_owned(), |body| body.error.clone()),
+        message: error.body().map_or_else(|| error.to_string(), |body| body.message.clone()),
+        retry_after_ms: None,
+        may_have_run: matches!(error, HttpError::TimedOut),
+    }
+}
+
+pub(super) fn request_error(error: &claudemesh_client::RequestError) -> RequestError {
     match error {
         claudemesh_client::RequestError::Refused(frame) => RequestError {
             code: frame.code.clone(),
             message: frame.message.clone(),
             retry_after_ms: frame.retry_after_ms,
+            may_have_run: false,
         },
         other => RequestError {
             code: code_of(other).as_str().to_owned(),
             message: other.to_string(),
             retry_after_ms: None,
+            may_have_run: matches!(
+                other,
+                claudemesh_client::RequestError::Timeout
+                    | claudemesh_client::RequestError::Disconnected
+            ),
         },
     }
 }

@@ -36,6 +36,7 @@ mod handle;
 mod hearsay;
 mod open;
 mod outcome;
+mod ping;
 mod proof;
 mod receipt;
 mod receive;
@@ -50,6 +51,7 @@ mod supervise;
 
 pub use features::Negotiated;
 pub use handle::{Listing, MeshError, MeshLink, Peers, RequestError, Sender, Via};
+pub use ping::PingTimes;
 pub use receive::DroppedCounts;
 pub use resolve::{Candidate, Resolution, Resolved};
 pub use seal::{SealError, Sealed};
@@ -58,7 +60,7 @@ use drain::InFlight;
 use refresh::Refresh;
 use roster::Roster;
 use sender::SenderBook;
-use session::SessionLink;
+use session::SessionLinks;
 
 /// Agreed keys kept per mesh: a full group audience for the member and a few sessions.
 const SHARED_KEYS: usize = 4_096;
@@ -180,9 +182,10 @@ struct Mesh {
     roster: Roster,
     refresh: Refresh,
     senders: SenderBook,
+    pings: ping::Pings,
     shared_keys: SharedKeyCache,
     control: Mutex<Option<Connection>>,
-    sessions: Mutex<BTreeMap<PublicKey, SessionLink>>,
+    sessions: Mutex<SessionLinks>,
     reports: report::Reports,
     hearsay: hearsay::Hearsay,
     unproved: proof::Unproved,
@@ -300,6 +303,7 @@ impl Mesh {
             roster: Roster::default(),
             refresh: Refresh::default(),
             senders: SenderBook::default(),
+            pings: ping::Pings::default(),
             shared_keys: SharedKeyCache::new(SHARED_KEYS),
             control: Mutex::new(None),
             sessions: Mutex::default(),
@@ -367,7 +371,7 @@ impl Mesh {
 
     /// True for our member key and the keys of our live sessions here.
     fn is_own_key(&self, key: PublicKey) -> bool {
-        key == self.member.public || self.sessions.lock().contains_key(&key)
+        key == self.member.public || self.sessions.lock().contains(&key)
     }
 
     async fn shutdown(&self) {
@@ -387,11 +391,7 @@ impl Mesh {
     /// Tells every task to end: sessions first, then the member's connection.
     fn begin_end(&self) {
         self.stop_draining.cancel();
-        let links: Vec<SessionLink> =
-            std::mem::take(&mut *self.sessions.lock()).into_values().collect();
-        for link in &links {
-            link.stop.cancel();
-        }
+        self.sessions.lock().end_all();
         self.stop.cancel();
         self.tasks.close();
     }

@@ -180,6 +180,9 @@ impl Receiver {
             tracing::debug!(mesh = %self.mesh.slug, "invalid_sender_key");
             return self.acknowledge(ack_of(&push)).await;
         };
+        if self.mesh.pings.came_back(&push) {
+            return self.acknowledge(ack_of(&push)).await;
+        }
         if self.is_echo(&push, sender_key) {
             self.mesh.dropped.echoes.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(mesh = %self.mesh.slug, "self_echo_dropped");
@@ -236,21 +239,22 @@ impl Receiver {
 
     /// Copies of what we sent ourselves (daemon spec §7.4, rules 2 and 3).
     fn is_echo(&self, push: &Push, sender: PublicKey) -> bool {
-        match self.via {
+        let is_ours = match self.via {
             Via::Session(own) => sender == own,
             Via::Member => {
                 let own = self.mesh.member.public;
-                let is_ours = sender == own
+                sender == own
                     || push
                         .sender_member_pubkey
                         .as_deref()
-                        .is_some_and(|key| key.parse() == Ok(own));
-                is_ours && !self.is_left_by_a_session(push, sender)
+                        .is_some_and(|key| key.parse() == Ok(own))
             }
-        }
+        };
+        is_ours && !self.is_left_by_a_session(push, sender)
     }
 
-    /// A letter from one session of ours to another that has ended: it came to the member's queue.
+    /// A letter from one session of ours to another that has ended: it came to the member's queue, and from there perhaps
+    /// to the very session that wrote it, standing in for the member's own connection.
     fn is_left_by_a_session(&self, push: &Push, sender: PublicKey) -> bool {
         let target = push.target_spec.as_deref().and_then(|target| target.parse().ok());
         match target {
@@ -349,7 +353,8 @@ impl Receiver {
             _ => None,
         };
         match self.via {
-            Via::Session(session) if named != Some(member) => {
+            // A session that stands in for its member's own connection is also handed what a session left to the member.
+            Via::Session(session) if named.is_none_or(|named| named == session) => {
                 Recipient { key: session, kind: RecipientKind::Session, addressed_to: None }
             }
             _ => Recipient {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use claudemesh_protocol::wire::hello::capability;
 use claudemesh_protocol::wire::{MemberRow, PeerRow};
 use claudemesh_protocol::{GroupName, PeerRole, PublicKey, Timestamp};
 use parking_lot::{Mutex, RwLock};
@@ -15,6 +16,9 @@ use tokio::time::Instant;
 pub(super) struct RosterView {
     /// Presences, as `peers_list` gave them.
     pub peers: Vec<PeerRow>,
+    /// Connections that come to send something and go again (`transient`): nobody is there, but what they say is proved
+    /// by their rows.
+    pub passing: Vec<PeerRow>,
     /// Members, absent ones included.
     pub members: Vec<MemberRow>,
     /// When it was fetched; `None` before the first answer.
@@ -59,9 +63,14 @@ impl RosterView {
         self.peers.iter().find(|row| row.pubkey == key)
     }
 
+    /// What the broker listed for exactly this key, also of one that only passes by.
+    pub(super) fn listed(&self, key: PublicKey) -> Option<&PeerRow> {
+        self.presence(key).or_else(|| self.passing.iter().find(|row| row.pubkey == key))
+    }
+
     /// The member behind a session that is or was here.
     pub(super) fn member_behind(&self, session: PublicKey) -> Option<PublicKey> {
-        let present = self.presence(session).map(member_of);
+        let present = self.listed(session).map(member_of);
         present.or_else(|| self.former.get(&session).copied())
     }
 
@@ -121,8 +130,9 @@ impl Roster {
         let fetched_at = Some(Instant::now());
         let mut view = self.view.write();
         let former = with_present(&view.former, &peers);
-        *view =
-            Arc::new(RosterView { peers, members, fetched_at, asked_at: Some(asked_at), former });
+        let (passing, peers) = peers.into_iter().partition(|row| lists(row, capability::TRANSIENT));
+        let asked_at = Some(asked_at);
+        *view = Arc::new(RosterView { peers, passing, members, fetched_at, asked_at, former });
     }
 
     /// An own session has ended: it is gone from here on, whatever the broker still lists.
@@ -222,7 +232,7 @@ pub(super) mod fixture {
     pub(crate) fn view(peers: Vec<PeerRow>, members: Vec<MemberRow>) -> RosterView {
         let former = super::with_present(&std::sync::Arc::default(), &peers);
         let fetched_at = Some(tokio::time::Instant::now());
-        RosterView { peers, members, fetched_at, asked_at: None, former }
+        RosterView { peers, passing: Vec::new(), members, fetched_at, asked_at: None, former }
     }
 }
 
@@ -244,6 +254,18 @@ mod tests {
         assert!(view.presence(key(20)).is_none());
         assert!(!view.member(key(2)).unwrap().online && view.member(key(3)).unwrap().online);
         assert!(view.knows(key(2)) && !view.knows(key(20)));
+    }
+
+    #[test]
+    fn one_that_only_sends_something_is_not_there_and_its_sender_is_known() {
+        let roster = Roster::default();
+        let mut passing = session("dana", 20, 2);
+        passing.capabilities = Some(vec!["transient".to_owned()]);
+        roster.replace(vec![passing], vec![member("dana", 2)], Timestamp::from_millis(1));
+        let view = roster.view();
+        assert!(view.peers.is_empty() && view.presences(key(20)).next().is_none());
+        assert_eq!(view.listed(key(20)).map(member_of), Some(key(2)));
+        assert_eq!(view.member_behind(key(20)), Some(key(2)));
     }
 
     #[test]

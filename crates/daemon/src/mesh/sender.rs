@@ -64,7 +64,7 @@ impl SenderBook {
                 name: member.display_name.clone(),
             };
         }
-        let listed = view.presence(claim.key).and_then(|row| row.attestation.as_ref());
+        let listed = view.listed(claim.key).and_then(|row| row.attestation.as_ref());
         let remembered = self.entries.lock().touch(claim.key);
         let proof = [claim.attestation, listed, remembered.as_ref()]
             .into_iter()
@@ -93,7 +93,7 @@ fn is_proof(attestation: &ParentAttestation, claim: &Claim<'_>, view: &RosterVie
 fn session_name(claim: &Claim<'_>, member: PublicKey, view: &RosterView) -> String {
     let own = view.member(member).map(|row| row.display_name.clone());
     let said = view
-        .presence(claim.key)
+        .listed(claim.key)
         .map(|row| row.display_name.as_str())
         .or(claim.name)
         .map(|name| sanitized_line(name.trim(), HELLO_NAME_MAX_CHARS))

@@ -1,10 +1,11 @@
 //! The connections of registered sessions: each with its own key, vouched for by the member anew at every attempt
 //! (daemon spec §7.1, §7.2).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use claudemesh_client::hello::PresenceInfo;
+use claudemesh_client::hello::{PresenceInfo, daemon_capabilities};
 use claudemesh_client::{
     Connection, ConnectionEvent, ConnectionOptions, DisabledReason, HelloClock, Role,
     SessionHelloSource, Status,
@@ -12,6 +13,7 @@ use claudemesh_client::{
 use claudemesh_crypto::KeyPair;
 use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::limits::{ATTESTATION_TTL, REQUEST_TIMEOUT};
+use claudemesh_protocol::wire::hello::capability;
 use claudemesh_protocol::wire::{ClientFrame, SetStatus};
 use claudemesh_protocol::{Group, GroupName, PublicKey};
 use parking_lot::Mutex;
@@ -44,8 +46,80 @@ pub(super) struct SessionLink {
 pub(super) enum Purpose {
     /// The session lives.
     Live,
-    /// The session has ended and rows of it wait.
+    /// The session has ended and rows of it wait. Nobody is told that it is there, and nothing is delivered to it: to its
+    /// peers it would look alive.
     Flush,
+}
+
+impl Purpose {
+    fn capabilities(self) -> Vec<String> {
+        let mut words = daemon_capabilities();
+        if self == Self::Flush {
+            words.push(capability::TRANSIENT.to_owned());
+        }
+        words
+    }
+}
+
+/// The session connections of a mesh. A key has one.
+#[derive(Default)]
+pub(super) struct SessionLinks(BTreeMap<PublicKey, SessionLink>);
+
+impl SessionLinks {
+    pub(super) fn get(&self, key: &PublicKey) -> Option<&SessionLink> {
+        self.0.get(key)
+    }
+
+    pub(super) fn contains(&self, key: &PublicKey) -> bool {
+        self.0.contains_key(key)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&PublicKey, &SessionLink)> {
+        self.0.iter()
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &SessionLink> {
+        self.0.values()
+    }
+
+    /// Puts a connection in its place and ends the one that was there; true when it has the place. One that only sends
+    /// what was left behind never takes it from another: its session may have come back a moment ago, and would be
+    /// left without a connection once that is sent.
+    fn put(&mut self, key: PublicKey, link: SessionLink) -> bool {
+        if link.purpose == Purpose::Flush && self.contains(&key) {
+            return false;
+        }
+        if let Some(older) = self.0.insert(key, link) {
+            older.stop.cancel();
+        }
+        true
+    }
+
+    /// Ends a connection; true when there was one.
+    fn end(&mut self, key: &PublicKey) -> bool {
+        let link = self.0.remove(key);
+        if let Some(link) = &link {
+            link.stop.cancel();
+        }
+        link.is_some()
+    }
+
+    /// Keys whose connections only send what was left behind.
+    pub(super) fn flushing(&self) -> Vec<PublicKey> {
+        let is_flush = |link: &SessionLink| link.purpose == Purpose::Flush;
+        self.iter().filter(|(_, link)| is_flush(link)).map(|(key, _)| *key).collect()
+    }
+
+    /// Ends all.
+    pub(super) fn end_all(&mut self) {
+        for link in std::mem::take(&mut self.0).into_values() {
+            link.stop.cancel();
+        }
+    }
 }
 
 /// What a session connection says about itself.
@@ -78,13 +152,13 @@ impl SessionPresence {
 }
 
 impl Mesh {
-    /// Opens the connection of a session. One with the same key is closed first: a key has one connection.
+    /// Opens the connection of a session. One with the same key is closed first: a key has one connection. What only
+    /// sends what an ended session left gives way to it.
     pub(super) fn open_presence(self: &Arc<Self>, presence: SessionPresence) {
         if self.stop.is_cancelled() {
             return;
         }
         let key = presence.keys.public();
-        self.roster.begin_own(key);
         let stop = self.stop.child_token();
         let connection = Arc::new(Mutex::new(None));
         let source = Arc::new(SessionHelloSource {
@@ -94,6 +168,7 @@ impl Mesh {
             session: Arc::clone(&presence.keys),
             allowed_caps: presence.caps,
             info: Mutex::new(presence.info),
+            capabilities: presence.purpose.capabilities(),
             clock: HelloClock::default(),
         });
         let link = SessionLink {
@@ -103,8 +178,12 @@ impl Mesh {
             stop: stop.clone(),
             purpose: presence.purpose,
         };
-        if let Some(older) = self.sessions.lock().insert(key, link) {
-            older.stop.cancel();
+        {
+            let mut sessions = self.sessions.lock();
+            if !sessions.put(key, link) {
+                return;
+            }
+            self.roster.begin_own(key);
         }
         let mesh = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -117,9 +196,12 @@ impl Mesh {
 
     /// Closes the connection of a session with 1000, so that its peers see it leave at once.
     pub(super) fn close_presence(&self, key: &PublicKey) {
-        let link = self.sessions.lock().remove(key);
-        if let Some(link) = link {
-            link.stop.cancel();
+        self.end_link(&mut self.sessions.lock(), key);
+    }
+
+    /// Ends a connection and what is known by it, as one step: its session may be coming back.
+    pub(super) fn end_link(&self, sessions: &mut SessionLinks, key: &PublicKey) {
+        if sessions.end(key) {
             self.shared_keys.forget(*key);
             self.roster.end_own(*key);
         }
@@ -223,6 +305,7 @@ async fn run(
             None => return,
             Some(ConnectionEvent::Opened(_)) => {
                 receiver.opened().await;
+                mesh.hurry(Some(keys.public()));
                 if let Some(session) = mesh.context.sessions.by_key(&mesh.slug, &keys.public()) {
                     mesh.tell_status(&session);
                 }
@@ -239,6 +322,8 @@ async fn run(
                 }
             }
             Some(ConnectionEvent::Receipt(receipt)) => mesh.hear(*receipt),
+            // Every connection is told; the member's own one speaks for all.
+            Some(ConnectionEvent::StateChange(_)) => {}
             Some(ConnectionEvent::Push(push)) => receiver.receive(*push).await,
             Some(ConnectionEvent::UnreadablePush(ack)) => receiver.unreadable(ack).await,
         }
@@ -250,5 +335,53 @@ struct CloseOnDrop(Connection);
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use claudemesh_protocol::{MemberId, MeshId};
+
+    use super::*;
+
+    fn link(keys: &KeyPair, purpose: Purpose) -> SessionLink {
+        let keys = Arc::new(keys.clone());
+        let source = SessionHelloSource {
+            mesh_id: MeshId::new("M"),
+            member_id: MemberId::new("A"),
+            member: Arc::new(KeyPair::generate()),
+            session: Arc::clone(&keys),
+            allowed_caps: None,
+            info: Mutex::default(),
+            capabilities: purpose.capabilities(),
+            clock: HelloClock::default(),
+        };
+        SessionLink {
+            keys,
+            connection: Arc::default(),
+            source: Arc::new(source),
+            stop: CancellationToken::new(),
+            purpose,
+        }
+    }
+
+    /// A session may return in the moment in which somebody opens a connection for what it had left behind: whichever
+    /// comes second, the session has its own connection in the end, and it is not ended when everything is sent.
+    #[test]
+    fn a_flush_never_takes_the_place_of_a_session() {
+        let session = KeyPair::generate();
+        let key = session.public();
+        for order in [[Purpose::Live, Purpose::Flush], [Purpose::Flush, Purpose::Live]] {
+            let mut links = SessionLinks::default();
+            for purpose in order {
+                let link = link(&session, purpose);
+                let has_place = links.put(key, link);
+                assert_eq!(has_place, purpose == Purpose::Live || order[0] == Purpose::Flush);
+            }
+            let kept = links.get(&key).unwrap();
+            assert_eq!((kept.purpose, kept.stop.is_cancelled()), (Purpose::Live, false));
+            assert!(links.flushing().is_empty());
+            assert!(links.end(&key) && !links.end(&key));
+        }
     }
 }

@@ -9,7 +9,6 @@ use claudemesh_protocol::receipt::{self, Progress};
 use claudemesh_protocol::text::sanitized_line;
 use claudemesh_protocol::wire::Receipt;
 use claudemesh_protocol::{PublicKey, Timestamp};
-use claudemesh_sqlite::Durability;
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
@@ -50,9 +49,9 @@ struct Entry {
 }
 
 impl Outbox {
-    /// Keeps what a receipt says when it says more than the row knows; states move forward only (wire spec §3.1). The
-    /// caller has checked that the receipt can be believed. Survives the end of the process; a power failure may undo
-    /// the newest ones, and the broker still knows them.
+    /// Keeps what a receipt says when it says more than the row knows; states move forward only (wire spec §3.1), also
+    /// over a power failure: what was shown once nobody says again, so it is on disk before it is shown. The caller has
+    /// checked that the receipt can be believed.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -62,10 +61,7 @@ impl Outbox {
         receipt: &Receipt,
     ) -> Result<Recorded, StorageError> {
         let (mesh, receipt) = (mesh.to_owned(), receipt.clone());
-        let writer = self.shared.db.writer();
-        writer
-            .write_with(Durability::Relaxed, move |conn| Box::pin(record(conn, mesh, receipt)))
-            .await
+        self.write(move |conn| Box::pin(record(conn, mesh, receipt))).await
     }
 }
 

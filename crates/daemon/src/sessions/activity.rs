@@ -1,7 +1,7 @@
 //! What a session is doing, and which messages may be put before it now: the local gate (daemon spec §13.2, wire spec
 //! §4.4). Outlives a new registration of the same agent session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -28,12 +28,18 @@ pub struct Activity {
     next_hops: AtomicU32,
 }
 
+/// Messages of which is known that they wait for one session; more are one run of numbers.
+const HELD_MAX: usize = 10_000;
+
 struct State {
     status: PeerStatus,
     source: StatusSource,
     since: Instant,
     /// Row number of the first message that waits for the gate.
     held_from: Option<i64>,
+    /// Which messages wait: a message that an ended session leaves to its member keeps its old number, and others behind
+    /// that were told long ago. `None` when more than [`HELD_MAX`] waited: everything from the first on counts then.
+    held: Option<BTreeSet<i64>>,
     /// What waited is being told; what comes meanwhile waits behind it.
     is_releasing: bool,
     /// Event streams open for it.
@@ -53,6 +59,7 @@ impl Default for State {
             source: StatusSource::Jsonl,
             since: Instant::now(),
             held_from: None,
+            held: Some(BTreeSet::new()),
             is_releasing: false,
             streams: 0,
             stream_closed_at: None,
@@ -211,6 +218,10 @@ impl Activity {
                     return Lane::Push;
                 }
                 state.held_from = Some(state.held_from.map_or(seq, |first| first.min(seq)));
+                state.held = state.held.take().filter(|held| held.len() < HELD_MAX);
+                if let Some(held) = &mut state.held {
+                    held.insert(seq);
+                }
                 Lane::Held
             }
         }
@@ -223,7 +234,16 @@ impl Activity {
 
     /// True when row `seq` waits for the gate.
     pub(crate) fn is_waiting(&self, seq: i64) -> bool {
-        self.state.lock().held_from.is_some_and(|first| first <= seq)
+        let state = self.state.lock();
+        match &state.held {
+            Some(held) => held.contains(&seq),
+            None => state.held_from.is_some_and(|first| first <= seq),
+        }
+    }
+
+    /// Row `seq` is read for the gate that has opened: true, once, when it waited.
+    pub(crate) fn was_held(&self, seq: i64) -> bool {
+        self.state.lock().held.as_mut().is_none_or(|held| held.remove(&seq))
     }
 
     /// The first row that waits; from here until [`Activity::end_release`] later ones wait behind it. `None` when nothing
@@ -247,6 +267,10 @@ impl Activity {
         }
         let next = state.held_from.take();
         state.is_releasing = next.is_some();
+        if next.is_none() {
+            // What is left was seen or answered meanwhile.
+            state.held = Some(BTreeSet::new());
+        }
         next
     }
 
@@ -335,6 +359,22 @@ impl Drop for LivePath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A row that moved to the member keeps its number; what was told since is not told again with it.
+    #[tokio::test]
+    async fn an_old_number_that_waits_brings_nothing_back() {
+        let activity = Activity::default();
+        assert_eq!(admit(&activity, Priority::Next, 7), Lane::Push);
+        activity.hook(event(HookEvent::Prompt));
+        assert_eq!(admit(&activity, Priority::Next, 3), Lane::Held);
+        assert!(activity.is_waiting(3) && !activity.is_waiting(7));
+        activity.hook(event(HookEvent::Stop));
+        assert_eq!(activity.begin_release(), Some(3));
+        let told: Vec<i64> = (3..9).filter(|seq| activity.was_held(*seq)).collect();
+        assert_eq!(told, [3]);
+        assert!(!activity.was_held(3), "once");
+        assert_eq!(activity.next_release(), None);
+    }
 
     fn event(event: HookEvent) -> Report {
         Report { event: Some(event), ..Report::default() }

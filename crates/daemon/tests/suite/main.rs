@@ -11,3 +11,4 @@
 
 mod local;
 mod mesh;
+mod ops;

@@ -59,6 +59,8 @@ kinds! {
     OutboxDead = "outbox_dead",
     /// The outbox is filling up.
     OutboxPressureHigh = "outbox_pressure_high",
+    /// A key of the shared state was written: key, value, updated_by.
+    StateChanged = "state_changed",
     /// Another event of the broker.
     System = "system",
     /// This subscriber missed something.

@@ -199,6 +199,42 @@ pub struct OpReply {
     pub result: Value,
 }
 
+/// One operation in `GET /v1/ops`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpEntry {
+    /// `<resource>.<verb>`.
+    pub name: String,
+    /// Its family.
+    pub family: String,
+    /// What it does, one sentence.
+    pub summary: String,
+    /// `read`, `write` or `destructive`.
+    pub class: String,
+    /// `session`, `member` or `local`.
+    pub scope: String,
+    /// The session capability it needs; null for local ones, and where the target decides.
+    pub capability: Option<String>,
+    /// How long an answer may take, in milliseconds.
+    pub timeout_ms: u64,
+    /// It may be repeated after a lost answer.
+    pub idempotent: bool,
+    /// JSON Schema of its arguments under their tool names, `mesh` included.
+    pub input: Value,
+    /// JSON Schema of its result.
+    pub output: Value,
+    /// Words of its verb on the command line.
+    pub cli: Option<String>,
+    /// Name of its MCP tool.
+    pub tool: Option<String>,
+}
+
+/// `GET /v1/ops`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct OpsReply {
+    /// In the order of the table.
+    pub ops: Vec<OpEntry>,
+}
+
 /// Answer of `POST /v1/admin/reload`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ReloadReply {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use claudemesh_ipc::api::{IDEMPOTENCY_HEADER, SendRequest};
-use claudemesh_protocol::capability::Capability;
 use claudemesh_protocol::limits::{
     BODY_META_MAX_BYTES, CLIENT_MESSAGE_ID_MAX_CHARS, MENTIONS_MAX, REPLY_TO_MAX_CHARS,
     TARGET_MAX_CHARS,
@@ -17,14 +16,14 @@ use crate::api::input;
 
 /// What is to be sent.
 #[derive(Clone)]
-pub(super) struct Letter {
-    pub(super) to: String,
+pub(crate) struct Letter {
+    pub(crate) to: String,
     pub(super) message: String,
     pub(super) priority: Priority,
     pub(super) meta: Option<Map<String, Value>>,
     pub(super) reply_to_id: Option<String>,
     pub(super) mentions: Vec<String>,
-    pub(super) client_message_id: String,
+    pub(crate) client_message_id: String,
     pub(super) mesh: Option<String>,
     pub(super) to_self: bool,
     pub(super) expires_in: Option<Duration>,
@@ -40,7 +39,7 @@ impl Letter {
         Self::checked(body, header)
     }
 
-    pub(super) fn checked(body: SendRequest, header: Option<String>) -> Result<Self, Failure> {
+    pub(crate) fn checked(body: SendRequest, header: Option<String>) -> Result<Self, Failure> {
         let client_message_id = chosen_id(header, body.client_message_id)?;
         if body.to.is_empty() || body.to.len() > TARGET_MAX_CHARS {
             return Err(Failure::field("to", format!("\"to\" has 1 to {TARGET_MAX_CHARS} bytes")));
@@ -75,14 +74,6 @@ impl Letter {
             to_self: body.to_self,
             expires_in: body.expires_in_s.map(Duration::from_secs),
         })
-    }
-
-    /// What a session needs to send it: one key is `dm`, everything else `broadcast`.
-    pub(super) fn capability(&self) -> Capability {
-        let rest = self.to.split_once(':').map_or(self.to.as_str(), |(_, rest)| rest);
-        let is_collective =
-            [self.to.as_str(), rest].iter().any(|text| text.trim().starts_with(['*', '@', '#']));
-        if is_collective { Capability::Broadcast } else { Capability::Dm }
     }
 }
 

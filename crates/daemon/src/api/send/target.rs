@@ -4,43 +4,35 @@
 use claudemesh_protocol::{ErrorCode, PublicKey, TargetSpec};
 use serde_json::{Value, json};
 
+use super::Addressed;
 use super::request::Letter;
-use super::session_key;
 use crate::api::Api;
 use crate::api::caller::Caller;
 use crate::api::failure::Failure;
 use crate::api::mesh_choice::mesh_required;
 use crate::mesh::{Candidate, MeshHandle, Resolution, Resolved};
 
-/// Where a message goes.
-pub(super) enum Destination {
-    /// To one target.
-    One(MeshHandle, Resolved),
-    /// To the own other sessions.
-    Siblings(MeshHandle, Vec<PublicKey>),
-}
-
 impl Api {
     pub(super) fn destination(
         &self,
         caller: &Caller,
         letter: &Letter,
-    ) -> Result<Destination, Failure> {
+    ) -> Result<Addressed, Failure> {
         let (mesh, resolved) = self.resolve(caller, letter)?;
         if resolved.is_caller {
             return Err(Failure::new(ErrorCode::SelfTarget, "that is this session itself"));
         }
         if !resolved.is_self_member {
-            return Ok(Destination::One(mesh, resolved));
+            return Ok(Addressed::One(mesh, resolved));
         }
         if !letter.to_self {
             return Err(Failure::new(ErrorCode::SelfTarget, "that is you")
                 .hint("`--self` sends to your other sessions"));
         }
-        let mut keys = mesh.own_live_sessions(session_key(caller, &mesh));
+        let mut keys = mesh.own_live_sessions(caller.key_in(&mesh));
         // A repeated request gives each session the same id again.
         keys.sort_unstable();
-        Ok(Destination::Siblings(mesh, keys))
+        Ok(Addressed::Siblings(mesh, keys))
     }
 
     fn resolve(&self, caller: &Caller, letter: &Letter) -> Result<(MeshHandle, Resolved), Failure> {
@@ -48,7 +40,7 @@ impl Api {
     }
 
     /// Whom `text` means, in the mesh it names, in `mesh`, or in whichever knows it.
-    pub(in crate::api) fn peer(
+    pub(crate) fn peer(
         &self,
         caller: &Caller,
         mesh: Option<&str>,
@@ -58,7 +50,7 @@ impl Api {
         let answers: Vec<_> = meshes
             .into_iter()
             .map(|mesh| {
-                let answer = mesh.resolve(&text, session_key(caller, &mesh));
+                let answer = mesh.resolve(&text, caller.key_in(&mesh));
                 (mesh, answer)
             })
             .collect();

@@ -1,7 +1,6 @@
 //! Fields of a send, one by one.
 
 use claudemesh_ipc::api::SendRequest;
-use claudemesh_protocol::capability::Capability;
 use serde_json::json;
 
 use super::request::Letter;
@@ -50,25 +49,6 @@ fn fields_are_bounded_at_their_limits() {
     // {"a":"…"} has 8 bytes around its text.
     assert!(letter(meta(json!({ "a": "x".repeat(8192 - 8) })), None).is_ok());
     assert!(letter(meta(json!({ "a": "x".repeat(8192 - 7) })), None).is_err());
-}
-
-#[test]
-fn one_key_needs_dm_and_the_rest_broadcast() {
-    for (to, capability) in [
-        ("ann", Capability::Dm),
-        ("dev:ann", Capability::Dm),
-        ("*", Capability::Broadcast),
-        ("@ops", Capability::Broadcast),
-        ("dev:@ops", Capability::Broadcast),
-        ("dev: *", Capability::Broadcast),
-        ("#topic", Capability::Broadcast),
-    ] {
-        assert_eq!(
-            letter(|body| body.to = to.to_owned(), None).unwrap().capability(),
-            capability,
-            "{to}"
-        );
-    }
 }
 
 /// Daemon §10.3: `request_fingerprint` vectors.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use claudemesh_crypto::fingerprint::{Request, of_request};
 use claudemesh_daemon::clock::now;
 use claudemesh_daemon::outbox::operator::COMPACT_AFTER;
-use claudemesh_daemon::outbox::{Accepted, ClaimFrom, Done, NewRow, Outbox, Recorded, SealedBody};
+use claudemesh_daemon::outbox::{
+    Accepted, ClaimFrom, Done, NewRow, OutboundRow, Outbox, Recorded, SealedBody,
+};
 use claudemesh_ipc::api::RowStatus;
 use claudemesh_protocol::canonical::DestinationKind;
 use claudemesh_protocol::wire::{Receipt, ReceiptState};
@@ -87,6 +89,38 @@ async fn the_next_time_is_that_of_the_heads_of_lines() {
     let full = ClaimFrom { free: 0, ..MEMBER };
     let session = ClaimFrom { sender: Some(PublicKey::from_bytes([9; 32])), free: 8 };
     assert_eq!(outbox.next_due(MESH, &[full, session]).await.unwrap(), None, "nobody carries them");
+    outbox.close().await;
+}
+
+/// Daemon §11.3, §11.4: what failed with the last connection goes out on the next one; what the broker refused for now,
+/// and other senders' rows, keep their time.
+#[tokio::test]
+async fn a_new_connection_ends_the_wait_of_what_the_last_one_lost() {
+    let dir = TempDir::new().unwrap();
+    let start = now();
+    let outbox = Outbox::open(&dir.path().join("outbox.db"), None, start).await.unwrap();
+    let session = PublicKey::from_bytes([9; 32]);
+    let failures = ["broker_disconnected", "ack_timeout", "rate_limited", "unavailable"];
+    for (target, id) in (1..).zip(failures) {
+        outbox.accept(row(id, target, start)).await.unwrap();
+    }
+    let of_session = NewRow { sender_session_pubkey: Some(session), ..row("session", 1, start) };
+    outbox.accept(of_session).await.unwrap();
+    let later = start.plus(Duration::from_secs(30));
+    let senders = [MEMBER, ClaimFrom { sender: Some(session), free: 8 }];
+    for row in outbox.claim_due(MESH, &senders, start).await.unwrap() {
+        let code = row.client_message_id.replace("session", "broker_disconnected");
+        outbox.retry(&row.id, later, &code, "failed").await.unwrap();
+    }
+    outbox.reconnected(MESH, None, start).await.unwrap();
+    let due = |rows: Vec<OutboundRow>| -> Vec<String> {
+        rows.into_iter().map(|row| row.client_message_id).collect()
+    };
+    let claimed = outbox.claim_due(MESH, &senders, start).await.unwrap();
+    assert_eq!(due(claimed), ["broker_disconnected", "ack_timeout"]);
+    outbox.reconnected(MESH, Some(session), start).await.unwrap();
+    assert_eq!(due(outbox.claim_due(MESH, &senders, start).await.unwrap()), ["session"]);
+    assert_eq!(due(outbox.claim_due(MESH, &senders, later).await.unwrap()), failures[2..]);
     outbox.close().await;
 }
 

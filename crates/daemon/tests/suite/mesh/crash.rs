@@ -15,9 +15,19 @@ const ROUNDS: u64 = 5;
 /// Rounds of a long run.
 const LONG_ROUNDS: u64 = 100;
 
+/// Two members. Each daemon that dies leaves a presence behind for the time of a lease, and a hundred fill a mesh.
+async fn world() -> World {
+    World::limited(2, |limits| {
+        limits.send_burst = 100_000;
+        limits.send_per_min = 100_000;
+        limits.max_connections_per_mesh = 10_000;
+    })
+    .await
+}
+
 /// A sender that dies at `point` in each round, and is started again.
 async fn sender_dies_at(point: &str, rounds: u64) {
-    let world = World::new(2).await;
+    let world = world().await;
     let bob = Node::open(world.entry(1)).await;
     let home = Home::new();
     home.join_as(world.entry(0));
@@ -80,12 +90,23 @@ async fn three_hundred_crashes_of_the_drain_send_everything_once() {
 /// daemon §13 Accept: kill -9 at `inbox.after_insert_before_ack`: one row, and the broker's row is delivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn death_after_the_insert_shows_it_once() {
+    receiver_dies_after_the_insert(ROUNDS).await;
+}
+
+/// daemon §13 Accept: kill -9 at `inbox.after_insert_before_ack` 100×.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: make test-all"]
+async fn a_hundred_deaths_after_the_insert_show_each_message_once() {
+    receiver_dies_after_the_insert(LONG_ROUNDS).await;
+}
+
+async fn receiver_dies_after_the_insert(rounds: u64) {
     const POINT: &str = "inbox.after_insert_before_ack";
-    let world = World::new(2).await;
+    let world = world().await;
     let ana = Node::open(world.entry(0)).await;
     let home = Home::new();
     home.join_as(world.entry(1));
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds {
         let mut daemon = DaemonProcess::start(&home, &format!("{POINT}=return")).await;
         ana.send("bot-1", &round.to_string()).await;
         assert!(!daemon.ended().await.success());
@@ -94,12 +115,13 @@ async fn death_after_the_insert_shows_it_once() {
             world.count("delivery WHERE state = 2").await == round
         })
         .await;
-        let query = InboxQuery { mark_seen: Some(false), ..InboxQuery::default() };
+        let query =
+            InboxQuery { mark_seen: Some(false), limit: Some(500), ..InboxQuery::default() };
         let items = daemon.client().inbox(&query).await.unwrap().items;
         let bodies: Vec<_> = items.into_iter().rev().filter_map(|item| item.body).collect();
         assert!(bodies.iter().eq((1..=round).map(|n| n.to_string()).collect::<Vec<_>>().iter()));
     }
-    assert_eq!(world.count("message").await, ROUNDS);
+    assert_eq!(world.count("message").await, rounds);
 }
 
 /// daemon §8 Accept: daemon restart (`kill -9` + start) with 5 live sessions: all 5 have their mesh, pubkey and open

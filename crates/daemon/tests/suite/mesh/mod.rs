@@ -2,12 +2,12 @@
 //! broker never does.
 
 mod crash;
-mod cuts;
+pub mod cuts;
 mod delivery;
 mod fake_broker;
 mod hostile;
 mod isolation;
-mod node;
+pub mod node;
 mod outcomes;
 mod receipts;
 mod roster;

@@ -1,6 +1,6 @@
 //! Sessions of one member, each with its own key and connection.
 
-use claudemesh_crypto::KeyPair;
+use claudemesh_crypto::{KeyPair, attestation, direct};
 use claudemesh_daemon::clock;
 use claudemesh_daemon::inbox::{InboxFilter, Scope, SessionScope};
 use claudemesh_daemon::mesh::{Listing, Sender};
@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cuts::Proxy;
-use super::fake_broker::{FakeBroker, modern_features};
+use serde_json::json;
+
+use super::fake_broker::{FakeBroker, modern_features, serving};
 use super::node::{Node, SLUG, World, entry, until};
 use crate::local::world::{Home, register};
 
@@ -95,22 +97,37 @@ async fn a_closed_session_leaves_at_once() {
     assert!(bob.mesh().session_status(&session.key().unwrap()).is_none());
 }
 
-/// Daemon spec §11.3: rows of a session that has ended are sent while its key pair is stored.
+/// Daemon spec §11.3: rows of a session that has ended are sent while its key pair is stored; to its peers it does not come
+/// back for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_an_ended_session_are_flushed() {
     let world = World::new(2).await;
     let (ana, bob) = (Node::open(world.entry(0)).await, Node::open(world.entry(1)).await);
     let session = bob.register("8f14e45f-ceea-467f-9a3b-0d5e6f7a8b9c", None, vec![]);
+    let mut events = ana.subscribe();
     bob.session_open(&session).await;
     let keys = Arc::clone(session.keys.as_ref().unwrap());
+    let key = serde_json::json!(keys.public());
     bob.mesh().close_session(&keys.public());
     bob.sessions.remove(session.token_hash);
+    while super::node::event(&mut events, "peer_leave").await["pubkey"] != key {}
     bob.send_as("bot-0", "last words", Sender::Session(keys)).await;
     // The safety net looks every 15 s; a restart looks at once.
     let bob = bob.restart().await;
     let item = ana.receives(1).await.remove(0);
     assert_eq!((item.body.as_deref(), item.sender_verified), (Some("last words"), true));
     bob.sent_everything().await;
+    let peers = ana.mesh().peers(Listing::Addressable).await.unwrap().peers;
+    assert!(peers.iter().all(|row| serde_json::json!(row.pubkey) != key), "{peers:?}");
+    let next = bob.register("next", None, vec![]);
+    bob.session_open(&next).await;
+    let came = loop {
+        let came = super::node::event(&mut events, "peer_join").await;
+        if came["name"] != "bot-1" {
+            break came;
+        }
+    };
+    assert_eq!(came["pubkey"], serde_json::json!(next.key()));
 }
 
 /// daemon §8 Accept: message queued to a session, session exits: the row arrives through the member's control-plane
@@ -155,6 +172,56 @@ async fn a_message_to_an_ended_session_opens_at_its_member() {
         assert_eq!(items.iter().map(|item| &item.id).collect::<Vec<_>>(), [&item.id]);
     }
     ana.sent_everything().await;
+}
+
+/// Daemon spec §13.2: what an ended session left is its member's, also when another session stands in for the member's own
+/// connection and is handed it; and the one that stands in may have written it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_stands_in_takes_its_members_messages_for_the_member() {
+    const ENDED: &str = "8f14e45f-ceea-467f-9a3b-0d5e6f7a8b9e";
+    let (me, alice) = (KeyPair::generate(), KeyPair::generate());
+    let broker = FakeBroker::new(vec![(me.public(), "me"), (alice.public(), "alice")]).await;
+    let joined = entry(&broker.mesh, &MemberId::new("me"), me.clone(), &broker.url());
+    let node = Node::start(joined).await;
+    let mut control = broker.accept(modern_features()).await;
+    let session = node.register(ENDED, None, vec![]);
+    let ended = session.key().unwrap();
+    let _first = broker.accept_session(modern_features()).await;
+    node.mesh().close_session(&ended);
+    node.sessions.remove(session.token_hash);
+    let live = node.register("stand-in", None, vec![]);
+    let mut stand_in = broker.accept_session(modern_features()).await;
+    let letter = |id: &str, sender: &KeyPair, member: &KeyPair| {
+        let sealed = direct::seal(id.as_bytes(), sender, ended).unwrap();
+        let expires_at = clock::now().plus(Duration::from_hours(1));
+        let proof = attestation::mint(member, sender.public(), expires_at, None);
+        json!({
+            "type": "push", "messageId": format!("Q-{id}"), "meshId": broker.mesh,
+            "senderPubkey": sender.public(), "senderMemberPubkey": member.public(), "senderName": "x",
+            "senderAttestation": proof, "priority": "next", "nonce": sealed.nonce.to_b64(),
+            "ciphertext": sealed.ciphertext_b64(), "createdAt": clock::now().to_iso(),
+            "client_message_id": id, "targetSpec": ended,
+        })
+    };
+    let both = letter("both", &alice, &alice);
+    control.send(&both).await;
+    control.wait_for("client_ack").await;
+    let own = live.keys.as_ref().unwrap();
+    let pushes = [both, letter("only", &alice, &alice), letter("own", own, &me)];
+    serving(&mut control, async {
+        for push in &pushes {
+            stand_in.send(push).await;
+            stand_in.wait_for("client_ack").await;
+        }
+    })
+    .await;
+    let items = node.receives(3).await;
+    let bodies: Vec<_> = items.iter().map(|item| item.body.as_deref().unwrap()).collect();
+    assert_eq!(bodies, ["both", "only", "own"]);
+    for item in &items {
+        assert_eq!(item.recipient_kind, Some(RecipientKind::Member));
+        assert_eq!(item.addressed_to, Some(ended.to_hex()));
+    }
 }
 
 /// daemon §7 Accept: a session registered 13 h ago reconnects; the broker sees a new `expiresAt`.

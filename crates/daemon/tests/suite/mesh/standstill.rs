@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use claudemesh_ipc::api::MeshStatus;
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::node::{Node, World, until};
+use super::node::{Node, World, event, until};
 use crate::local::process::DaemonProcess;
 use crate::local::world::{Home, letter};
 
@@ -44,4 +45,46 @@ async fn a_daemon_that_was_stopped_for_a_minute_never_left() {
     };
     // A departure that the broker had noticed would be told by now.
     assert!(tokio::time::timeout(Duration::from_secs(40), told).await.is_err());
+}
+
+/// daemon §6 Accept: SIGSTOP 120 s: exactly one leave and one join. Here the broker gives up in two seconds and keeps the
+/// presence for two more: with its own times (75 s and 90 s) a stop has to be longer than two minutes to be told at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_was_stopped_for_longer_left_once_and_came_back_once() {
+    let world = World::limited(2, |limits| {
+        limits.ping_interval_ms = 500;
+        limits.silence_limit_ms = 2_000;
+        limits.lease_ttl_ms = 2_000;
+    })
+    .await;
+    let bob = Node::open(world.entry(1)).await;
+    let home = Home::new();
+    home.join_as(world.entry(0));
+    let daemon = DaemonProcess::start(&home, "").await;
+    until("the mesh is open", async || {
+        let health = daemon.client().health().await;
+        health.is_ok_and(|health| health.meshes[0].status == MeshStatus::Open)
+    })
+    .await;
+    let ana = json!(world.key(0));
+    let mut events = bob.subscribe();
+    daemon.signal(Signal::STOP);
+    assert_eq!(event(&mut events, "peer_leave").await["pubkey"], ana);
+    daemon.signal(Signal::CONT);
+    let back = loop {
+        let text = events.next().await;
+        assert!(!text.contains("event: peer_leave"), "{text}");
+        if text.contains("event: peer_join") {
+            break text;
+        }
+    };
+    assert!(back.contains(&world.key(0).to_hex()), "{back}");
+    let told = async {
+        loop {
+            let text = events.next().await;
+            assert!(!text.contains("event: peer_"), "{text}");
+        }
+    };
+    // What was told twice would come within a lease.
+    assert!(tokio::time::timeout(Duration::from_secs(5), told).await.is_err());
 }

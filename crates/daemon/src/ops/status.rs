@@ -5,15 +5,12 @@
 
 use claudemesh_ipc::api::system::MeshStatus;
 use claudemesh_ipc::api::{OutboxItem, RecipientProgress, RowStatus};
-use claudemesh_protocol::wire::{ClientFrame, FrameKind, MessageStatus, ReceiptState, ServerFrame};
+use claudemesh_protocol::wire::{ClientFrame, MessageStatus, ReceiptState, ServerFrame};
 use claudemesh_protocol::{ErrorCode, PublicKey, Timestamp};
 use serde_json::{Map, Value, json};
 
-use super::Api;
-use super::caller::Caller;
-use super::failure::Failure;
-use super::ops::{from_args, to_value};
-use super::profile::broker_failure;
+use super::{Answer, Call, broker_failure, fields};
+use crate::api::Failure;
 use crate::mesh::{MeshHandle, RequestError, Via};
 
 /// Fewest characters of an id prefix (CLI spec §1.8).
@@ -27,24 +24,14 @@ const BROKER: &str = "broker";
 /// Code of a row whose time was over before the broker took it (daemon spec §11.5).
 const TOO_OLD: &str = "max_age_exceeded";
 
-pub(super) async fn run(
-    api: &Api,
-    caller: &Caller,
-    mesh: Option<&str>,
-    args: Map<String, Value>,
-) -> Result<(Option<String>, Value), Failure> {
-    #[derive(serde::Deserialize)]
-    struct Args {
-        id: String,
-    }
-    caller.need_access(FrameKind::MessageStatus.spec().access)?;
-    let Args { id } = from_args(args)?;
+pub(super) async fn run(call: Call<'_>, asked: MessageStatus) -> Result<Answer, Failure> {
+    let id = asked.message_id;
     if id.chars().count() < PREFIX_MIN_CHARS {
         let chars = id.chars().count();
         let message = format!("id is {chars} chars, needs ≥{PREFIX_MIN_CHARS}");
         return Err(Failure::new(ErrorCode::InvalidArgument, message));
     }
-    let mut rows = api.daemon.context().outbox.by_id(&id).await?;
+    let mut rows = call.api.daemon().context().outbox.by_id(&id).await?;
     if rows.len() > 1 {
         return Err(Failure::new(
             ErrorCode::AmbiguousPrefix,
@@ -52,48 +39,46 @@ pub(super) async fn run(
         ));
     }
     let row = rows.pop();
-    let mesh = api.one_mesh(row.as_ref().map(|row| row.mesh.as_str()).or(mesh), caller)?;
-    let mut result = match row.as_ref().map(|row| row.broker_message_id.as_ref()) {
-        Some(None) => Value::Null,
-        Some(Some(known)) => ask(&mesh, caller, known.clone(), row.as_ref()).await?,
-        None => ask(&mesh, caller, id, None).await?,
+    let slug = row.as_ref().map(|row| row.mesh.as_str()).or(call.mesh);
+    let mesh = call.api.one_mesh(slug, call.caller)?;
+    let via = call.voice(&mesh);
+    let answer = match row.as_ref().map(|row| row.broker_message_id.as_ref()) {
+        Some(None) => None,
+        Some(Some(known)) => ask(&mesh, via, known.clone(), row.as_ref()).await?,
+        None => ask(&mesh, via, id, None).await?,
     };
-    if let (true, Some(row)) = (result.is_null(), &row) {
-        result = from_row(row, &mesh);
+    let mut result = match (answer, &row) {
+        (Some(answer), _) => answer,
+        (None, Some(row)) => fields(&from_row(row, &mesh))?,
+        (None, None) => return Err(Failure::new(ErrorCode::NotFound, "no message of that id")),
+    };
+    name(&mut result, &mesh, row.as_ref());
+    result.insert("mesh".to_owned(), mesh.slug().into());
+    if let Some(row) = &row {
+        result.insert("outbox".to_owned(), outbox_part(row));
     }
-    if let Some(fields) = result.as_object_mut() {
-        name(fields, &mesh, row.as_ref());
-        fields.insert("mesh".to_owned(), mesh.slug().into());
-        if let Some(row) = &row {
-            fields.insert("outbox".to_owned(), outbox_part(row));
-        }
-    }
-    Ok((Some(mesh.slug().to_owned()), result))
+    Ok(Answer::on(&mesh, result))
 }
 
-/// Asks the broker. Null when it cannot be asked and the row can answer for it.
+/// Asks the broker. `None` when it cannot be asked and the row can answer for it.
 async fn ask(
     mesh: &MeshHandle,
-    caller: &Caller,
+    via: Via,
     message_id: String,
     row: Option<&OutboxItem>,
-) -> Result<Value, Failure> {
+) -> Result<Option<Map<String, Value>>, Failure> {
     let frame = ClientFrame::MessageStatus(Box::new(MessageStatus { message_id }));
-    let key = caller.session.as_ref().and_then(|session| session.key());
-    let via = key.map_or(Via::Member, Via::Session);
     let answer = match mesh.request(via, frame).await {
         Ok(answer) => answer,
-        Err(error) if row.is_some() && is_silence(&error) => return Ok(Value::Null),
+        Err(error) if row.is_some() && is_silence(&error) => return Ok(None),
         Err(error) => return Err(broker_failure(&error)),
     };
     let ServerFrame::MessageStatusResult(answer) = answer else {
         return Err(Failure::of_broker("broker_error", "the broker gave an unexpected answer"));
     };
-    let mut answer = to_value(&answer)?;
-    if let Some(fields) = answer.as_object_mut() {
-        fields.shift_remove("_reqId");
-    }
-    Ok(answer)
+    let mut answer = fields(&answer)?;
+    answer.shift_remove("_reqId");
+    Ok(Some(answer))
 }
 
 /// True when nobody answered, as opposed to a refusal.

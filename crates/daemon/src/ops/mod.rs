@@ -1,0 +1,242 @@
+//! The operations of the table, done (daemon spec §9.7, MCP spec §2): arguments checked, the capability of the calling
+//! session, the mesh, then either one frame to the broker ([`forward`]) or the daemon's own work, one room per family.
+//! The local API only translates: `POST /v1/ops/<name>` and the named routes are the same calls.
+
+mod forward;
+mod group;
+mod listing;
+mod mesh;
+mod messaging;
+mod profile;
+mod roster;
+mod status;
+mod trust;
+
+use std::fmt::Write as _;
+
+use claudemesh_protocol::ErrorCode;
+use claudemesh_protocol::ops::{
+    ArgumentError, Class, DaemonOperation, Operation, OperationKind, Run, Scope,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use crate::api::{Api, Caller, Failure};
+use crate::mesh::{MeshHandle, RequestError, Via};
+
+pub(crate) use listing::table;
+pub(crate) use profile::apply_profile;
+
+/// The field of every operation that says on which mesh it runs, and its other name.
+const MESH_FIELDS: [&str; 2] = ["mesh", "mesh_slug"];
+
+/// What an operation came to.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Answer {
+    /// The mesh it ran on; `None` when it ran on several, or on none.
+    pub(crate) mesh: Option<String>,
+    /// Its result.
+    pub(crate) result: Map<String, Value>,
+}
+
+impl Answer {
+    fn on(mesh: &MeshHandle, result: Map<String, Value>) -> Self {
+        Self { mesh: Some(mesh.slug().to_owned()), result }
+    }
+}
+
+/// A call whose arguments and capability have been checked.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    api: &'a Api,
+    caller: &'a Caller,
+    kind: OperationKind,
+    spec: &'a Operation,
+    mesh: Option<&'a str>,
+}
+
+/// Runs an operation for `caller`.
+///
+/// # Errors
+/// [`Failure`]: `forbidden` with `cap`, `missing_field` and `invalid_field` with `field`, `mesh_required`,
+/// `broker_timeout`, `outcome_unknown`, and whatever the operation or the broker says.
+pub(crate) async fn run(
+    api: &Api,
+    caller: &Caller,
+    kind: OperationKind,
+    mesh: Option<&str>,
+    mut arguments: Map<String, Value>,
+) -> Result<Answer, Failure> {
+    let spec = kind.spec();
+    caller.need_access(spec.access)?;
+    let mesh = named_mesh(mesh, &mut arguments)?;
+    let arguments = kind.arguments(arguments).map_err(|error| refused(&error))?;
+    let shown = shown(&spec, &arguments);
+    let began = Instant::now();
+    let call = Call { api, caller, kind, spec: &spec, mesh: mesh.as_deref() };
+    let outcome = match tokio::time::timeout(spec.timeout, dispatch(call, arguments)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(too_late(&spec)),
+    };
+    let code = outcome.as_ref().err().map(Failure::code);
+    let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::debug!(op = spec.name, mesh, arguments = shown, code, millis, "operation");
+    outcome
+}
+
+async fn dispatch(call: Call<'_>, arguments: Map<String, Value>) -> Result<Answer, Failure> {
+    let operation = match call.spec.run {
+        Run::Forward(frame) => return forward::run(call, frame, arguments).await,
+        Run::Daemon(operation) => operation,
+    };
+    match operation {
+        DaemonOperation::MessageSend => messaging::send(call, typed(arguments)?).await,
+        DaemonOperation::MessageStatus => status::run(call, typed(arguments)?).await,
+        DaemonOperation::MessageInbox => messaging::inbox(call, typed(arguments)?).await,
+        DaemonOperation::PeerList => roster::peers(call, typed(arguments)?).await,
+        DaemonOperation::PeerUnblockLoop => messaging::unblock(call, typed(arguments)?).await,
+        DaemonOperation::ProfileSummary => profile::summary(call, typed(arguments)?).await,
+        DaemonOperation::ProfileStatus => profile::status(call, typed(arguments)?).await,
+        DaemonOperation::ProfileVisible => profile::visible(call, typed(arguments)?).await,
+        DaemonOperation::ProfileEdit => profile::edit(call, typed(arguments)?).await,
+        DaemonOperation::GroupList => group::list(call).await,
+        DaemonOperation::MeshStats => mesh::stats(call).await,
+        DaemonOperation::MeshPing => mesh::ping(call, typed(arguments)?).await,
+        DaemonOperation::MemberList => roster::members(call).await,
+        DaemonOperation::PeerVerify => trust::verify(call, typed(arguments)?).await,
+        DaemonOperation::GrantList => trust::list(call).await,
+        DaemonOperation::GrantAdd => trust::add(call, typed(arguments)?).await,
+        DaemonOperation::GrantRemove => trust::remove(call, typed(arguments)?).await,
+        DaemonOperation::GrantBlock => trust::block(call, typed(arguments)?).await,
+    }
+}
+
+impl Call<'_> {
+    /// The one mesh it runs on.
+    fn one_mesh(&self) -> Result<MeshHandle, Failure> {
+        self.api.one_mesh(self.mesh, self.caller)
+    }
+
+    /// The connections it goes out on in one mesh: for a read one, for a write each presence the caller speaks for.
+    fn roads(&self, mesh: &MeshHandle) -> Vec<Via> {
+        match self.spec.scope {
+            Scope::Member | Scope::Local => vec![Via::Member],
+            Scope::Session if self.spec.class == Class::Read => {
+                vec![self.voice(mesh)]
+            }
+            Scope::Session => self.api.presences(mesh, self.caller),
+        }
+    }
+
+    /// The caller's own connection in a mesh: its session's there, else the member's.
+    fn voice(&self, mesh: &MeshHandle) -> Via {
+        self.caller.key_in(mesh).map_or(Via::Member, Via::Session)
+    }
+}
+
+/// The mesh may stand beside the arguments or among them, not in two places with two values.
+fn named_mesh(
+    beside: Option<&str>,
+    arguments: &mut Map<String, Value>,
+) -> Result<Option<String>, Failure> {
+    let mut named = beside.map(str::to_owned);
+    for field in MESH_FIELDS {
+        match arguments.shift_remove(field) {
+            None | Some(Value::Null) => {}
+            Some(Value::String(slug)) if named.as_ref().is_none_or(|named| *named == slug) => {
+                named = Some(slug);
+            }
+            Some(Value::String(_)) => {
+                return Err(Failure::field(field, "two different meshes are named"));
+            }
+            Some(_) => return Err(Failure::field(field, format!("\"{field}\" must be a text"))),
+        }
+    }
+    Ok(named)
+}
+
+fn refused(error: &ArgumentError) -> Failure {
+    let code = match error {
+        ArgumentError::Missing { .. } => ErrorCode::MissingField,
+        _ => ErrorCode::InvalidField,
+    };
+    Failure::new(code, error.to_string()).with("field", error.field())
+}
+
+/// Arguments as the operation's own type; what the check of the table cannot see is found here.
+fn typed<T: DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, Failure> {
+    serde_json::from_value(Value::Object(arguments)).map_err(|error| unfit(&error))
+}
+
+fn unfit(error: &serde_json::Error) -> Failure {
+    Failure::new(ErrorCode::InvalidField, format!("wrong arguments: {error}"))
+        .with("field", Value::Null)
+}
+
+/// The fields of a result.
+fn fields(value: &impl Serialize) -> Result<Map<String, Value>, Failure> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        other => {
+            tracing::error!(error = ?other.err(), "op_result_not_json");
+            Err(Failure::new(ErrorCode::Internal, "the result cannot be written"))
+        }
+    }
+}
+
+/// A request to the broker that failed.
+pub(crate) fn broker_failure(error: &RequestError) -> Failure {
+    let failure = Failure::of_broker(&error.code, error.message.clone());
+    match error.retry_after_ms {
+        Some(wait) => failure.retry_after(std::time::Duration::from_millis(wait)),
+        None if error.code == ErrorCode::BrokerUnavailable.as_str() => failure.hint(
+            "the daemon keeps trying to connect; `claudemesh daemon status` shows how it stands",
+        ),
+        None => failure,
+    }
+}
+
+/// A request that failed, for an operation that must not be asked for twice without knowing (daemon spec §7.3).
+fn lost_or_failed(spec: &Operation, error: &RequestError) -> Failure {
+    if error.may_have_run && !spec.is_idempotent {
+        return outcome_unknown(spec);
+    }
+    broker_failure(error)
+}
+
+fn outcome_unknown(spec: &Operation) -> Failure {
+    let message = format!("the answer to {} was lost; it may have been done", spec.name);
+    Failure::new(ErrorCode::OutcomeUnknown, message).hint("look before you ask again")
+}
+
+/// The operation's own time is over.
+fn too_late(spec: &Operation) -> Failure {
+    if !spec.is_idempotent && spec.class != Class::Read {
+        return outcome_unknown(spec);
+    }
+    let seconds = spec.timeout.as_secs();
+    Failure::new(ErrorCode::Timeout, format!("{} took longer than {seconds} s", spec.name))
+}
+
+/// The arguments as a log may show them: without what is secret or private.
+fn shown(spec: &Operation, arguments: &Map<String, Value>) -> Option<String> {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return None;
+    }
+    let mut text = String::new();
+    for (name, value) in arguments {
+        let separator = if text.is_empty() { "" } else { " " };
+        // Writing to a string cannot fail.
+        let _ = if spec.redact.contains(&name.as_str()) {
+            write!(text, "{separator}{name}=…")
+        } else {
+            write!(text, "{separator}{name}={value}")
+        };
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests;

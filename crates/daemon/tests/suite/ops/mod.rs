@@ -1,0 +1,10 @@
+//! The operations of the table through the local API, against a real broker.
+
+mod aggregate;
+mod contract;
+mod messaging;
+mod refusals;
+mod state;
+mod tap;
+mod trust;
+mod world;
