@@ -207,7 +207,7 @@ mod tests {
     fn state_and_stream_lines_carry_their_kind() {
         let data =
             json!({"key": "build", "value": {"red": true}, "updated_by": "claude", "mesh": "dev"});
-        let state = notification(&EventKind::Other("state_changed".into()), &data).unwrap();
+        let state = notification(&EventKind::StateChanged, &data).unwrap();
         assert_eq!(state.content(), "[state] build = {\"red\":true} (set by peer:claude)");
         let data = json!({"stream": "logs", "data": 7, "published_by": "mou"});
         let stream = notification(&EventKind::Other("stream_data".into()), &data).unwrap();

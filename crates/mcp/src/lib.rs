@@ -1,5 +1,6 @@
-//! The MCP face of claudemesh: a server over standard input and output that has no tools and pushes what peers write
-//! into the agent's conversation as `notifications/claude/channel` (MCP spec §1, §3, §4, §9).
+//! The MCP face of claudemesh: a server over standard input and output that pushes what peers write into the agent's
+//! conversation as `notifications/claude/channel`, and offers the operations of the table as tools to those who ask for
+//! them (MCP spec §1, §3, §4, §6, §9).
 //!
 //! It talks to the daemon only, through its local API, and never to a broker. It outlives the daemon: clients do not
 //! restart an MCP server that exits, so an unreachable daemon is waited for.
@@ -8,20 +9,26 @@
 //! The source of the `rmcp` crate (3.9) was read first. Its stdio transport drops a line that is no JSON, or that is too
 //! long, without the `-32700` the MCP spec §3 demands (one of its own tests fixes that), answers other misshapen requests
 //! without their id, and takes `server/discover` for the start of a revision that cannot carry channel notifications.
-//! What remains of MCP in push-pipe mode is a handshake and four empty lists, which [`server`] answers in one function;
-//! the official SDK talks to it in `make demo`.
+//! What remains of MCP is a handshake and a few lists, which [`server`] answers from memory, and calls with cancellation
+//! and progress, which are [`jobs`]; the schemas come from the operation table in any case. The official clients in
+//! TypeScript and Python and the MCP Inspector talk to it in `make mcp-clients`, the first also in `make demo`.
 
 pub mod channel;
+pub mod client_config;
+mod tools;
 pub mod untrusted;
 
 mod announcement;
 mod clock;
+mod completion;
 mod instructions;
+mod jobs;
 mod link;
 mod log;
 mod message;
 mod pace;
 mod pipe;
+mod road;
 mod rpc;
 mod seen;
 mod server;
@@ -35,6 +42,7 @@ use std::process::ExitCode;
 
 use claudemesh_ipc::{Paths, env};
 use claudemesh_protocol::limits::MCP_FAREWELL;
+use claudemesh_protocol::ops::policy::ApprovalMode;
 use tokio::io::AsyncBufRead;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -44,6 +52,7 @@ use tokio_util::task::TaskTracker;
 pub use crate::link::EnsureDaemon;
 pub use crate::session::{Ambient, Claim};
 pub use crate::stdio::{Output, output_to};
+pub use crate::tools::{Rules, Toolset, UnknownTools, entry as tool_entry};
 
 /// Environment form of `--tools` (MCP spec §1).
 pub const TOOLS_VARIABLE: &str = "CLAUDEMESH_MCP_TOOLS";
@@ -69,8 +78,12 @@ pub struct Options {
     pub paths: Paths,
     /// `--mesh`: pins the session and its events to one mesh.
     pub mesh: Option<String>,
-    /// `--tools`; `none` is the only list this version has.
+    /// `--tools`.
     pub tools: Option<String>,
+    /// How much tools may do without a question.
+    pub approval: ApprovalMode,
+    /// The rules for tools.
+    pub rules: Rules,
     /// `--no-channel`.
     pub channel: Channel,
     /// Whether a session without a launch registers itself: `ambient.register` of the daemon's settings.
@@ -91,6 +104,12 @@ pub struct Server {
     pub claim: Claim,
     /// Whether it pushes.
     pub channel: Channel,
+    /// What it offers.
+    pub tools: Toolset,
+    /// How much tools may do without a question.
+    pub approval: ApprovalMode,
+    /// The rules for tools.
+    pub rules: Rules,
     /// Makes the daemon run.
     pub ensure_daemon: EnsureDaemon,
 }
@@ -98,11 +117,14 @@ pub struct Server {
 /// Serves the client at the other end of this process's standard input and output until it closes, or SIGTERM or SIGINT
 /// comes. Exit codes: 0; 3 for a list of tools that does not exist; 10 when the pipes cannot be used.
 pub async fn run(options: Options) -> ExitCode {
-    if let Err(refusal) = check_tools(options.tools.as_deref()) {
-        // A closed standard error changes nothing about the refusal.
-        let _ = writeln!(std::io::stderr(), "{refusal}");
-        return ExitCode::from(claudemesh_protocol::error::ExitCode::InvalidArgs as u8);
-    }
+    let tools = match Toolset::parse(&tool_list(options.tools.as_deref())) {
+        Ok(tools) => tools,
+        Err(refusal) => {
+            // A closed standard error changes nothing about the refusal.
+            let _ = writeln!(std::io::stderr(), "{refusal}");
+            return ExitCode::from(claudemesh_protocol::error::ExitCode::InvalidArgs as u8);
+        }
+    };
     log::start(options.paths.mcp_log_file(std::process::id()));
     let claim =
         Claim::read(options.mesh, options.ambient, options.ambient_mesh, options.display_name);
@@ -110,6 +132,9 @@ pub async fn run(options: Options) -> ExitCode {
         paths: options.paths,
         claim,
         channel: options.channel,
+        tools,
+        approval: options.approval,
+        rules: options.rules,
         ensure_daemon: options.ensure_daemon,
     };
     let cancel = CancellationToken::new();
@@ -154,15 +179,28 @@ where
         mesh: server.claim.mesh.clone(),
         channel: server.channel,
     });
+    let (road_works, road) = road::road();
+    let runner = tools::Runner {
+        gate: tools::Gate {
+            mode: server.approval,
+            rules: server.rules,
+            audit_file: server.paths.audit_file(),
+        },
+        road,
+        questions: tools::Questions::new(output.clone()),
+    };
+    let face = server::Face::new(server.channel, server.tools, server.claim.mesh.clone());
     let link = link::Link {
         paths: server.paths,
         ensure_daemon: server.ensure_daemon,
         registrar: session::Registrar::new(server.claim, clock::now()),
         news_tx,
         client_rx,
+        road: road_works,
         cancel: cancel.clone(),
     };
     let tasks = TaskTracker::new();
+    let jobs = jobs::Jobs::new(runner, output.clone(), tasks.clone(), cancel.clone());
     let pipe_cancel = cancel.clone();
     tasks.spawn(async move {
         pipe_cancel.run_until_cancelled(Box::pin(pipe.run())).await;
@@ -173,7 +211,7 @@ where
 
     // A dropped call stops what it started, as an ended one does.
     let _stop_all = cancel.clone().drop_guard();
-    let answering = answer_lines(input, &output, &client_tx, server.channel);
+    let answering = answer_lines(input, &output, &client_tx, face, &jobs);
     tokio::select! {
         () = answering => {}
         () = output.closed() => {}
@@ -189,19 +227,33 @@ async fn answer_lines<R: AsyncBufRead + Unpin>(
     input: R,
     output: &Output,
     client_tx: &watch::Sender<server::Client>,
-    channel: Channel,
+    mut face: server::Face,
+    jobs: &jobs::Jobs,
 ) {
     let mut lines = stdio::Lines::new(input);
     loop {
         let answer = match lines.next().await {
-            Ok(Some(read)) => server::answer(&read, channel),
+            Ok(Some(read)) => face.answer(&read),
             Ok(None) => return,
             Err(error) => {
                 tracing::info!(%error, "standard input cannot be read");
                 return;
             }
         };
-        if let Some(reply) = answer.reply
+        let reply = match answer.step {
+            server::Step::Nothing => None,
+            server::Step::Reply(reply) => Some(reply),
+            server::Step::Begin(job) => jobs.begin(*job),
+            server::Step::Cancel(id) => {
+                jobs.cancel(&id);
+                None
+            }
+            server::Step::Answered { id, result } => {
+                jobs.answer(&id, result);
+                None
+            }
+        };
+        if let Some(reply) = reply
             && output.write(&reply).await.is_err()
         {
             return;
@@ -214,29 +266,8 @@ async fn answer_lines<R: AsyncBufRead + Unpin>(
     }
 }
 
-/// Refuses every list of tools but the empty one, which is the only one there is yet.
-fn check_tools(flag: Option<&str>) -> Result<(), String> {
+/// The list of tools: the flag, else the environment; nothing when neither speaks.
+fn tool_list(flag: Option<&str>) -> String {
     let fat = env::is_on(FAT_VARIABLE).then(|| "all".to_owned());
-    let list =
-        flag.map(str::to_owned).or_else(|| env::text(TOOLS_VARIABLE)).or(fat).unwrap_or_default();
-    let unknown: Vec<&str> =
-        list.split(',').map(str::trim).filter(|item| !item.is_empty() && *item != "none").collect();
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    let named = claudemesh_protocol::text::sanitized_line(&unknown.join(", "), 200);
-    Err(format!("unknown tools: {named}\nhint: valid values of --tools: none"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_empty_list_of_tools_exists() {
-        assert_eq!(check_tools(Some("none")), Ok(()));
-        assert_eq!(check_tools(Some("none,")), Ok(()));
-        let refusal = check_tools(Some("none,nope")).unwrap_err();
-        assert!(refusal.contains("unknown tools: nope") && refusal.contains("none"), "{refusal}");
-    }
+    flag.map(str::to_owned).or_else(|| env::text(TOOLS_VARIABLE)).or(fat).unwrap_or_default()
 }

@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::road::{RoadWorks, Trouble};
 use crate::session::{Registrar, Standing};
 use crate::{server, unread};
 
@@ -56,6 +57,8 @@ pub(crate) struct Link {
     pub news_tx: mpsc::Sender<News>,
     /// Turns to ready when the client may be written to; events are not fetched before.
     pub client_rx: watch::Receiver<server::Client>,
+    /// Tells tool calls how the road stands.
+    pub road: RoadWorks,
     /// Ends the task.
     pub cancel: CancellationToken,
 }
@@ -84,6 +87,7 @@ impl Link {
         let mut failures = 0_usize;
         let mut last_id: Option<String> = None;
         loop {
+            self.road.opening();
             match self.open(last_id.as_deref()).await {
                 Ok((standing, mut stream, is_fresh)) => {
                     failures = 0;
@@ -101,9 +105,12 @@ impl Link {
                             tracing::info!(%error, "the event stream broke; opening it again");
                         }
                     }
-                    tokio::time::sleep(MCP_STREAM_RETRY).await;
+                    self.road.opening();
+                    self.road.rest(MCP_STREAM_RETRY).await;
                 }
-                Err(reason) => {
+                Err(trouble) => {
+                    self.road.closed(&trouble);
+                    let reason = trouble.reason;
                     tracing::warn!(reason, "daemon not reached");
                     if failures == 0
                         && self.news_tx.send(News::Unreachable { reason }).await.is_err()
@@ -114,7 +121,7 @@ impl Link {
                     let seconds =
                         MCP_DAEMON_RETRY_SECS.get(failures.min(last)).copied().unwrap_or(30);
                     failures += 1;
-                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    self.road.rest(Duration::from_secs(seconds)).await;
                 }
             }
         }
@@ -124,11 +131,15 @@ impl Link {
     async fn open(
         &mut self,
         last_id: Option<&str>,
-    ) -> Result<(Standing, EventStream, bool), String> {
+    ) -> Result<(Standing, EventStream, bool), Trouble> {
         let ready = tokio::time::timeout(MCP_DAEMON_READY_BUDGET, (self.ensure_daemon)());
-        ready.await.map_err(|_| "the daemon did not become ready in time".to_owned())??;
-        let client = self.client().map_err(|error| error.to_string())?;
-        let standing = self.registrar.standing(&client).await.map_err(|error| error.to_string())?;
+        ready
+            .await
+            .map_err(|_| Trouble::unreachable("the daemon did not become ready in time"))?
+            .map_err(Trouble::unreachable)?;
+        let client = self.client().map_err(|error| Trouble::unreachable(error.to_string()))?;
+        let standing = self.registrar.standing(&client).await?;
+        self.road.open(&standing);
         let _ = self.client_rx.wait_for(|client| *client == server::Client::Ready).await;
         let query = EventsQuery {
             scope: Some(if standing.session.is_some() {
@@ -139,8 +150,7 @@ impl Link {
             mesh: self.registrar.pinned_mesh().map(str::to_owned),
             kinds: None,
         };
-        let stream =
-            standing.client.events(&query, last_id).await.map_err(|error| error.to_string())?;
+        let stream = standing.client.events(&query, last_id).await?;
         Ok((standing, stream, last_id.is_none()))
     }
 
@@ -176,6 +186,7 @@ impl Link {
                         Err(error) => return Err(error),
                     };
                     let changed = Standing { session: Some(session), ..standing.clone() };
+                    self.road.open(&changed);
                     if self.news_tx.send(News::Changed(changed)).await.is_err() {
                         return Ok(End::Stopped);
                     }

@@ -31,9 +31,16 @@ pub(crate) enum Incoming {
     Notification {
         /// The method name.
         method: String,
+        /// Its parameters, an empty object when absent or of another shape.
+        params: Map<String, Value>,
     },
-    /// An answer to a request of ours; this server sends none, so it means nothing here.
-    Response,
+    /// An answer to a request of ours.
+    Response {
+        /// The id of our request.
+        id: Value,
+        /// The result; `None` for an error.
+        result: Option<Value>,
+    },
 }
 
 /// Why a line was refused.
@@ -62,6 +69,16 @@ impl Fault {
 /// The result reply to request `id`.
 pub(crate) fn result(id: &Value, result: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "result": result})
+}
+
+/// A request of ours under `id`.
+pub(crate) fn request(id: &Value, method: &str, params: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
+}
+
+/// A notification of ours with parameters.
+pub(crate) fn notification_with(method: &str, params: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "method": method, "params": params})
 }
 
 /// A notification of ours without parameters.
@@ -97,11 +114,20 @@ pub(crate) fn parse(line: &[u8]) -> Result<Incoming, Fault> {
     let method = match object.remove("method") {
         Some(Value::String(method)) => method,
         None if object.contains_key("result") || object.contains_key("error") => {
-            return Ok(Incoming::Response);
+            return Ok(Incoming::Response {
+                id: id.unwrap_or_default(),
+                result: object.remove("result"),
+            });
         }
         _ => return Err(invalid("method must be a string")),
     };
-    let Some(id) = id else { return Ok(Incoming::Notification { method }) };
+    let Some(id) = id else {
+        let params = match object.remove("params") {
+            Some(Value::Object(params)) => params,
+            _ => Map::new(),
+        };
+        return Ok(Incoming::Notification { method, params });
+    };
     match object.remove("params") {
         None | Some(Value::Null) => Ok(Incoming::Request { id, method, params: Map::new() }),
         Some(Value::Object(params)) => Ok(Incoming::Request { id, method, params }),
@@ -152,8 +178,15 @@ mod tests {
         let line = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
         assert_eq!(
             parse(line),
-            Ok(Incoming::Notification { method: "notifications/initialized".into() })
+            Ok(Incoming::Notification {
+                method: "notifications/initialized".into(),
+                params: Map::new()
+            })
         );
-        assert_eq!(parse(br#"{"jsonrpc":"2.0","id":1,"result":{}}"#), Ok(Incoming::Response));
+        let response = |result| Ok(Incoming::Response { id: json!(1), result });
+        let line = br#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+        assert_eq!(parse(line), response(Some(json!({}))));
+        let line = br#"{"jsonrpc":"2.0","id":1,"error":{"code":1}}"#;
+        assert_eq!(parse(line), response(None));
     }
 }

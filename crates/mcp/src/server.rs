@@ -1,19 +1,16 @@
-//! What this server answers to an MCP client: the handshake and lists that are empty in push-pipe mode (MCP spec §3).
+//! What this server answers to an MCP client at once, and what it must work for (MCP spec §3).
 //!
-//! Every answer is made from memory, so that `initialize` never waits for the daemon.
+//! Every answer here is made from memory, so that `initialize` never waits for the daemon; a tool call becomes a [`Job`].
 
 use claudemesh_protocol::limits::MCP_LINE_MAX_BYTES;
 use serde_json::{Map, Value, json};
 
-use crate::Channel;
-use crate::instructions::PUSH_PIPE;
+use crate::jobs::{Job, Work};
 use crate::rpc::{self, Fault, Incoming};
 use crate::stdio::Read;
+use crate::tools::{Call, Revision, Toolset, listing};
+use crate::{Channel, instructions};
 
-/// Protocol revisions spoken, newest first. Revision 2026-07-28 is absent on purpose: it cannot carry channel
-/// notifications, so a client that probes for it is led back to the handshake that can.
-pub(crate) const PROTOCOL_VERSIONS: [&str; 4] =
-    ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 /// The server's name; the channel flag of the client names it too.
 pub(crate) const SERVER_NAME: &str = "claudemesh";
 
@@ -21,12 +18,33 @@ const LOG_LEVELS: [&str; 8] =
     ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
 /// What to do about one line.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(crate) struct Answer {
-    /// The line to write back, if any.
-    pub reply: Option<Value>,
+    /// What happens next.
+    pub step: Step,
     /// Whether the client has shown with this line that it is ready for notifications.
     pub client: Client,
+}
+
+/// What happens after a line.
+#[derive(Debug, Default)]
+pub(crate) enum Step {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// This line is written back.
+    Reply(Value),
+    /// This takes time.
+    Begin(Box<Job>),
+    /// The job of this id is no longer wanted.
+    Cancel(Value),
+    /// An answer to a question of ours.
+    Answered {
+        /// Which question.
+        id: Value,
+        /// `None`: the client could not do it.
+        result: Option<Value>,
+    },
 }
 
 /// Whether the client may be sent notifications.
@@ -39,90 +57,136 @@ pub(crate) enum Client {
     Ready,
 }
 
-/// Answers one line of the client.
-pub(crate) fn answer(read: &Read<'_>, channel: Channel) -> Answer {
-    let incoming = match read {
-        Read::TooLong => {
-            let message = format!("a line is longer than {MCP_LINE_MAX_BYTES} bytes");
-            Err(Fault::new(Value::Null, rpc::PARSE_ERROR, message))
-        }
-        Read::Line(line) => rpc::parse(line),
-    };
-    match incoming {
-        Err(fault) => Answer { reply: Some(fault.reply()), client: Client::Unknown },
-        Ok(Incoming::Response) => Answer::default(),
-        Ok(Incoming::Notification { method }) => {
-            let is_ready = method == "notifications/initialized";
-            Answer { reply: None, client: if is_ready { Client::Ready } else { Client::Unknown } }
-        }
-        Ok(Incoming::Request { id, method, params }) => {
-            let reply = match result_of(&method, &params, channel) {
-                Ok(result) => rpc::result(&id, &result),
-                Err((code, message)) => Fault::new(id, code, message).reply(),
-            };
-            let uses_the_server = method.ends_with("/list");
-            Answer {
-                reply: Some(reply),
-                client: if uses_the_server { Client::Ready } else { Client::Unknown },
-            }
-        }
-    }
-}
-
-fn result_of(
-    method: &str,
-    params: &Map<String, Value>,
+/// The server as its client sees it, with what the handshake agreed on.
+#[derive(Debug)]
+pub(crate) struct Face {
     channel: Channel,
-) -> Result<Value, (i64, String)> {
-    let text = |key: &str| params.get(key).and_then(Value::as_str);
-    match method {
-        "initialize" => match text("protocolVersion") {
-            Some(version) => Ok(initialize_result(version, channel)),
-            None => Err((rpc::INVALID_PARAMS, "initialize needs protocolVersion".into())),
-        },
-        "ping" => Ok(json!({})),
-        "tools/list" => Ok(json!({"tools": []})),
-        "prompts/list" => Ok(json!({"prompts": []})),
-        "resources/list" => Ok(json!({"resources": []})),
-        "resources/templates/list" => Ok(json!({"resourceTemplates": []})),
-        "completion/complete" => {
-            Ok(json!({"completion": {"values": [], "total": 0, "hasMore": false}}))
+    tools: Toolset,
+    mesh: Option<String>,
+    revision: Revision,
+    can_ask: bool,
+}
+
+impl Face {
+    /// Before the handshake: the newest revision, and a client that cannot ask anybody.
+    pub(crate) const fn new(channel: Channel, tools: Toolset, mesh: Option<String>) -> Self {
+        Self { channel, tools, mesh, revision: Revision::NEWEST, can_ask: false }
+    }
+
+    /// Answers one line of the client.
+    pub(crate) fn answer(&mut self, read: &Read<'_>) -> Answer {
+        let incoming = match read {
+            Read::TooLong => {
+                let message = format!("a line is longer than {MCP_LINE_MAX_BYTES} bytes");
+                Err(Fault::new(Value::Null, rpc::PARSE_ERROR, message))
+            }
+            Read::Line(line) => rpc::parse(line),
+        };
+        let (step, is_ready) = match incoming {
+            Err(fault) => (Step::Reply(fault.reply()), false),
+            Ok(Incoming::Response { id, result }) => (Step::Answered { id, result }, false),
+            Ok(Incoming::Notification { method, mut params }) => match method.as_str() {
+                "notifications/initialized" => (Step::Nothing, true),
+                "notifications/cancelled" => {
+                    (params.remove("requestId").map_or(Step::Nothing, Step::Cancel), false)
+                }
+                _ => (Step::Nothing, false),
+            },
+            Ok(Incoming::Request { id, method, params }) => {
+                let uses_the_server = method.ends_with("/list") || method == "tools/call";
+                (self.step_of(id, &method, params), uses_the_server)
+            }
+        };
+        Answer { step, client: if is_ready { Client::Ready } else { Client::Unknown } }
+    }
+
+    fn step_of(&mut self, id: Value, method: &str, params: Map<String, Value>) -> Step {
+        let progress_token =
+            params.get("_meta").and_then(|meta| meta.get("progressToken")).cloned();
+        let work = match method {
+            "tools/call" => match Call::read(&params, &self.tools, self.mesh.as_deref()) {
+                Ok(call) => Work::Call(call),
+                Err(message) => {
+                    return Step::Reply(Fault::new(id, rpc::INVALID_PARAMS, message).reply());
+                }
+            },
+            "completion/complete" => Work::Complete(params),
+            _ => {
+                return Step::Reply(match self.result_of(method, &params) {
+                    Ok(result) => rpc::result(&id, &result),
+                    Err((code, message)) => Fault::new(id, code, message).reply(),
+                });
+            }
+        };
+        Step::Begin(Box::new(Job {
+            id,
+            work,
+            progress_token,
+            revision: self.revision,
+            can_ask: self.can_ask,
+        }))
+    }
+
+    fn result_of(
+        &mut self,
+        method: &str,
+        params: &Map<String, Value>,
+    ) -> Result<Value, (i64, String)> {
+        let text = |key: &str| params.get(key).and_then(Value::as_str);
+        match method {
+            "initialize" => match text("protocolVersion") {
+                Some(version) => {
+                    self.revision = Revision::agreed(version);
+                    self.can_ask = can_ask(params);
+                    Ok(self.initialize_result())
+                }
+                None => Err((rpc::INVALID_PARAMS, "initialize needs protocolVersion".into())),
+            },
+            "ping" => Ok(json!({})),
+            "tools/list" => Ok(listing(&self.tools, self.revision)),
+            "prompts/list" => Ok(json!({"prompts": []})),
+            "resources/list" => Ok(json!({"resources": []})),
+            "resources/templates/list" => Ok(json!({"resourceTemplates": []})),
+            "logging/setLevel" => match text("level") {
+                Some(level) if LOG_LEVELS.contains(&level) => Ok(json!({})),
+                _ => Err((
+                    rpc::INVALID_PARAMS,
+                    format!("level must be one of {}", LOG_LEVELS.join(", ")),
+                )),
+            },
+            "prompts/get" => Err((rpc::INVALID_PARAMS, "no prompt of that name".into())),
+            "resources/read" => Err((rpc::RESOURCE_NOT_FOUND, "no resource of that name".into())),
+            other => Err((rpc::METHOD_NOT_FOUND, format!("method not found: {}", name_of(other)))),
         }
-        "logging/setLevel" => match text("level") {
-            Some(level) if LOG_LEVELS.contains(&level) => Ok(json!({})),
-            _ => Err((
-                rpc::INVALID_PARAMS,
-                format!("level must be one of {}", LOG_LEVELS.join(", ")),
-            )),
-        },
-        "tools/call" => {
-            let message = "this server has no tools; use the claudemesh command line";
-            Err((rpc::INVALID_PARAMS, message.into()))
+    }
+
+    fn initialize_result(&self) -> Value {
+        let mut capabilities = json!({
+            "tools": {"listChanged": true},
+            "prompts": {"listChanged": true},
+            "resources": {"listChanged": true},
+            "logging": {},
+            "completions": {},
+        });
+        if let (Channel::Push, Some(object)) = (self.channel, capabilities.as_object_mut()) {
+            object.insert("experimental".into(), json!({"claude/channel": {}}));
         }
-        "prompts/get" => Err((rpc::INVALID_PARAMS, "no prompt of that name".into())),
-        "resources/read" => Err((rpc::RESOURCE_NOT_FOUND, "no resource of that name".into())),
-        other => Err((rpc::METHOD_NOT_FOUND, format!("method not found: {}", name_of(other)))),
+        json!({
+            "protocolVersion": self.revision.as_str(),
+            "capabilities": capabilities,
+            "serverInfo": {"name": SERVER_NAME, "version": env!("CARGO_PKG_VERSION")},
+            "instructions": instructions::of(&self.tools, self.channel),
+        })
     }
 }
 
-fn initialize_result(requested: &str, channel: Channel) -> Value {
-    let [newest, ..] = PROTOCOL_VERSIONS;
-    let version = PROTOCOL_VERSIONS.into_iter().find(|known| *known == requested).unwrap_or(newest);
-    let mut capabilities = json!({
-        "tools": {"listChanged": true},
-        "prompts": {"listChanged": true},
-        "resources": {"listChanged": true},
-        "logging": {},
-    });
-    if let (Channel::Push, Some(object)) = (channel, capabilities.as_object_mut()) {
-        object.insert("experimental".into(), json!({"claude/channel": {}}));
-    }
-    json!({
-        "protocolVersion": version,
-        "capabilities": capabilities,
-        "serverInfo": {"name": SERVER_NAME, "version": env!("CARGO_PKG_VERSION")},
-        "instructions": PUSH_PIPE,
-    })
+/// Whether the client can put a form before a person. An empty declaration means that; one that names kinds must name
+/// this one.
+fn can_ask(params: &Map<String, Value>) -> bool {
+    let declared = params.get("capabilities").and_then(|all| all.get("elicitation"));
+    declared
+        .and_then(Value::as_object)
+        .is_some_and(|kinds| kinds.is_empty() || kinds.contains_key("form"))
 }
 
 /// A stranger's method name, short enough to be echoed.
@@ -134,25 +198,32 @@ fn name_of(method: &str) -> String {
 mod tests {
     use super::*;
 
-    fn reply(line: &str) -> Value {
-        answer(&Read::Line(line.as_bytes()), Channel::Push).reply.unwrap()
+    fn answer(line: &[u8], channel: Channel) -> Answer {
+        Face::new(channel, Toolset::default(), None).answer(&Read::Line(line))
+    }
+
+    fn reply(line: &[u8], channel: Channel) -> Value {
+        match answer(line, channel).step {
+            Step::Reply(reply) => reply,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn request(method: &str, params: &Value) -> Value {
-        reply(
-            &json!({"jsonrpc": "2.0", "id": "q-1", "method": method, "params": params}).to_string(),
-        )
+        let line = json!({"jsonrpc": "2.0", "id": "q-1", "method": method, "params": params});
+        reply(line.to_string().as_bytes(), Channel::Push)
     }
 
     #[test]
     fn every_supported_revision_is_answered_with_itself_and_others_with_the_newest() {
-        for version in PROTOCOL_VERSIONS {
+        for revision in Revision::ALL {
+            let version = revision.as_str();
             let reply = request("initialize", &json!({"protocolVersion": version}));
             assert_eq!(reply["result"]["protocolVersion"], version);
         }
         for version in ["2026-07-28", "1999-01-01"] {
             let reply = request("initialize", &json!({"protocolVersion": version}));
-            assert_eq!(reply["result"]["protocolVersion"], PROTOCOL_VERSIONS[0]);
+            assert_eq!(reply["result"]["protocolVersion"], Revision::NEWEST.as_str());
         }
         assert_eq!(request("initialize", &json!({}))["error"]["code"], rpc::INVALID_PARAMS);
     }
@@ -160,10 +231,10 @@ mod tests {
     #[test]
     fn the_channel_is_declared_unless_switched_off() {
         let line = br#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
-        let with = answer(&Read::Line(line), Channel::Push).reply.unwrap();
+        let with = reply(line, Channel::Push);
         assert_eq!(with["result"]["capabilities"]["experimental"], json!({"claude/channel": {}}));
         assert_eq!(with["result"]["serverInfo"]["name"], "claudemesh");
-        let without = answer(&Read::Line(line), Channel::Off).reply.unwrap();
+        let without = reply(line, Channel::Off);
         assert!(without["result"]["capabilities"].get("experimental").is_none());
     }
 
@@ -188,10 +259,6 @@ mod tests {
         assert_eq!(request("tools/call", &json!({"name": "x"}))["error"]["code"], -32602);
         assert_eq!(request("prompts/get", &json!({"name": "x"}))["error"]["code"], -32602);
         assert_eq!(request("resources/read", &json!({"uri": "x"}))["error"]["code"], -32002);
-        assert_eq!(
-            request("completion/complete", &json!({}))["result"]["completion"]["values"],
-            json!([])
-        );
         assert_eq!(request("logging/setLevel", &json!({"level": "info"}))["result"], json!({}));
         assert_eq!(request("logging/setLevel", &json!({"level": "loud"}))["error"]["code"], -32602);
         assert_eq!(request("ping", &Value::Null)["result"], json!({}));
@@ -199,7 +266,7 @@ mod tests {
 
     #[test]
     fn readiness_comes_with_initialized_or_first_use() {
-        let client = |line: &str| answer(&Read::Line(line.as_bytes()), Channel::Push).client;
+        let client = |line: &str| answer(line.as_bytes(), Channel::Push).client;
         assert_eq!(
             client(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#),
             Client::Ready
@@ -210,5 +277,23 @@ mod tests {
             client(r#"{"jsonrpc":"2.0","method":"notifications/cancelled"}"#),
             Client::Unknown
         );
+    }
+
+    #[test]
+    fn a_client_that_declares_forms_can_be_asked() {
+        let ask = |capabilities: Value| {
+            can_ask(json!({ "capabilities": capabilities }).as_object().unwrap())
+        };
+        assert!(ask(json!({ "elicitation": {} })) && ask(json!({ "elicitation": { "form": {} } })));
+        assert!(!ask(json!({})) && !ask(json!({ "elicitation": { "url": {} } })));
+    }
+
+    #[test]
+    fn a_cancelled_notification_names_its_request_with_its_type() {
+        for id in [json!("7"), json!(7)] {
+            let line = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
+            let step = answer(line.to_string().as_bytes(), Channel::Push).step;
+            assert!(matches!(step, Step::Cancel(named) if named == id));
+        }
     }
 }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claudemesh_ipc::Paths;
-use claudemesh_mcp::{Ambient, Channel, Claim, EnsureDaemon, Server, output_to, serve};
+use claudemesh_mcp::{
+    Ambient, Channel, Claim, EnsureDaemon, Rules, Server, Toolset, output_to, serve,
+};
+use claudemesh_protocol::ops::policy::ApprovalMode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, Lines};
 use tokio::task::AbortHandle;
@@ -46,6 +49,20 @@ pub fn always_there() -> EnsureDaemon {
     Arc::new(|| Box::pin(async { Ok(()) }))
 }
 
+/// A server without tools, for the daemon in this home.
+fn server(home: &std::path::Path) -> Server {
+    let paths = Paths::for_home(home);
+    Server {
+        rules: Rules { path: paths.policy_file(), is_named: false },
+        paths,
+        claim: claim(),
+        channel: Channel::Push,
+        tools: Toolset::default(),
+        approval: ApprovalMode::Write,
+        ensure_daemon: always_there(),
+    }
+}
+
 impl Client {
     /// A server for `daemon` with an ambient session.
     pub fn start(daemon: &Daemon) -> Self {
@@ -59,11 +76,36 @@ impl Client {
         channel: Channel,
         ensure_daemon: EnsureDaemon,
     ) -> Self {
+        let mut server = server(&daemon.home());
+        server.claim = claim;
+        server.channel = channel;
+        server.ensure_daemon = ensure_daemon;
+        Self::of(server)
+    }
+
+    /// A server that offers `tools`, changed by `change`, after a handshake with these capabilities of the client.
+    pub async fn with_tools(
+        home: &std::path::Path,
+        tools: &str,
+        capabilities: Value,
+        change: impl FnOnce(&mut Server),
+    ) -> Self {
+        let mut server = server(home);
+        server.tools = Toolset::parse(tools).unwrap();
+        server.channel = Channel::Off;
+        change(&mut server);
+        let mut client = Self::of(server);
+        let params = json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": {}});
+        client.ask("initialize", params).await;
+        client.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
+        client
+    }
+
+    /// A running server.
+    pub fn of(server: Server) -> Self {
         let (input, server_input) = tokio::io::duplex(64 * 1024);
         let (server_output, output) = tokio::io::duplex(64 * 1024);
         let (writer, pump) = output_to(server_output);
-        let server =
-            Server { paths: Paths::for_home(&daemon.home()), claim, channel, ensure_daemon };
         let cancel = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn(pump);
@@ -100,6 +142,39 @@ impl Client {
                 return line;
             }
         }
+    }
+
+    /// Calls a tool and returns the whole answer line.
+    pub async fn call(&mut self, tool: &str, arguments: Value) -> Value {
+        self.ask("tools/call", json!({"name": tool, "arguments": arguments})).await
+    }
+
+    /// Calls a tool that must succeed and returns its structured result, which its text repeats.
+    pub async fn done(&mut self, tool: &str, arguments: Value) -> Value {
+        let reply = self.call(tool, arguments).await;
+        let result = &reply["result"];
+        assert!(result["isError"].is_null() && reply["error"].is_null(), "{tool}: {reply}");
+        let text = result["content"][0]["text"].as_str().unwrap();
+        let structured = result["structuredContent"].clone();
+        assert_eq!(serde_json::from_str::<Value>(text).unwrap(), structured);
+        structured
+    }
+
+    /// Calls a tool that must fail and returns its error.
+    pub async fn failed(&mut self, tool: &str, arguments: Value) -> Value {
+        let reply = self.call(tool, arguments).await;
+        assert_eq!(reply["result"]["isError"], true, "{tool}: {reply}");
+        reply["result"]["structuredContent"]["error"].clone()
+    }
+
+    /// Begins a tool call and returns its id without waiting.
+    pub async fn begin(&mut self, tool: &str, arguments: Value, meta: Value) -> u64 {
+        self.next_id += 1;
+        let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
+        let line =
+            json!({"jsonrpc": "2.0", "id": self.next_id, "method": "tools/call", "params": params});
+        self.send(&line).await;
+        self.next_id
     }
 
     /// The whole handshake.

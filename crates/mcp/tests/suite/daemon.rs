@@ -1,6 +1,6 @@
 //! A local API that answers what the MCP server asks, remembers what it was asked, and sends what a test tells it to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -27,7 +27,7 @@ pub const MEMBER_KEY: &str = "e8e70000000000000000000000000000000000000000000000
 /// When every session was registered.
 pub const REGISTERED_AT: &str = "2026-01-01T00:00:00.000Z";
 
-type Query1 = Query<std::collections::BTreeMap<String, String>>;
+type Query1 = Query<BTreeMap<String, String>>;
 
 /// What the daemon remembers.
 pub struct Memory {
@@ -45,7 +45,26 @@ pub struct Memory {
     /// Refusal of the next registrations, by code.
     pub refuse_registration: Option<(u16, &'static str)>,
     pub replaced: bool,
+    /// Operations asked for: name, body, and whether the session's token came along.
+    pub ops: Vec<(String, Value, bool)>,
+    /// Operations that are being worked on, and the most there were at once.
+    pub working: (usize, usize),
+    /// What an operation is answered with.
+    pub answer: OpAnswer,
     next_id: u64,
+}
+
+/// How the daemon answers operations.
+#[derive(Clone)]
+pub enum OpAnswer {
+    /// With this result.
+    Result(Value),
+    /// With this status and error body.
+    Refusal(u16, Value),
+    /// Not before [`Daemon::release`]; then with an empty result.
+    Held,
+    /// Not before [`Daemon::release`]; then the connection breaks.
+    Broken,
 }
 
 impl Default for Memory {
@@ -62,6 +81,9 @@ impl Default for Memory {
             seen: Vec::new(),
             refuse_registration: None,
             replaced: false,
+            ops: Vec::new(),
+            working: (0, 0),
+            answer: OpAnswer::Result(json!({})),
             next_id: 0,
         }
     }
@@ -73,19 +95,20 @@ struct Shared {
     changed: watch::Sender<()>,
     frames: broadcast::Sender<String>,
     cut: Arc<Mutex<CancellationToken>>,
+    release: Arc<Mutex<CancellationToken>>,
 }
 
 /// The daemon; everything of it ends when it is dropped.
 pub struct Daemon {
     shared: Shared,
     dir: tempfile::TempDir,
-    stop: CancellationToken,
+    stop: Mutex<CancellationToken>,
     tasks: TaskTracker,
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.stop.lock().cancel();
     }
 }
 
@@ -104,9 +127,10 @@ impl Daemon {
             changed: watch::Sender::new(()),
             frames: broadcast::Sender::new(4096),
             cut: Arc::new(Mutex::new(CancellationToken::new())),
+            release: Arc::new(Mutex::new(CancellationToken::new())),
         };
         let dir = tempfile::tempdir().unwrap();
-        Self { shared, dir, stop: CancellationToken::new(), tasks: TaskTracker::new() }
+        Self { shared, dir, stop: Mutex::default(), tasks: TaskTracker::new() }
     }
 
     /// Home directory in which the server finds it.
@@ -127,8 +151,9 @@ impl Daemon {
             .route("/v1/inbox", get(inbox))
             .route("/v1/inbox/seen", post(seen))
             .route("/v1/events", get(events))
+            .route("/v1/ops/{op}", post(operation))
             .with_state(self.shared.clone());
-        let stop = self.stop.clone();
+        let stop = self.stop.lock().clone();
         self.tasks.spawn(async move {
             stop.run_until_cancelled(axum::serve(listener, router).into_future()).await;
         });
@@ -177,6 +202,24 @@ impl Daemon {
     pub fn deliver(&self, row: &Value) {
         self.change(|memory| memory.inbox.insert(0, row.clone()));
         self.emit("message", row);
+    }
+
+    /// Ends as a killed process does: nobody listens, streams break, calls under way get no answer.
+    pub fn kill(&self) {
+        std::mem::take(&mut *self.stop.lock()).cancel();
+        std::fs::remove_file(self.dir.path().join(".claudemesh/daemon/daemon.sock")).unwrap();
+        self.change(|memory| {
+            if matches!(memory.answer, OpAnswer::Held) {
+                memory.answer = OpAnswer::Broken;
+            }
+        });
+        self.release();
+        self.cut_streams();
+    }
+
+    /// Lets operations that are held have their end.
+    pub fn release(&self) {
+        std::mem::take(&mut *self.shared.release.lock()).cancel();
     }
 
     /// Ends every open stream.
@@ -298,6 +341,63 @@ async fn seen(State(shared): State<Shared>, body: Bytes) -> Json<Value> {
     drop(memory);
     shared.changed.send_replace(());
     Json(json!({"marked_seen": 1}))
+}
+
+/// Counts an operation as worked on until its answer is made, or its caller has gone.
+struct Working(Shared);
+
+impl Working {
+    fn begin(shared: Shared) -> Self {
+        let mut memory = shared.memory.lock();
+        memory.working.0 += 1;
+        memory.working.1 = memory.working.1.max(memory.working.0);
+        drop(memory);
+        Self(shared)
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.memory.lock().working.0 -= 1;
+        self.0.changed.send_replace(());
+    }
+}
+
+async fn operation(
+    State(shared): State<Shared>,
+    Path(op): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let given = token(&headers);
+    if given.as_ref().is_some_and(|token| !shared.memory.lock().known_tokens.contains(token)) {
+        return refusal(401, "unknown_session");
+    }
+    shared.memory.lock().ops.push((op.clone(), body, given.is_some()));
+    let release = shared.release.lock().clone();
+    let working = Working::begin(shared.clone());
+    shared.changed.send_replace(());
+    let mut answer = shared.memory.lock().answer.clone();
+    if matches!(answer, OpAnswer::Held | OpAnswer::Broken) {
+        release.cancelled().await;
+        answer = shared.memory.lock().answer.clone();
+    }
+    drop(working);
+    match answer {
+        OpAnswer::Result(result) => {
+            Json(json!({"ok": true, "op": op, "mesh": "dev", "result": result})).into_response()
+        }
+        OpAnswer::Held => Json(json!({"ok": true, "op": op, "result": {}})).into_response(),
+        OpAnswer::Refusal(status, body) => {
+            (StatusCode::from_u16(status).unwrap(), Json(body)).into_response()
+        }
+        OpAnswer::Broken => {
+            let broken =
+                futures_util::stream::iter([Err::<Bytes, _>(std::io::Error::other("cut"))]);
+            Body::from_stream(broken).into_response()
+        }
+    }
 }
 
 async fn events(
