@@ -6,11 +6,13 @@ use claudemesh_ipc::Paths;
 use claudemesh_protocol::Timestamp;
 use claudemesh_protocol::error::ErrorCode;
 use claudemesh_protocol::invite::PlainHttp;
+use claudemesh_protocol::ops::policy::Gated;
 
 use crate::environment::Environment;
 use crate::failure::{Failure, Outcome};
-use crate::grammar::args::{Cli, Global};
-use crate::grammar::output_flags;
+use crate::grammar::args::Global;
+use crate::grammar::classify::Words;
+use crate::grammar::{output_flags, words};
 use crate::output::{Output, OutputFlags};
 
 /// The surroundings of one verb.
@@ -25,17 +27,18 @@ pub(crate) struct Context {
     pub(crate) paths: Paths,
     /// The verb as it was typed.
     pub(crate) spoken: String,
+    /// The verb as the policy gate sees it; `None` for what is not gated.
+    pub(crate) gated: Option<Gated>,
 }
 
 impl Context {
     /// Puts it together. A refusal comes with the output it is to be printed on.
     pub(crate) fn new(
         global: Global,
-        cli: &Cli,
         environment: Environment,
-        spoken: &str,
+        words: &Words,
     ) -> Result<Self, Box<(Output, Failure)>> {
-        let flags = match output_flags(cli) {
+        let flags = match output_flags(&global) {
             Ok(flags) => flags,
             Err(failure) => {
                 let flags = OutputFlags {
@@ -61,7 +64,8 @@ impl Context {
                 paths.root().display()
             ));
         }
-        Ok(Self { global, environment, out, paths, spoken: spoken.to_owned() })
+        let gated = words::of_canonical(words.canonical).and_then(words::Verb::gated);
+        Ok(Self { global, environment, out, paths, spoken: words.spoken.clone(), gated })
     }
 
     /// Now.
@@ -107,8 +111,7 @@ impl Context {
         if self.global.yes || self.out.confirm(question, default)? {
             return Ok(());
         }
-        let mut failure = Failure::of_word("cancelled", "cancelled");
-        failure.exit = claudemesh_protocol::error::ExitCode::Cancelled as u8;
-        Err(failure)
+        let failure = Failure::of_word("cancelled", "cancelled");
+        Err(failure.exit(claudemesh_protocol::error::ExitCode::Cancelled))
     }
 }

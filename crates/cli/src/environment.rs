@@ -61,6 +61,10 @@ pub(crate) struct Environment {
     pub(crate) broker_public_url: Option<String>,
     /// `CLAUDEMESH_TOKEN`: an account token that stands above `auth.json`.
     pub(crate) account_token: Option<String>,
+    /// `CLAUDEMESH_POLICY`.
+    pub(crate) policy: Option<PathBuf>,
+    /// `CLAUDEMESH_APPROVAL_MODE`.
+    pub(crate) approval_mode: Option<String>,
     /// `CLAUDEMESH_BROKER_DATA_DIR`.
     pub(crate) broker_data_dir: Option<PathBuf>,
     /// `XDG_DATA_HOME`.
@@ -99,6 +103,8 @@ impl Environment {
             claim_url: text("CLAUDEMESH_CLAIM_URL"),
             broker_public_url: text("BROKER_PUBLIC_URL"),
             account_token: text("CLAUDEMESH_TOKEN"),
+            policy: path(claudemesh_ipc::env::POLICY),
+            approval_mode: text(claudemesh_ipc::env::APPROVAL_MODE),
             broker_data_dir: path("CLAUDEMESH_BROKER_DATA_DIR"),
             xdg_data_home: path("XDG_DATA_HOME"),
             home: path("HOME"),

@@ -163,10 +163,22 @@ pub(crate) fn exit_of(word: &str) -> ExitCode {
     match word {
         "revoked" | "expired" | "api_key_missing" | "api_key_invalid" | "session_expired"
         | "reauth_required" | "token_already_used" => return ExitCode::Auth,
-        "limit" | "quota_exceeded" | "topic_exists" | "version_conflict" | "epoch_conflict" => {
+        "not_unique" | "topic_unencrypted" | "not_encrypted" | "unknown_template" => {
+            return ExitCode::InvalidArgs;
+        }
+        "slow_down" | "busy" | "key_not_sealed_for_member" => return ExitCode::Network,
+        "limit" | "quota_exceeded" | "topic_exists" | "webhook_exists" | "already_encrypted"
+        | "already_sealed" | "version_conflict" | "epoch_conflict" | "task_not_claimable" => {
             return ExitCode::AlreadyExists;
         }
-        "scope_missing" | "policy_denied" | "admin_managed" => return ExitCode::PermissionDenied,
+        "scope_missing"
+        | "policy_denied"
+        | "admin_managed"
+        | "not_web_member"
+        | "user_scope_required"
+        | "api_key_missing_capability"
+        | "api_key_topic_out_of_scope"
+        | "url_blocked" => return ExitCode::PermissionDenied,
         _ => {}
     }
     match ErrorCode::parse(word) {
@@ -183,46 +195,50 @@ mod tests {
 
     #[test]
     fn codes_map_to_the_documented_exit_codes() {
-        for (word, exit) in [
-            ("unauthorized", 2),
-            ("bad_signature", 2),
-            ("revoked", 2),
-            ("expired", 2),
-            ("missing_bearer_token", 2),
-            ("invalid_or_revoked_token", 2),
-            ("invalid", 3),
-            ("invalid_args", 3),
-            ("malformed", 3),
-            ("payload_too_large", 3),
-            ("mesh_required", 3),
-            ("ambiguous_target", 3),
-            ("encryption_required", 3),
-            ("invalid_something_new", 3),
-            ("validation", 3),
-            ("timeout", 4),
-            ("rate_limited", 4),
-            ("broker_unavailable", 4),
-            ("daemon_unreachable", 4),
-            ("recipient_offline", 4),
-            ("queue_full", 4),
-            ("unavailable", 4),
-            ("not_found", 5),
-            ("target_not_found", 5),
-            ("mesh_not_attached", 5),
-            ("thing_not_found", 5),
-            ("mesh_archived", 5),
-            ("idempotency_conflict", 6),
-            ("slug_taken", 6),
-            ("setup_done", 6),
-            ("limit", 6),
-            ("forbidden", 7),
-            ("loop_stopped", 7),
-            ("scope_missing", 7),
-            ("something_else", 8),
-            ("internal", 8),
+        // The rows of the specification, word for word, then what follows from them.
+        for (words, exit) in [
+            (
+                "unauthorized bad_signature revoked expired missing_bearer_token empty_bearer_token \
+                 invalid_or_revoked_token api_key_missing api_key_invalid session_expired \
+                 reauth_required token_already_used",
+                2,
+            ),
+            (
+                "invalid invalid_args invalid_field invalid_request malformed missing_field \
+                 payload_too_large too_large mesh_required ambiguous_target ambiguous_prefix \
+                 not_unique encryption_required topic_unencrypted not_encrypted validation \
+                 unknown_template invalid_cron invalid_something_new",
+                3,
+            ),
+            (
+                "timeout rate_limited slow_down broker_unavailable broker_timeout \
+                 daemon_unreachable recipient_offline unavailable queue_full busy \
+                 key_not_sealed_for_member",
+                4,
+            ),
+            (
+                "not_found target_not_found topic_not_found thing_not_found mesh_not_attached \
+                 mesh_archived",
+                5,
+            ),
+            (
+                "idempotency_conflict slug_taken topic_exists webhook_exists already_encrypted \
+                 already_sealed epoch_conflict version_conflict task_not_claimable limit \
+                 quota_exceeded setup_done",
+                6,
+            ),
+            (
+                "forbidden loop_stopped scope_missing policy_denied admin_managed not_web_member \
+                 user_scope_required api_key_missing_capability api_key_topic_out_of_scope \
+                 url_blocked",
+                7,
+            ),
+            ("something_else internal", 8),
             ("io_error", 10),
         ] {
-            assert_eq!(exit_of(word) as u8, exit, "{word}");
+            for word in words.split_whitespace() {
+                assert_eq!(exit_of(word) as u8, exit, "{word}");
+            }
         }
     }
 

@@ -1,9 +1,6 @@
 //! Help pages that are not those of one command: the main screen, `help all`, `help conventions` (CLI spec app. C).
 
-use clap::CommandFactory as _;
-
-use crate::grammar::args::Cli;
-use crate::grammar::words::VERBS;
+use crate::grammar::{self, words};
 use crate::output::screen::WithHint;
 use crate::output::style::padded;
 use crate::output::{Icon, Line, Screen, Style, Token};
@@ -12,7 +9,7 @@ use crate::output::{Icon, Line, Screen, Style, Token};
 const COLUMN: usize = 26;
 
 /// The groups of the main screen.
-const GROUPS: [(&str, &[(&str, &str)]); 5] = [
+const GROUPS: [(&str, &[(&str, &str)]); 6] = [
     (
         "Start",
         &[
@@ -31,11 +28,13 @@ const GROUPS: [(&str, &[(&str, &str)]); 5] = [
             ("group join <group>", "receive what is sent to a group"),
         ],
     ),
+    ("Share", &[("state set <key> <value>", "a value that the whole mesh sees")]),
     (
         "Meshes",
         &[
             ("list", "meshes of this machine and your account"),
             ("members", "who belongs to a mesh"),
+            ("grant <peer> <what>", "what a peer may do towards you"),
             ("leave <slug>", "leave a mesh on this machine"),
             ("whoami", "this session, account, memberships"),
         ],
@@ -100,18 +99,29 @@ fn main_screen() -> Screen {
 }
 
 fn all() -> Screen {
-    let root = Cli::command();
+    let root = grammar::outlined();
     let mut screen = Screen::new();
-    for verb in VERBS {
+    for verb in words::verbs() {
         let command = verb
             .canonical
             .split(' ')
             .try_fold(&root, |command, word| command.find_subcommand(word));
         let about = command.and_then(clap::Command::get_about).map(ToString::to_string);
         let about = about.unwrap_or_else(|| "Show help".to_owned());
-        screen.line(entry(verb.canonical, &about).indent(2));
+        screen.line(entry(verb.canonical, first_clause(&about)).indent(2));
     }
     screen
+}
+
+/// One line has room for so many characters beside the command.
+const ABOUT_MAX_CHARS: usize = 52;
+
+/// A sentence too long for one line, up to its first pause.
+fn first_clause(about: &str) -> &str {
+    if about.chars().count() <= ABOUT_MAX_CHARS {
+        return about;
+    }
+    about.split([':', ';', ',']).next().unwrap_or(about)
 }
 
 fn conventions() -> Screen {
@@ -158,6 +168,14 @@ fn conventions() -> Screen {
             ],
         ),
         (
+            "Policy",
+            [
+                "--approval-mode plan|read-only denies every write, yolo asks nobody; so does -y",
+                "~/.claudemesh/policy.yaml allows, asks, denies; deny wins over -y",
+                "see claudemesh policy show; every decision stands in ~/.claudemesh/audit.log",
+            ],
+        ),
+        (
             "Environment",
             [
                 "CLAUDEMESH_BROKER_DATA_DIR, CLAUDEMESH_CONFIG_DIR, CLAUDEMESH_DAEMON_DIR",
@@ -196,7 +214,7 @@ mod tests {
     #[test]
     fn help_all_lists_every_verb_once() {
         let text = page(Some("all"), PLAIN);
-        for verb in VERBS {
+        for verb in words::verbs() {
             let count = text
                 .lines()
                 .filter(|line| {

@@ -6,6 +6,7 @@ mod context;
 mod detach;
 mod environment;
 mod failure;
+mod gate;
 mod grammar;
 mod help;
 mod link;

@@ -11,7 +11,7 @@ use crate::environment::Environment;
 use crate::failure::{Failure, Outcome};
 use crate::grammar::args::{Cli, Command, DaemonVerb};
 use crate::grammar::classify::{Invocation, Words, classify};
-use crate::grammar::{self, Parsed};
+use crate::grammar::{self, Invoked, Parsed};
 use crate::output::Output;
 use crate::{detach, help, verbs};
 
@@ -81,7 +81,8 @@ fn bare(flags: &[String], environment: Environment) -> ExitCode {
     let words = Words {
         spoken: "claudemesh".to_owned(),
         canonical: "mesh list",
-        usage: "",
+        operation: None,
+        is_resource: false,
         args: ["mesh", "list"]
             .iter()
             .map(|word| (*word).to_owned())
@@ -92,9 +93,11 @@ fn bare(flags: &[String], environment: Environment) -> ExitCode {
     let cli = match parsed {
         Ok(Parsed::Run(cli)) => cli,
         Ok(Parsed::Help(text)) => return print(&text),
+        // Its words are none of the operation table.
+        Ok(Parsed::Operation(_)) => return ExitCode::SUCCESS,
         Err(failure) => return refused(flags, &environment, &failure),
     };
-    let context = match Context::new(cli.global.clone(), &cli, environment, "claudemesh") {
+    let context = match Context::new(cli.global, environment, &words) {
         Ok(context) => context,
         Err(refusal) => return ExitCode::from(refusal.0.failure(&refusal.1)),
     };
@@ -108,16 +111,41 @@ fn command(words: &Words, environment: Environment) -> ExitCode {
     }
     let scanned = grammar::scanned_flags(&words.args);
     let out = Output::new(scanned, &environment);
-    let cli = match grammar::parse(words, out.stdout_style().colour) {
-        Ok(Parsed::Run(cli)) => cli,
+    let parsed = match grammar::parse(words, out.stdout_style().colour) {
         Ok(Parsed::Help(text)) => return print(&text),
+        Ok(parsed) => parsed,
         Err(failure) => return ExitCode::from(out.failure(&failure)),
     };
-    let context = match Context::new(cli.global.clone(), &cli, environment, &words.spoken) {
+    let global = match &parsed {
+        Parsed::Run(cli) => cli.global.clone(),
+        Parsed::Operation(invoked) => invoked.global.clone(),
+        Parsed::Help(text) => return print(text),
+    };
+    let context = match Context::new(global, environment, words) {
         Ok(context) => context,
         Err(refusal) => return ExitCode::from(refusal.0.failure(&refusal.1)),
     };
-    execute(*cli, context)
+    match parsed {
+        Parsed::Run(cli) => execute(*cli, context),
+        Parsed::Operation(invoked) => operate(&invoked, &context),
+        Parsed::Help(text) => print(&text),
+    }
+}
+
+/// Runs an operation of the table.
+fn operate(invoked: &Invoked, context: &Context) -> ExitCode {
+    let names = verbs::operation::field_names(invoked.kind);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let fields = verbs::operation::fields(&names);
+    if let Err(failure) = context.out.check_fields(fields) {
+        return ExitCode::from(context.out.failure(&failure));
+    }
+    let result = current_thread().and_then(|runtime| {
+        let result = runtime.block_on(Box::pin(verbs::operation::run(context, invoked)));
+        runtime.shutdown_background();
+        result
+    });
+    finish(context, fields, result)
 }
 
 fn execute(cli: Cli, context: Context) -> ExitCode {
@@ -155,7 +183,7 @@ fn current_thread() -> Outcome<tokio::runtime::Runtime> {
 
 fn finish(
     context: &Context,
-    fields: crate::output::Fields,
+    fields: crate::output::Fields<'_>,
     result: Outcome<crate::output::Report>,
 ) -> ExitCode {
     ExitCode::from(match result {

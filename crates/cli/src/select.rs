@@ -35,6 +35,14 @@ impl Chosen {
             Self::All(_) => None,
         }
     }
+
+    /// Every slug.
+    pub(crate) fn slugs(&self) -> &[String] {
+        match self {
+            Self::One(slug) => std::slice::from_ref(slug),
+            Self::All(slugs) => slugs,
+        }
+    }
 }
 
 impl Context {

@@ -3,17 +3,25 @@
 
 use std::collections::BTreeSet;
 
-use clap::CommandFactory as _;
+use clap::Args as _;
 use claudemesh_protocol::error::ErrorCode;
 use claudemesh_protocol::invite::InviteLink;
+use claudemesh_protocol::ops::OperationKind;
 
-use super::args::Cli;
-use super::words::{self, RESOURCES, Verb};
+use super::args::{self, Global};
+use super::words::{self, Verb};
 use crate::failure::{Failure, Outcome};
 
 /// Global flags that take the next word; needed to find the command word behind them.
-pub(super) const VALUE_FLAGS: [&str; 5] =
-    ["--mesh", "--fields", "--output-format", "--schema-version", "--timeout"];
+pub(super) const VALUE_FLAGS: [&str; 7] = [
+    "--mesh",
+    "--fields",
+    "--output-format",
+    "--schema-version",
+    "--approval-mode",
+    "--policy",
+    "--timeout",
+];
 
 /// What an invocation asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,10 +43,20 @@ pub(crate) struct Words {
     pub(crate) spoken: String,
     /// As the parser knows it: `message send`.
     pub(crate) canonical: &'static str,
-    /// Usage behind the words.
-    pub(crate) usage: &'static str,
+    /// The operation behind a verb that nobody draws by hand.
+    pub(crate) operation: Option<OperationKind>,
+    /// True for the help of a resource, such as `mesh --help`.
+    pub(crate) is_resource: bool,
     /// Arguments for the parser, without the program name.
     pub(crate) args: Vec<String>,
+}
+
+impl Words {
+    /// What follows the words.
+    pub(crate) fn usage(&self) -> String {
+        let usage = words::of_canonical(self.canonical).map(Verb::usage);
+        usage.unwrap_or_else(|| "<verb>".to_owned())
+    }
 }
 
 /// Sorts an invocation by the table of §1.1.
@@ -76,6 +94,13 @@ pub(crate) fn classify(args: &[String]) -> Outcome<Invocation> {
         return Err(Failure::invalid("unexpected arguments after --")
             .detail(format!("usage: {}", usage_line(verb, &typed, used))));
     }
+    if let (true, 1, [first, second, ..]) = (verb.takes_spaced_fields, used, typed.as_slice())
+        && verb.canonical.split_once(' ').is_some_and(|(resource, _)| resource == *first)
+        && !(is_field_list(second) && is_after_json(head, second))
+    {
+        // `peer` alone lists; `peer lst` is a verb that does not exist, not a word too many.
+        return resource(head, &places, first, Some(second));
+    }
     let spoken = typed.get(..used).unwrap_or_default().join(" ");
     Ok(Invocation::Command(canonical_words(
         verb,
@@ -85,10 +110,15 @@ pub(crate) fn classify(args: &[String]) -> Outcome<Invocation> {
     )))
 }
 
+/// `--json name,status`.
+fn is_after_json(args: &[String], word: &str) -> bool {
+    args.iter().zip(args.iter().skip(1)).any(|(flag, next)| flag == "--json" && next == word)
+}
+
 /// `claudemesh send <to> <text…>` for messages.
-pub(crate) fn usage_line(verb: &Verb, typed: &[&str], used: usize) -> String {
+pub(crate) fn usage_line(verb: Verb, typed: &[&str], used: usize) -> String {
     let spoken = typed.get(..used).unwrap_or_default().join(" ");
-    format!("claudemesh {spoken} {}", verb.usage).trim_end().to_owned()
+    format!("claudemesh {spoken} {}", verb.usage()).trim_end().to_owned()
 }
 
 fn wants_help(args: &[String]) -> bool {
@@ -135,13 +165,12 @@ fn help(args: &[String], places: &[usize]) -> Outcome<Invocation> {
 
 fn unknown(args: &[String], places: &[usize], typed: &[&str]) -> Outcome<Invocation> {
     let first = typed.first().copied().unwrap_or_default();
-    if InviteLink::looks_like_link(first) {
-        let verb = words::VERBS.iter().find(|verb| verb.canonical == "mesh join");
-        if let Some(verb) = verb {
-            return Ok(Invocation::Command(canonical_words(verb, "join".to_owned(), args, &[])));
-        }
+    if InviteLink::looks_like_link(first)
+        && let Some(verb) = words::of_canonical("mesh join")
+    {
+        return Ok(Invocation::Command(canonical_words(verb, "join".to_owned(), args, &[])));
     }
-    if RESOURCES.contains(&first) {
+    if words::resources().contains(first) {
         return resource(args, places, first, typed.get(1).copied());
     }
     let mut failure =
@@ -162,14 +191,7 @@ fn resource(
     let is_plain =
         wants_help(args) || first == "daemon" && second.is_none_or(|word| word == "help");
     if is_plain && (second.is_none() || second == Some("help")) {
-        let canonical: &'static str = match first {
-            "mesh" | "workspace" => "mesh",
-            "peer" => "peer",
-            "member" => "member",
-            "message" => "message",
-            "group" => "group",
-            _ => "daemon",
-        };
+        let canonical = canonical_resource(first);
         let mut words: Vec<String> = vec![canonical.to_owned(), "--help".to_owned()];
         words.extend(
             args.iter()
@@ -180,7 +202,8 @@ fn resource(
         return Ok(Invocation::Command(Words {
             spoken: first.to_owned(),
             canonical,
-            usage: "<verb>",
+            operation: None,
+            is_resource: true,
             args: words,
         }));
     }
@@ -203,10 +226,19 @@ fn resource(
         .action(format!("claudemesh help {first}")))
 }
 
+/// `workspace` has its verbs at `mesh`, as `status` has its at `profile`.
+fn canonical_resource(word: &str) -> &'static str {
+    words::verbs()
+        .flat_map(|verb| verb.forms().map(move |form| (verb.canonical, form)))
+        .filter(|(_, form)| form.split_once(' ').is_some_and(|(first, _)| first == word))
+        .map(|(canonical, _)| canonical.split(' ').next().unwrap_or_default())
+        .next()
+        .unwrap_or_default()
+}
+
 fn verbs_of(resource: &str) -> Vec<&'static str> {
-    let mut verbs: Vec<&'static str> = words::VERBS
-        .iter()
-        .flat_map(|verb| std::iter::once(verb.canonical).chain(verb.aliases.iter().copied()))
+    let mut verbs: Vec<&'static str> = words::verbs()
+        .flat_map(Verb::forms)
         .filter_map(|form| form.split_once(' ').filter(|(first, _)| *first == resource))
         .filter_map(|(_, rest)| rest.split(' ').next())
         .collect();
@@ -223,29 +255,37 @@ fn broker_words(args: &[String], places: &[usize]) -> Words {
     let mut words: Vec<String> = before.to_vec();
     words.push("broker".to_owned());
     words.extend_from_slice(after);
-    Words { spoken: "broker".to_owned(), canonical: "broker", usage: "<verb>", args: words }
+    Words {
+        spoken: "broker".to_owned(),
+        canonical: "broker",
+        operation: None,
+        is_resource: false,
+        args: words,
+    }
 }
 
 /// Puts the canonical words in front, takes the typed ones out, and writes booleans as the parser reads them.
-fn canonical_words(
-    verb: &'static Verb,
-    spoken: String,
-    args: &[String],
-    named_by: &[usize],
-) -> Words {
+fn canonical_words(verb: Verb, spoken: String, args: &[String], named_by: &[usize]) -> Words {
     let mut words: Vec<String> = verb.canonical.split(' ').map(str::to_owned).collect();
     let rest = args
         .iter()
         .enumerate()
         .filter(|(at, _)| !named_by.contains(at))
         .map(|(_, arg)| arg.clone());
-    let rest = plain_booleans(rest.collect());
+    let rest = plain_booleans(rest.collect(), verb.generic().is_some());
     words.extend(if verb.takes_spaced_fields { joined_fields(rest) } else { rest });
-    Words { spoken, canonical: verb.canonical, usage: verb.usage, args: words }
+    Words {
+        spoken,
+        canonical: verb.canonical,
+        operation: verb.generic(),
+        is_resource: false,
+        args: words,
+    }
 }
 
-/// `--flag=true` becomes `--flag`; `--flag=false`, `=0`, `=no` vanish. Only for flags that take no value.
-fn plain_booleans(args: Vec<String>) -> Vec<String> {
+/// `--flag=true` becomes `--flag`; `--flag=false`, `=0`, `=no` vanish. Only for flags that take no value; those of an
+/// operation read the word themselves.
+fn plain_booleans(args: Vec<String>, is_operation: bool) -> Vec<String> {
     let is_boolean_form =
         |value: &str| matches!(value, "true" | "1" | "yes" | "false" | "0" | "no");
     let is_present = args.iter().any(|arg| {
@@ -255,7 +295,7 @@ fn plain_booleans(args: Vec<String>) -> Vec<String> {
     if !is_present {
         return args;
     }
-    let booleans = boolean_flags();
+    let booleans = boolean_flags(is_operation);
     args.into_iter()
         .filter_map(|arg| match arg.split_once('=') {
             Some((flag, value)) if booleans.contains(flag) && is_boolean_form(value) => {
@@ -266,8 +306,8 @@ fn plain_booleans(args: Vec<String>) -> Vec<String> {
         .collect()
 }
 
-/// Every `--flag` of the grammar that takes no value.
-fn boolean_flags() -> BTreeSet<String> {
+/// Every `--flag` that takes no value: of the whole grammar drawn by hand, or of what every verb takes.
+fn boolean_flags(is_operation: bool) -> BTreeSet<String> {
     fn collect(command: &clap::Command, into: &mut BTreeSet<String>) {
         let flags = command
             .get_arguments()
@@ -279,7 +319,9 @@ fn boolean_flags() -> BTreeSet<String> {
         }
     }
     let mut flags = BTreeSet::new();
-    collect(&Cli::command(), &mut flags);
+    let command =
+        if is_operation { Global::augment_args(args::root()) } else { args::hand_drawn() };
+    collect(&command, &mut flags);
     flags
 }
 

@@ -1,15 +1,19 @@
 //! The grammar of the command line: classification, aliases, the declared commands, and refusals (CLI spec §1.1–§1.4).
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::{Args as _, FromArgMatches as _};
+use claudemesh_protocol::ops::OperationKind;
+use serde_json::{Map, Value};
 
 pub(crate) mod args;
 pub(crate) mod classify;
+pub(crate) mod input;
+pub(crate) mod operations;
 pub(crate) mod refusal;
 pub(crate) mod values;
 pub(crate) mod words;
 
-use args::{Cli, OutputFormat};
+use args::{Cli, Global, OutputFormat};
 use classify::Words;
 
 use crate::failure::{Failure, Outcome};
@@ -17,10 +21,23 @@ use crate::output::{JsonForm, OutputFlags};
 
 /// What parsing a command gave.
 pub(crate) enum Parsed {
-    /// Run it.
+    /// Run a verb that is drawn by hand.
     Run(Box<Cli>),
+    /// Run an operation.
+    Operation(Box<Invoked>),
     /// Print this help text.
     Help(String),
+}
+
+/// An operation with its arguments.
+#[derive(Debug, Clone)]
+pub(crate) struct Invoked {
+    /// Which.
+    pub(crate) kind: OperationKind,
+    /// Under their wire names.
+    pub(crate) arguments: Map<String, Value>,
+    /// Flags every verb takes.
+    pub(crate) global: Global,
 }
 
 /// Reads canonical words by the declared grammar.
@@ -29,16 +46,69 @@ pub(crate) enum Parsed {
 /// Exit 3, naming the flag or value and what was expected.
 pub(crate) fn parse(words: &Words, colour: bool) -> Outcome<Parsed> {
     let choice = if colour { clap::ColorChoice::Always } else { clap::ColorChoice::Never };
-    let command = Cli::command().color(choice).styles(help_styles());
+    let command = root_for(words).color(choice).styles(help_styles());
     let args = std::iter::once("claudemesh").chain(words.args.iter().map(String::as_str));
-    match command.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => Ok(Parsed::Run(Box::new(cli))),
+    let read = command.try_get_matches_from(args).and_then(|matches| match words.operation {
+        Some(kind) => {
+            let global = Global::from_arg_matches(&matches)?;
+            Ok(operation(kind, global, &matches, words))
+        }
+        None => Cli::from_arg_matches(&matches).map(|cli| Ok(Parsed::Run(Box::new(cli)))),
+    });
+    match read {
+        Ok(parsed) => parsed,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp) => {
             let text = error.render();
             Ok(Parsed::Help(if colour { text.ansi().to_string() } else { text.to_string() }))
         }
         Err(error) => Err(refusal::refusal(&error, words)),
     }
+}
+
+fn operation(
+    kind: OperationKind,
+    global: Global,
+    matches: &clap::ArgMatches,
+    words: &Words,
+) -> Outcome<Parsed> {
+    let mut leaf = matches;
+    while let Some((_, below)) = leaf.subcommand() {
+        leaf = below;
+    }
+    let arguments = operations::arguments(kind, leaf, &words.spoken)?;
+    Ok(Parsed::Operation(Box::new(Invoked { kind, arguments, global })))
+}
+
+/// No more of the grammar than these words need: building all of it would cost every call.
+fn root_for(words: &Words) -> clap::Command {
+    match words.operation {
+        Some(kind) => operations::grafted(bare_root(), [kind], operations::command),
+        None if words.is_resource => outlined(),
+        None => args::hand_drawn(),
+    }
+}
+
+/// The program with the global flags and without a verb.
+fn bare_root() -> clap::Command {
+    Global::augment_args(args::root())
+}
+
+/// Everything drawn by hand, and the operations by name and sentence.
+pub(crate) fn outlined() -> clap::Command {
+    operations::grafted(
+        args::hand_drawn(),
+        operations::kinds().map(|(kind, _)| kind),
+        operations::outline,
+    )
+}
+
+/// Everything with every flag: for completion scripts.
+pub(crate) fn whole() -> clap::Command {
+    operations::grafted(
+        args::hand_drawn(),
+        operations::kinds().map(|(kind, _)| kind),
+        operations::command,
+    )
 }
 
 /// Headings in the accent colour, commands and flags in cyan, placeholders dim (CLI spec §8.5).
@@ -52,8 +122,7 @@ fn help_styles() -> clap::builder::Styles {
 }
 
 /// The output flags of a parsed command line.
-pub(crate) fn output_flags(cli: &Cli) -> Outcome<OutputFlags> {
-    let global = &cli.global;
+pub(crate) fn output_flags(global: &Global) -> Outcome<OutputFlags> {
     if let Some(version) = global.schema_version.as_deref()
         && version != crate::output::document::SCHEMA_VERSION
     {

@@ -1,11 +1,9 @@
 //! What the parser refuses, in our words (CLI spec §1.8 and the error catalogue of §11).
 
-use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
-use super::args::Cli;
 use super::classify::Words;
-use super::words;
+use super::{root_for, words};
 use crate::failure::Failure;
 
 /// Turns a parse error into a failure that names the verb as it was typed.
@@ -52,7 +50,7 @@ pub(crate) fn refusal(error: &Error, words: &Words) -> Failure {
 
 /// `usage: claudemesh send <to> <text…>`
 pub(crate) fn usage(words: &Words) -> String {
-    format!("usage: claudemesh {} {}", words.spoken, words.usage).trim_end().to_owned()
+    format!("usage: claudemesh {} {}", words.spoken, words.usage()).trim_end().to_owned()
 }
 
 fn unknown_argument(words: &Words, flag: &str) -> Failure {
@@ -62,7 +60,7 @@ fn unknown_argument(words: &Words, flag: &str) -> Failure {
             .detail(usage(words));
     }
     let failure = Failure::invalid(format!("{spoken}: unknown flag {flag}")).with("field", flag);
-    let known = flags_of(words.canonical);
+    let known = flags_of(words);
     match words::nearest(flag, known.iter().map(String::as_str)) {
         Some(near) => failure.detail(format!("did you mean: {near}")),
         None => failure,
@@ -71,11 +69,11 @@ fn unknown_argument(words: &Words, flag: &str) -> Failure {
 }
 
 /// Every `--flag` of a verb, the global ones too.
-fn flags_of(canonical: &str) -> Vec<String> {
-    let mut root = Cli::command();
+fn flags_of(words: &Words) -> Vec<String> {
+    let mut root = root_for(words);
     root.build();
     let mut command = &root;
-    for word in canonical.split(' ') {
+    for word in words.canonical.split(' ') {
         if let Some(sub) = command.find_subcommand(word) {
             command = sub;
         }

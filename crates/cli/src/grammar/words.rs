@@ -1,5 +1,12 @@
 //! Command words: the canonical form of each, its aliases, its usage line (CLI spec §1.3).
 
+use std::collections::BTreeSet;
+
+use claudemesh_protocol::ops::policy::Gated;
+use claudemesh_protocol::ops::{Class, OperationKind};
+
+use super::operations;
+
 /// One verb of the command line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Verb {
@@ -7,10 +14,14 @@ pub(crate) struct Verb {
     pub(crate) canonical: &'static str,
     /// Other ways to say it; the first is the short one shown in help.
     pub(crate) aliases: &'static [&'static str],
-    /// What follows the words.
-    pub(crate) usage: &'static str,
+    /// What follows the words; empty for a verb of the operation table, which says it itself.
+    usage: &'static str,
     /// True when `--json a,b` may be written with a space, because no positional follows the verb (§1.2).
     pub(crate) takes_spaced_fields: bool,
+    /// The operation it runs, when it runs one.
+    pub(crate) operation: Option<OperationKind>,
+    /// What the policy gate knows about a verb that is no operation; `None` for what is not gated (§1.17).
+    gated: Option<Gated>,
 }
 
 const fn verb(
@@ -18,76 +29,167 @@ const fn verb(
     aliases: &'static [&'static str],
     usage: &'static str,
 ) -> Verb {
-    Verb { canonical, aliases, usage, takes_spaced_fields: false }
+    Verb { canonical, aliases, usage, takes_spaced_fields: false, operation: None, gated: None }
 }
 
 const fn listing(canonical: &'static str, aliases: &'static [&'static str]) -> Verb {
-    Verb { canonical, aliases, usage: "", takes_spaced_fields: true }
+    let mut listing = verb(canonical, aliases, "");
+    listing.takes_spaced_fields = true;
+    listing
 }
 
-/// Every verb. Parser, completions and `help all` are tested against it.
-pub(crate) const VERBS: &[Verb] = &[
-    verb("up", &[], "[--mesh NAME] [--listen ADDR[:PORT]]"),
-    verb("down", &[], "[--broker-only]"),
-    verb("mesh create", &["create", "new", "workspace create", "workspace new"], "<name>"),
-    verb("mesh join", &["join", "add", "workspace join", "workspace add"], "<invite>"),
-    listing("mesh list", &["list", "ls", "workspace list", "workspace ls"]),
-    verb("mesh leave", &["leave", "workspace leave"], "<slug>"),
-    verb("mesh share", &["share", "invite", "workspace share", "workspace invite"], ""),
-    listing("peer list", &["peers", "peer"]),
-    verb("peer unblock-loop", &[], "<peer>"),
-    listing("member list", &["members list", "members", "member"]),
-    verb("message send", &["send"], "<to> <text…>"),
-    verb("message inbox flush", &["inbox flush"], "--mesh SLUG | --before TIME | --all"),
-    verb("message inbox delete", &["inbox delete", "inbox rm", "message inbox rm"], "<id>"),
-    listing("message inbox", &["inbox"]),
-    verb("message status", &["msg-status"], "<id>"),
-    verb("group join", &[], "<group>"),
-    verb("group leave", &[], "<group>"),
-    verb("daemon up", &["daemon start"], "[--foreground]"),
-    verb("daemon down", &["daemon stop"], ""),
-    verb("daemon restart", &[], ""),
-    listing("daemon status", &["daemon ps"]),
-    verb("daemon logs", &[], "[-f] [--lines N]"),
-    listing("daemon outbox list", &["daemon outbox"]),
-    verb("daemon outbox inspect", &[], "<id>"),
-    verb("daemon outbox requeue", &[], "<id>"),
-    verb("daemon outbox drop", &[], "<id>"),
-    verb("daemon outbox prune", &[], "--confirm"),
-    listing("whoami", &[]),
-    verb("completions", &[], "<bash|zsh|fish|powershell>"),
-    verb("mcp", &[], ""),
-    verb("broker", &[], "<verb>"),
-    verb("help", &[], "[command]"),
-];
+/// A verb of the table that is drawn by hand: its words stand there.
+const fn drawn(operation: OperationKind, usage: &'static str) -> Verb {
+    let mut drawn = match operation.spec().verb {
+        Some(declared) => verb(declared.words, declared.aliases, usage),
+        None => verb("", &[], usage),
+    };
+    drawn.takes_spaced_fields = usage.is_empty();
+    drawn.operation = Some(operation);
+    drawn
+}
 
-/// Words that stand for a group of verbs and do nothing alone.
-pub(crate) const RESOURCES: &[&str] =
-    &["mesh", "peer", "member", "message", "group", "daemon", "workspace"];
+impl Verb {
+    const fn gate(
+        mut self,
+        resource: &'static str,
+        verb: &'static str,
+        class: Class,
+        reason_to_ask: &'static str,
+    ) -> Self {
+        self.gated = Some(Gated { resource, verb, class, reason_to_ask });
+        self
+    }
+
+    /// The verb as the policy gate sees it; `None` for what it lets through unseen.
+    pub(crate) fn gated(self) -> Option<Gated> {
+        self.gated.or_else(|| self.operation.map(|kind| kind.spec().gated()))
+    }
+
+    /// The operation of a verb that nobody draws by hand.
+    pub(crate) fn generic(self) -> Option<OperationKind> {
+        self.operation.filter(|kind| kind.spec().verb.is_some_and(|verb| !verb.is_drawn_by_hand))
+    }
+
+    /// What follows the words.
+    pub(crate) fn usage(self) -> String {
+        self.generic().map_or_else(|| self.usage.to_owned(), operations::usage)
+    }
+
+    /// Every way to say it, the canonical one first.
+    pub(crate) fn forms(self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.canonical).chain(self.aliases.iter().copied())
+    }
+}
+
+/// The verbs that are drawn by hand. Those of the operation table have their words there.
+const DRAWN: &[Verb] =
+    &[
+        verb("up", &[], "[--mesh NAME] [--listen ADDR[:PORT]]"),
+        verb("down", &[], "[--broker-only]"),
+        verb("mesh create", &["create", "new", "workspace create", "workspace new"], "<name>")
+            .gate("mesh", "create", Class::Write, ""),
+        verb("mesh join", &["join", "add", "workspace join", "workspace add"], "<invite>").gate(
+            "mesh",
+            "join",
+            Class::Write,
+            "",
+        ),
+        listing("mesh list", &["list", "ls", "workspace list", "workspace ls"]).gate(
+            "mesh",
+            "list",
+            Class::Read,
+            "",
+        ),
+        verb("mesh leave", &["leave", "workspace leave"], "<slug>").gate(
+            "mesh",
+            "leave",
+            Class::Destructive,
+            "removes the mesh from this device",
+        ),
+        verb("mesh share", &["share", "invite", "workspace share", "workspace invite"], "").gate(
+            "mesh",
+            "share",
+            Class::Write,
+            "",
+        ),
+        drawn(OperationKind::PeerList, ""),
+        drawn(OperationKind::PeerUnblockLoop, "<peer>"),
+        drawn(OperationKind::MemberList, ""),
+        drawn(OperationKind::MessageSend, "<to> <text…>"),
+        verb("message inbox flush", &["inbox flush"], "--mesh SLUG | --before TIME | --all").gate(
+            "message",
+            "flush",
+            Class::Destructive,
+            "deletes local messages",
+        ),
+        verb("message inbox delete", &["inbox delete", "inbox rm", "message inbox rm"], "<id>")
+            .gate("message", "delete", Class::Write, ""),
+        drawn(OperationKind::MessageInbox, ""),
+        drawn(OperationKind::MessageStatus, "<id>"),
+        verb("policy show", &[], ""),
+        verb("policy path", &[], ""),
+        verb("policy check", &[], "<resource> <verb>"),
+        verb("policy init", &[], "[--force]"),
+        verb("daemon up", &["daemon start"], "[--foreground]"),
+        verb("daemon down", &["daemon stop"], ""),
+        verb("daemon restart", &[], ""),
+        listing("daemon status", &["daemon ps"]),
+        verb("daemon logs", &[], "[-f] [--lines N]"),
+        listing("daemon outbox list", &["daemon outbox"]),
+        verb("daemon outbox inspect", &[], "<id>"),
+        verb("daemon outbox requeue", &[], "<id>"),
+        verb("daemon outbox drop", &[], "<id>"),
+        verb("daemon outbox prune", &[], "--confirm"),
+        listing("whoami", &[]),
+        verb("completions", &[], "<bash|zsh|fish|powershell>"),
+        verb("mcp", &[], ""),
+        verb("mcp print-config", &[], "<cursor|codex|vscode|gemini|json>"),
+        verb("broker", &[], "<verb>"),
+        verb("help", &[], "[command]"),
+    ];
+
+/// Every verb: those drawn by hand, then those that follow from the operation table. Parser, completions and
+/// `help all` are tested against it.
+pub(crate) fn verbs() -> impl Iterator<Item = Verb> {
+    DRAWN.iter().copied().chain(operations::kinds().map(|(kind, declared)| Verb {
+        takes_spaced_fields: declared.positional.is_empty(),
+        operation: Some(kind),
+        ..verb(declared.words, declared.aliases, "")
+    }))
+}
+
+/// The verb with these canonical words.
+pub(crate) fn of_canonical(words: &str) -> Option<Verb> {
+    verbs().find(|verb| verb.canonical == words)
+}
+
+/// Words that stand for a group of verbs, and do nothing alone unless they are an alias too.
+pub(crate) fn resources() -> BTreeSet<&'static str> {
+    verbs()
+        .flat_map(Verb::forms)
+        .filter_map(|form| form.split_once(' '))
+        .map(|(first, _)| first)
+        .collect()
+}
 
 /// The verb that `words` begin with, and how many of them name it; the longest form wins.
-pub(crate) fn find(words: &[&str]) -> Option<(&'static Verb, usize)> {
-    VERBS
-        .iter()
-        .flat_map(|verb| {
-            std::iter::once(verb.canonical)
-                .chain(verb.aliases.iter().copied())
-                .map(move |form| (verb, form))
-        })
+pub(crate) fn find(words: &[&str]) -> Option<(Verb, usize)> {
+    verbs()
+        .flat_map(|verb| verb.forms().map(move |form| (verb, form)))
         .filter_map(|(verb, form)| {
-            let parts: Vec<&str> = form.split(' ').collect();
-            words.starts_with(&parts).then_some((verb, parts.len()))
+            let length = form.split(' ').count();
+            let is_named =
+                words.len() >= length && form.split(' ').eq(words.iter().copied().take(length));
+            is_named.then_some((verb, length))
         })
         .max_by_key(|(_, length)| *length)
 }
 
 /// Every word that may stand first.
 pub(crate) fn first_words() -> Vec<&'static str> {
-    let mut words: Vec<&'static str> = VERBS
-        .iter()
-        .flat_map(|verb| std::iter::once(verb.canonical).chain(verb.aliases.iter().copied()))
-        .filter_map(|form| form.split(' ').next())
-        .collect();
+    let mut words: Vec<&'static str> =
+        verbs().flat_map(Verb::forms).filter_map(|form| form.split(' ').next()).collect();
     words.sort_unstable();
     words.dedup();
     words
@@ -119,18 +221,37 @@ mod tests {
         assert_eq!(canonical(&["peer"]), Some(("peer list", 1)));
         assert_eq!(canonical(&["send", "Mou", "hi"]), Some(("message send", 1)));
         assert_eq!(canonical(&["mesh"]), None);
+        assert_eq!(canonical(&["status", "set", "dnd"]), Some(("profile status set", 2)));
+        assert_eq!(canonical(&["peer", "kick", "x"]), Some(("peer kick", 2)));
     }
 
     #[test]
     fn no_form_names_two_verbs() {
-        let mut forms: Vec<&str> = VERBS
-            .iter()
-            .flat_map(|verb| std::iter::once(verb.canonical).chain(verb.aliases.iter().copied()))
-            .collect();
+        let mut forms: Vec<&str> = verbs().flat_map(Verb::forms).collect();
         let all = forms.len();
         forms.sort_unstable();
         forms.dedup();
         assert_eq!(forms.len(), all);
+    }
+
+    /// X1: no verb of the table is missing, and none has its words in two places.
+    #[test]
+    fn every_verb_of_the_operation_table_is_a_verb_here() {
+        for kind in OperationKind::ALL {
+            let Some(declared) = kind.spec().verb else { continue };
+            let here: Vec<Verb> = verbs().filter(|verb| verb.operation == Some(*kind)).collect();
+            assert_eq!(here.len(), 1, "{}", declared.words);
+            assert_eq!((here[0].canonical, here[0].aliases), (declared.words, declared.aliases));
+        }
+    }
+
+    #[test]
+    fn resources_are_the_first_of_several_words() {
+        let resources = resources();
+        for word in ["mesh", "peer", "state", "grant", "audit", "profile", "daemon", "workspace"] {
+            assert!(resources.contains(word), "{word}");
+        }
+        assert!(!resources.contains("send"));
     }
 
     #[test]

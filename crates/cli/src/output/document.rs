@@ -49,16 +49,19 @@ pub(crate) enum JsonForm {
 
 /// Keys a result may have, and short names for them; declared by every verb.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Fields {
+pub(crate) struct Fields<'a> {
     /// Every key of an item.
-    pub(crate) names: &'static [&'static str],
+    pub(crate) names: &'a [&'a str],
     /// What `id` stands for, when there is no key of that name.
-    pub(crate) id: &'static str,
+    pub(crate) id: &'a str,
 }
 
-impl Fields {
+impl<'a> Fields<'a> {
     /// The path a requested name means.
-    fn path(self, requested: &str) -> Option<&str> {
+    fn path<'b>(self, requested: &'b str) -> Option<&'b str>
+    where
+        'a: 'b,
+    {
         let first = requested.split('.').next().unwrap_or(requested);
         if self.names.contains(&first) || first == "schema_version" {
             return Some(requested);
@@ -111,7 +114,12 @@ pub(crate) struct Shape {
 }
 
 /// The text of a document, ended by a line feed.
-pub(crate) fn render(document: &Document, fields: Fields, shape: &Shape, form: JsonForm) -> String {
+pub(crate) fn render(
+    document: &Document,
+    fields: Fields<'_>,
+    shape: &Shape,
+    form: JsonForm,
+) -> String {
     match document {
         Document::Raw(text) => text.clone(),
         Document::Object(map) => {
@@ -143,7 +151,7 @@ pub(crate) fn render(document: &Document, fields: Fields, shape: &Shape, form: J
 }
 
 /// Rows of a list over several meshes are projected inside their mesh.
-fn project_row(item: &Value, fields: Fields, requested: &[String]) -> Value {
+fn project_row(item: &Value, fields: Fields<'_>, requested: &[String]) -> Value {
     if let (Some(mesh), Some(Value::Array(peers))) = (item.get("mesh"), item.get("peers")) {
         let peers: Vec<Value> =
             peers.iter().map(|peer| Value::Object(fields.project(peer, requested))).collect();

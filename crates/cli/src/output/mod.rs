@@ -15,10 +15,12 @@ pub(crate) mod prompt;
 pub(crate) mod qr;
 pub(crate) mod screen;
 pub(crate) mod style;
+pub(crate) mod table;
 
 pub(crate) use document::{Document, Fields, JsonForm, Shape};
 pub(crate) use screen::{Line, Screen};
 pub(crate) use style::{Icon, Style, Token};
+pub(crate) use table::{Side, Table};
 
 use screen::WithHint;
 
@@ -152,12 +154,12 @@ impl Output {
     }
 
     /// Refuses field names the verb does not have, before anything is done.
-    pub(crate) fn check_fields(&self, fields: Fields) -> Outcome<()> {
+    pub(crate) fn check_fields(&self, fields: Fields<'_>) -> Outcome<()> {
         fields.check(&self.shape.fields)
     }
 
     /// Prints a result; the exit code of the process.
-    pub(crate) fn report(&self, report: &Report, fields: Fields) -> u8 {
+    pub(crate) fn report(&self, report: &Report, fields: Fields<'_>) -> u8 {
         let text = match (self.json, &report.document) {
             (Some(form), document) => document::render(document, fields, &self.shape, form),
             (None, Document::Raw(text)) => text.clone(),

@@ -3,6 +3,10 @@
 use claudemesh_protocol::text;
 
 use super::style::{Icon, Style, Token, cells, cut, padded};
+use super::table::Table;
+
+/// Blanks before everything we say.
+const INDENT: usize = 2;
 
 /// One piece of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +28,7 @@ pub(crate) struct Line {
 impl Line {
     /// An empty line with the usual indent of two blanks.
     pub(crate) fn new() -> Self {
-        Self { indent: 2, ..Self::default() }
+        Self { indent: INDENT, ..Self::default() }
     }
 
     /// Another indent.
@@ -88,10 +92,17 @@ impl Line {
 /// Longest single piece of foreign text on a line, in characters.
 const FOREIGN_MAX_CHARS: usize = 400;
 
+/// A line, or several that are laid out together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Line(Line),
+    Table(Table),
+}
+
 /// Everything a verb prints for a person.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Screen {
-    lines: Vec<Line>,
+    parts: Vec<Part>,
     hint: Option<String>,
 }
 
@@ -103,7 +114,13 @@ impl Screen {
 
     /// Appends a line.
     pub(crate) fn line(&mut self, line: Line) -> &mut Self {
-        self.lines.push(line);
+        self.parts.push(Part::Line(line));
+        self
+    }
+
+    /// Appends a table.
+    pub(crate) fn table(&mut self, table: Table) -> &mut Self {
+        self.parts.push(Part::Table(table));
         self
     }
 
@@ -153,9 +170,14 @@ impl Screen {
     /// The text, each line ended by a line feed.
     pub(crate) fn render(&self, style: Style, with_hint: WithHint) -> String {
         let mut text = String::new();
-        for line in &self.lines {
-            text.push_str(&line.render(style));
-            text.push('\n');
+        for part in &self.parts {
+            match part {
+                Part::Line(line) => {
+                    text.push_str(&line.render(style));
+                    text.push('\n');
+                }
+                Part::Table(table) => text.push_str(&table.render(style, INDENT)),
+            }
         }
         if let (Some(hint), WithHint::Yes) = (&self.hint, with_hint) {
             text.push_str(

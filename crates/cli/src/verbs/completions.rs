@@ -1,10 +1,9 @@
 //! `completions`: scripts generated from the declared grammar, with every alias (CLI spec §6.7).
 
-use clap::CommandFactory as _;
 use clap_complete::{Shell as Generator, generate};
 
-use crate::grammar::args::{Cli, Shell};
-use crate::grammar::words::VERBS;
+use crate::grammar::args::Shell;
+use crate::grammar::{self, words};
 use crate::output::{Document, Report, Screen};
 
 /// Runs the verb.
@@ -22,28 +21,34 @@ pub(crate) fn run(shell: Shell) -> Report {
 
 /// The command tree as people may type it: canonical words and aliases of one or two words.
 pub(crate) fn tree() -> clap::Command {
-    let canonical = Cli::command();
+    let canonical = grammar::whole();
+    let aliases = |words: usize| {
+        words::verbs()
+            .flat_map(|verb| verb.aliases.iter().map(move |alias| (verb.canonical, *alias)))
+            .filter(move |(_, alias)| alias.split(' ').count() == words)
+    };
     let mut tree = canonical.clone();
-    for verb in VERBS {
-        let Some(command) = find(&canonical, verb.canonical) else { continue };
-        for alias in verb.aliases {
-            tree = match alias.split_once(' ') {
-                None if tree.find_subcommand(alias).is_none() => {
-                    tree.subcommand(command.clone().name(*alias).display_name(*alias))
-                }
-                Some((first, second))
-                    if !second.contains(' ') && tree.find_subcommand(first).is_some() =>
-                {
-                    tree.mut_subcommand(first, |parent| {
-                        if parent.find_subcommand(second).is_some() {
-                            return parent;
-                        }
-                        parent.subcommand(command.clone().name(second).display_name(second))
-                    })
-                }
-                _ => tree,
-            };
+    // Those of one word first: `members` lists, and has `members list` below it.
+    for (target, alias) in aliases(1) {
+        if let (Some(command), None) = (find(&canonical, target), tree.find_subcommand(alias)) {
+            tree = tree.subcommand(command.clone().name(alias).display_name(alias));
         }
+    }
+    for (target, alias) in aliases(2) {
+        let (Some(command), Some((first, second))) =
+            (find(&canonical, target), alias.split_once(' '))
+        else {
+            continue;
+        };
+        if tree.find_subcommand(first).is_none() {
+            tree = tree.subcommand(clap::Command::new(first));
+        }
+        tree = tree.mut_subcommand(first, |parent| {
+            if parent.find_subcommand(second).is_some() {
+                return parent;
+            }
+            parent.subcommand(command.clone().name(second).display_name(second))
+        });
     }
     tree.subcommand(clap::Command::new("help").about("Show help"))
 }
@@ -60,9 +65,7 @@ mod tests {
     #[test]
     fn every_first_word_can_be_completed() {
         let tree = tree();
-        for word in
-            first_words().into_iter().filter(|word| !matches!(*word, "workspace" | "members"))
-        {
+        for word in first_words() {
             assert!(tree.find_subcommand(word).is_some(), "{word}");
         }
         tree.debug_assert();
@@ -72,7 +75,9 @@ mod tests {
     fn every_shell_gets_a_script_with_nested_words_and_dashes() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Powershell] {
             let Document::Raw(script) = run(shell).document else { panic!() };
-            assert!(script.contains("msg-status") && script.contains("flush"));
+            for word in ["msg-status", "flush", "state", "if-version", "unban", "workspace"] {
+                assert!(script.contains(word), "{shell:?}: {word}");
+            }
         }
     }
 }

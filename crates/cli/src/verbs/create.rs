@@ -39,6 +39,7 @@ pub(crate) async fn run(context: &Context, args: &CreateArgs) -> Outcome<Report>
         .with("suggestion", slug.with_number(2).as_str()));
     }
     let signed_in = context.signed_in(&config)?;
+    context.admit(&[slug.as_str().to_owned()], None).await?;
     let wanted = NewMesh {
         name,
         slug,

@@ -74,6 +74,7 @@ pub(crate) async fn run(context: &Context, args: &InboxArgs) -> Outcome<Report> 
     };
     let config = context.config()?;
     let chosen = context.meshes(&config, Several::Aggregate).await?;
+    context.admit(chosen.slugs(), None).await?;
     let client = context.daemon_client().await?.with_timeout(context.budget(TIMEOUT));
     let mut query = InboxQuery {
         since: since.map(Timestamp::to_iso),
@@ -173,7 +174,7 @@ fn row(screen: &mut Screen, item: &InboxItem, with_mesh: bool, now: Timestamp) {
 }
 
 /// `HH:MM:SS` today, `Mon HH:MM` within seven days, else the date (CLI spec §8.2).
-fn clock(at: Timestamp, now: Timestamp) -> String {
+pub(crate) fn clock(at: Timestamp, now: Timestamp) -> String {
     let local = |time: Timestamp| Local.timestamp_millis_opt(time.as_millis()).single();
     let (Some(at_local), Some(now_local)) = (local(at), local(now)) else { return String::new() };
     let form = if at_local.date_naive() == now_local.date_naive() {
@@ -210,6 +211,8 @@ pub(crate) async fn flush(context: &Context, args: &InboxFlushArgs) -> Outcome<R
     if let Some(mesh) = &mesh {
         select::known(mesh, &slugs)?;
     }
+    let meshes = mesh.as_ref().map_or(slugs.as_slice(), std::slice::from_ref);
+    context.admit(meshes, None).await?;
     let query = FlushQuery {
         mesh: mesh.clone(),
         before: before.map(Timestamp::to_iso),
@@ -229,6 +232,7 @@ pub(crate) async fn flush(context: &Context, args: &InboxFlushArgs) -> Outcome<R
 /// Exit 5 when there is none of that id.
 pub(crate) async fn delete(context: &Context, id: &str) -> Outcome<Report> {
     super::status::check_id(&context.spoken, id)?;
+    context.admit(&[], Some(id)).await?;
     let client = context.daemon_client().await?;
     let removed = client.inbox_delete(id).await.map_err(|error| {
         let failure = link::failure(error);

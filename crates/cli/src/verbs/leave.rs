@@ -27,6 +27,7 @@ pub(crate) async fn run(context: &Context, args: &LeaveArgs) -> Outcome<Report> 
             &config.meshes().map(|mesh| mesh.slug.clone()).collect::<Vec<_>>(),
         ));
     };
+    context.admit(&[slug.to_owned()], None).await?;
     let released = release(context, &entry).await;
     let remaining = context.update_config(|config| {
         config.remove_mesh(slug);

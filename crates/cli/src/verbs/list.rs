@@ -45,6 +45,7 @@ struct Row {
 /// Exit 10 for a damaged config; a silent server is a warning.
 pub(crate) async fn run(context: &Context) -> Outcome<Report> {
     let config = context.config()?;
+    context.admit(&[], None).await?;
     let on_server = server_list(context, &config).await;
     let rows = rows(&config, on_server.as_deref().unwrap_or_default());
     let items = rows.iter().map(document).collect();

@@ -1,15 +1,32 @@
 //! `mcp`: the MCP server on stdio, with this program's way to start a daemon (MCP spec §1, §3).
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use claudemesh_mcp::{Ambient, Channel, EnsureDaemon, Options};
+use claudemesh_mcp::client_config::Program;
+use claudemesh_mcp::{Ambient, Channel, EnsureDaemon, Options, Rules};
 
 use crate::context::Context;
-use crate::grammar::args::McpArgs;
+use crate::failure::Failure;
+use crate::grammar::args::{McpArgs, McpVerb};
 
 /// Serves the client until it goes away; the exit code is the server's own.
 pub(crate) fn run(context: Context, args: &McpArgs) -> ExitCode {
+    if let Some(McpVerb::PrintConfig(wanted)) = &args.verb {
+        return print_config(&context, wanted.client);
+    }
+    let (path, is_named) = context.policy_path();
+    if is_named && !path.exists() {
+        let failure = Failure::not_found(format!("policy file {} not found", path.display()))
+            .action("claudemesh policy init");
+        return ExitCode::from(context.out.failure(&failure));
+    }
+    let rules = Rules { path, is_named };
+    let approval = match context.approval_mode() {
+        Ok(approval) => approval,
+        Err(failure) => return ExitCode::from(context.out.failure(&failure)),
+    };
     let settings = claudemesh_daemon::settings::Settings::read(&context.paths.settings_file());
     let ambient = settings.as_ref().map(|settings| settings.ambient.clone()).unwrap_or_default();
     let config = context.config().ok();
@@ -21,7 +38,7 @@ pub(crate) fn run(context: Context, args: &McpArgs) -> ExitCode {
         match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                let failure = crate::failure::Failure::io("cannot start the runtime", &error);
+                let failure = Failure::io("cannot start the runtime", &error);
                 return ExitCode::from(context.out.failure(&failure));
             }
         };
@@ -29,6 +46,8 @@ pub(crate) fn run(context: Context, args: &McpArgs) -> ExitCode {
         paths: context.paths.clone(),
         mesh: context.global.mesh.clone(),
         tools: args.tools.clone(),
+        approval,
+        rules,
         channel: if args.no_channel { Channel::Off } else { Channel::Push },
         ambient: if ambient.register { Ambient::Register } else { Ambient::Off },
         ambient_mesh: ambient.mesh.clone(),
@@ -36,6 +55,22 @@ pub(crate) fn run(context: Context, args: &McpArgs) -> ExitCode {
         ensure_daemon: ensure_daemon(context),
     };
     runtime.block_on(claudemesh_mcp::run(options))
+}
+
+/// Settings on standard output, and on standard error the file they go into. The program is named by its path: editors
+/// that were not started by a shell do not know the shell's search path.
+fn print_config(context: &Context, program: Program) -> ExitCode {
+    let command = std::env::current_exe()
+        .ok()
+        .and_then(|path| path.into_os_string().into_string().ok())
+        .unwrap_or_else(|| "claudemesh".to_owned());
+    if let Err(error) = std::io::stdout().write_all(program.settings(&command).as_bytes()) {
+        let failure = Failure::io("cannot write the settings", &error);
+        return ExitCode::from(context.out.failure(&failure));
+    }
+    // A closed standard error changes nothing about what was printed.
+    let _ = writeln!(std::io::stderr(), "# goes into {}", program.file());
+    ExitCode::SUCCESS
 }
 
 /// The auto-spawn of every verb, without a word on stdout, which belongs to the protocol.

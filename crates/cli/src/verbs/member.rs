@@ -39,6 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) async fn run(context: &Context, args: &MemberListArgs) -> Outcome<Report> {
     let config = context.config()?;
     let mesh = context.mesh(&config).await?;
+    context.admit(std::slice::from_ref(&mesh), None).await?;
     let client = context.daemon_client().await?.with_timeout(context.budget(TIMEOUT));
     let work = settled(&client, async || client.members(Some(&mesh)).await.map_err(link::failure));
     let mut reply = context.out.during("reading members", work).await?;

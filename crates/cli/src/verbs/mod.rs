@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::grammar::args::{
-    Command, DaemonVerb, GroupVerb, InboxVerb, MemberVerb, MeshVerb, MessageVerb, PeerVerb,
+    Command, DaemonVerb, InboxVerb, MemberVerb, MeshVerb, MessageVerb, PeerVerb,
 };
 use crate::output::{Fields, Report};
 
@@ -12,7 +12,6 @@ pub(crate) mod completions;
 pub(crate) mod create;
 pub(crate) mod daemon;
 pub(crate) mod down;
-pub(crate) mod group;
 pub(crate) mod inbox;
 pub(crate) mod join;
 pub(crate) mod leave;
@@ -20,8 +19,10 @@ pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod mcp;
 pub(crate) mod member;
+pub(crate) mod operation;
 pub(crate) mod outbox;
 pub(crate) mod peer;
+pub(crate) mod policy;
 pub(crate) mod send;
 pub(crate) mod share;
 pub(crate) mod status;
@@ -31,7 +32,7 @@ pub(crate) mod welcome;
 pub(crate) mod whoami;
 
 /// Keys of the JSON a command prints.
-pub(crate) fn fields(command: &Command) -> Fields {
+pub(crate) fn fields(command: &Command) -> Fields<'static> {
     match command {
         Command::Up(_) => up::FIELDS,
         Command::Down(_) => down::FIELDS,
@@ -49,7 +50,7 @@ pub(crate) fn fields(command: &Command) -> Fields {
             Some(_) => inbox::REMOVED_FIELDS,
         },
         Command::Message(MessageVerb::Status(_)) => status::FIELDS,
-        Command::Group(_) => group::FIELDS,
+        Command::Policy(verb) => policy::fields(verb),
         Command::Daemon(DaemonVerb::Status) => daemon::STATUS_FIELDS,
         Command::Daemon(DaemonVerb::Outbox(verb)) => outbox::fields(verb),
         Command::Daemon(_) => daemon::FIELDS,
@@ -74,8 +75,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome<Report> 
         Command::Peer(PeerVerb::UnblockLoop(args)) => unblock_loop::run(context, &args.peer).await,
         Command::Member(MemberVerb::List(args)) => member::run(context, &args).await,
         Command::Message(verb) => Box::pin(message(verb, context)).await,
-        Command::Group(GroupVerb::Join(args)) => group::join(context, &args).await,
-        Command::Group(GroupVerb::Leave(args)) => group::leave(context, &args).await,
+        Command::Policy(verb) => policy::run(context, &verb),
         Command::Daemon(DaemonVerb::Up(_)) => daemon::up(context).await,
         Command::Daemon(DaemonVerb::Down) => daemon::down(context).await,
         Command::Daemon(DaemonVerb::Restart) => daemon::restart(context).await,

@@ -52,7 +52,7 @@ const CHANGE_FIELDS: Fields = Fields {
 const PAGE: u32 = 500;
 
 /// Keys of the JSON that a verb prints.
-pub(crate) const fn fields(verb: &OutboxVerb) -> Fields {
+pub(crate) const fn fields(verb: &OutboxVerb) -> Fields<'static> {
     match verb {
         OutboxVerb::List(_) => ROW_FIELDS,
         OutboxVerb::Inspect(_) => INSPECT_FIELDS,

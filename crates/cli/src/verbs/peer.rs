@@ -65,6 +65,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) async fn run(context: &Context, args: &PeerListArgs) -> Outcome<Report> {
     let config = context.config()?;
     let chosen = context.meshes(&config, Several::Aggregate).await?;
+    context.admit(chosen.slugs(), None).await?;
     let client = context.daemon_client().await?.with_timeout(context.budget(TIMEOUT));
     let filter = if args.all { PeerFilter::WithControlPlane } else { PeerFilter::Reachable };
     let slugs = match &chosen {

@@ -46,6 +46,7 @@ pub(crate) async fn run(context: &Context, args: &ShareArgs) -> Outcome<Report> 
         return Err(crate::select::no_mesh(&config));
     };
     let signed_in = context.signed_in_for(mesh)?;
+    context.admit(std::slice::from_ref(&slug), None).await?;
     let role = match args.role {
         InviteRole::Member => MemberRole::Member,
         InviteRole::Admin => MemberRole::Admin,

@@ -50,6 +50,7 @@ pub(crate) async fn run(context: &Context, id: &str) -> Outcome<Report> {
     check_id(&context.spoken, id)?;
     let config = context.config()?;
     let chosen = context.meshes(&config, Several::Aggregate).await?;
+    context.admit(chosen.slugs(), Some(id)).await?;
     let client = context.daemon_client().await?;
     let work = settled(&client, async || {
         client.message_status(chosen.one(), id).await.map_err(link::failure)

@@ -30,6 +30,7 @@ pub(crate) async fn run(context: &Context, peer: &str) -> Outcome<Report> {
     }
     let config = context.config()?;
     let chosen = context.meshes(&config, Several::Aggregate).await?;
+    context.admit(chosen.slugs(), Some(peer)).await?;
     let client = context.daemon_client().await?;
     let work = settled(&client, async || {
         client.unblock_loop(chosen.one(), peer).await.map_err(link::failure)

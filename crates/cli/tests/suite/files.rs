@@ -83,7 +83,7 @@ fn unknown_keys_survive_a_join_and_a_leave() {
     bob.ok(&["join", &link]);
     let after: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!((&after["x"], &after["meshes"][0]["y"]["z"]), (&1.into(), &2.into()));
-    bob.ok(&["leave", "second-mesh"]);
+    bob.ok(&["leave", "second-mesh", "-y"]);
     let after: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!((&after["x"], after["meshes"].as_array().unwrap().len()), (&1.into(), 1));
 }

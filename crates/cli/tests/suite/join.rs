@@ -55,7 +55,7 @@ fn words_for_people() {
     assert!(!carol.file("config.json").exists(), "a dry run changes nothing");
     let joined = carol.ok(&["join", &link, "--name", "Carol"]);
     let again = carol.ok(&["join", &link]);
-    let left = carol.ok(&["leave", "home"]);
+    let left = carol.ok(&["leave", "home", "-y"]);
     let refused = carol.run(&["join", &link]);
     snapshot("join", &[preview, joined, again, left, refused.stderr].join("\n$\n"));
 }
@@ -223,7 +223,7 @@ fn leaving_forgets_the_mesh_and_its_keys() {
     let (code, refused) = bob.json(&["leave", "nope"]);
     assert_eq!((code, refused["error"].as_str()), (5, Some("mesh_not_attached")), "{refused}");
     bob.ok(&["daemon", "up"]);
-    let left = bob.json_ok(&["leave", "home"]);
+    let left = bob.json_ok(&["leave", "home", "-y"]);
     assert_eq!((&left["left"], &left["remaining"]), (&true.into(), &0.into()));
     let config = std::fs::read_to_string(bob.file("config.json")).unwrap();
     assert!(!config.contains("secretKey"), "{config}");
@@ -246,7 +246,7 @@ fn create_slugs_names_and_refuses_taken_ones() {
     );
     let (code, refused) = ana.json(&["create", "platform team"]);
     assert_eq!((code, refused["error"].as_str()), (6, Some("slug_taken")), "{refused}");
-    ana.ok(&["leave", "platform-team"]);
+    ana.ok(&["leave", "platform-team", "-y"]);
     let (code, refused) = ana.json(&["create", "platform team"]);
     assert_eq!((code, refused["suggestion"].as_str()), (6, Some("platform-team-2")), "{refused}");
     assert_eq!(ana.json_ok(&["create", "platform team", "-y"])["slug"], "platform-team-2");

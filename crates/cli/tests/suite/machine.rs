@@ -1,7 +1,7 @@
 //! A pseudo-terminal: what a person sees, as far as it differs from a pipe.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -12,6 +12,25 @@ use crate::home::Home;
 
 /// Runs the binary on a terminal of 80 columns; everything it wrote, and its exit code.
 pub fn on_terminal(home: &Home, words: &[&str], color: bool) -> (String, i32) {
+    converse(home, words, color, None)
+}
+
+/// The same with a person who types `answer` once `question` stands there.
+pub fn answered_on_terminal(
+    home: &Home,
+    words: &[&str],
+    question: &str,
+    answer: &str,
+) -> (String, i32) {
+    converse(home, words, false, Some((question, answer)))
+}
+
+fn converse(
+    home: &Home,
+    words: &[&str],
+    color: bool,
+    mut talk: Option<(&str, &str)>,
+) -> (String, i32) {
     let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
@@ -39,6 +58,10 @@ pub fn on_terminal(home: &Home, words: &[&str], color: bool) -> (String, i32) {
     // Reading a terminal whose other side is closed ends with an error.
     while let Ok(read @ 1..) = reader.read(&mut chunk) {
         text.extend_from_slice(&chunk[..read]);
+        let is_asked = |question: &str| String::from_utf8_lossy(&text).contains(question);
+        if let Some((_, answer)) = talk.take_if(|(question, _)| is_asked(question)) {
+            reader.write_all(answer.as_bytes()).unwrap();
+        }
         assert!(Instant::now() < deadline);
     }
     (String::from_utf8_lossy(&text).into_owned(), child.wait().unwrap().code().unwrap_or(-1))

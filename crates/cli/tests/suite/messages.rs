@@ -169,7 +169,7 @@ fn the_inbox_is_read_peeked_and_emptied() {
     assert_eq!(bob.json(&["inbox", "delete", id]).0, 5);
     assert_eq!(bob.json(&["inbox", "flush"]).0, 3);
     assert_eq!(bob.json(&["inbox", "flush", "--before", "whenever"]).0, 3);
-    assert_eq!(bob.json_ok(&["inbox", "flush", "--all"])["removed"], 2);
+    assert_eq!(bob.json_ok(&["inbox", "flush", "--all", "-y"])["removed"], 2);
     assert!(bob.bodies().is_empty());
 }
 

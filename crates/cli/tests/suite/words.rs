@@ -1,7 +1,16 @@
 //! Shared by the tests: the list of verbs, and snapshots without what differs from run to run.
 
-/// Every verb in its short form.
-pub const EVERY_VERB: &[&str] = &[
+use claudemesh_protocol::ops::OperationKind;
+
+/// Every verb: those drawn by hand in their short form, and those of the operation table.
+pub fn every_verb() -> Vec<&'static str> {
+    let operations = OperationKind::ALL.iter().filter_map(|kind| kind.spec().verb);
+    let generic = operations.filter(|verb| !verb.is_drawn_by_hand).map(|verb| verb.words);
+    DRAWN.iter().copied().chain(generic).collect()
+}
+
+/// Every verb that is drawn by hand, in its short form.
+const DRAWN: &[&str] = &[
     "up",
     "down",
     "create",
@@ -17,8 +26,10 @@ pub const EVERY_VERB: &[&str] = &[
     "inbox flush",
     "inbox delete",
     "msg-status",
-    "group join",
-    "group leave",
+    "policy show",
+    "policy path",
+    "policy check",
+    "policy init",
     "daemon up",
     "daemon down",
     "daemon restart",

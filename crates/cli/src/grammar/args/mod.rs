@@ -4,32 +4,43 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use claudemesh_mcp::client_config::Program;
 use claudemesh_protocol::limits;
+use claudemesh_protocol::ops::policy::ApprovalMode;
 
 use super::values::{duration, listed, positive_limit};
 
 mod mesh;
 mod outbox;
+mod policy;
 mod talk;
 
 pub(crate) use mesh::{CreateArgs, InviteRole, JoinArgs, LeaveArgs, MeshVerb, ShareArgs};
 pub(crate) use outbox::{OutboxListArgs, OutboxPruneArgs, OutboxRequeueArgs, OutboxVerb};
+pub(crate) use policy::{PolicyCheckArgs, PolicyVerb};
 pub(crate) use talk::{
-    GroupJoinArgs, GroupLeaveArgs, GroupVerb, InboxArgs, InboxFlushArgs, InboxVerb, MemberListArgs,
-    MemberVerb, MessageVerb, PeerListArgs, PeerVerb, PriorityWord, SendArgs,
+    InboxArgs, InboxFlushArgs, InboxVerb, MemberListArgs, MemberVerb, MessageVerb, PeerListArgs,
+    PeerVerb, PriorityWord, SendArgs,
 };
 
-/// The whole command line.
+/// The program without any flag or verb.
+pub(crate) fn root() -> clap::Command {
+    clap::Command::new("claudemesh")
+        .about("Lets agents and people on different machines talk, end-to-end encrypted")
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .subcommand_required(true)
+        .args_override_self(true)
+        .max_term_width(80)
+}
+
+/// The program with every verb that is drawn by hand.
+pub(crate) fn hand_drawn() -> clap::Command {
+    <Cli as Args>::augment_args(root())
+}
+
+/// What is drawn by hand of the command line; the rest follows from the operation table.
 #[derive(Debug, Parser)]
-#[command(
-    name = "claudemesh",
-    about = "Lets agents and people on different machines talk, end-to-end encrypted",
-    disable_version_flag = true,
-    disable_help_subcommand = true,
-    subcommand_required = true,
-    args_override_self = true,
-    max_term_width = 80
-)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -72,6 +83,12 @@ pub(crate) struct Global {
     /// Answer yes to confirmations
     #[arg(short, long, global = true)]
     pub(crate) yes: bool,
+    /// What runs unasked: plan, read-only, write, yolo
+    #[arg(long, global = true, value_name = "MODE", value_parser = approval_mode, hide_short_help = true)]
+    pub(crate) approval_mode: Option<ApprovalMode>,
+    /// Rules of what runs, is asked about, is refused
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub(crate) policy: Option<std::path::PathBuf>,
     /// Never ask anything
     #[arg(long, global = true, hide_short_help = true)]
     pub(crate) non_interactive: bool,
@@ -90,6 +107,13 @@ pub(crate) struct Global {
     /// No spinners
     #[arg(long, global = true, hide_short_help = true)]
     pub(crate) no_progress: bool,
+}
+
+fn approval_mode(text: &str) -> Result<ApprovalMode, String> {
+    ApprovalMode::parse(text).ok_or_else(|| {
+        let modes: Vec<&str> = ApprovalMode::ALL.iter().map(|mode| mode.as_str()).collect();
+        modes.join(", ")
+    })
 }
 
 fn operation_timeout(text: &str) -> Result<Duration, String> {
@@ -132,9 +156,9 @@ pub(crate) enum Command {
     /// Send and read messages
     #[command(subcommand)]
     Message(MessageVerb),
-    /// Join and leave groups
+    /// Decide what runs, is asked about, is refused
     #[command(subcommand)]
-    Group(GroupVerb),
+    Policy(PolicyVerb),
     /// Run the background process
     #[command(subcommand)]
     Daemon(DaemonVerb),
@@ -149,7 +173,9 @@ pub(crate) enum Command {
     )]
     Completions(CompletionsArgs),
     /// Serve an MCP client on stdio (started by the client)
-    #[command(after_help = "Example:\n  claude mcp add claudemesh -- claudemesh mcp")]
+    #[command(
+        after_help = "Examples:\n  claude mcp add claudemesh -- claudemesh mcp\n  claudemesh mcp --tools messaging,profile,state\n  claudemesh mcp print-config cursor\n\nTools: none, v1, all, families, single tools; a leading - removes. docs/mcp.md explains them."
+    )]
     Mcp(McpArgs),
     /// Run a broker; also the program claudemesh-broker
     #[command(disable_help_flag = true)]
@@ -261,13 +287,42 @@ pub(crate) enum Shell {
 
 /// `claudemesh mcp`.
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct McpArgs {
-    /// Tools to offer; this version has none
-    #[arg(long, value_name = "LIST")]
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub(crate) verb: Option<McpVerb>,
+    /// Tools to offer, such as messaging,state; none when left out
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     pub(crate) tools: Option<String>,
     /// Register the session and push nothing
     #[arg(long)]
     pub(crate) no_channel: bool,
+}
+
+/// What `mcp` does besides serving.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum McpVerb {
+    /// Print settings that let a program start this server
+    #[command(
+        after_help = "Examples:\n  claudemesh mcp print-config cursor\n  claudemesh mcp print-config codex >> ~/.codex/config.toml"
+    )]
+    PrintConfig(PrintConfigArgs),
+}
+
+/// `mcp print-config`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PrintConfigArgs {
+    /// cursor, codex, vscode, gemini, or json for others
+    #[arg(value_name = "client", value_parser = mcp_program)]
+    pub(crate) client: Program,
+}
+
+fn mcp_program(text: &str) -> Result<Program, String> {
+    Program::parse(text).ok_or_else(|| {
+        let programs: Vec<&str> = Program::ALL.iter().map(|program| program.as_str()).collect();
+        programs.join(", ")
+    })
 }
 
 /// `broker …`: the words go to the broker's own grammar.

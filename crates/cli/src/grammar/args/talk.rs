@@ -1,4 +1,4 @@
-//! Commands on peers, members, messages and groups (CLI spec §3.4, §3.6, §3.7).
+//! Commands on peers, members and messages (CLI spec §3.4, §3.6).
 
 use std::time::Duration;
 
@@ -190,36 +190,4 @@ pub(crate) struct MessageStatusArgs {
     /// Message id, your own id, or a prefix of 8 characters or more
     #[arg(value_name = "id")]
     pub(crate) id: String,
-}
-
-/// Verbs on groups.
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum GroupVerb {
-    /// Receive what is sent to a group
-    #[command(
-        after_help = "Examples:\n  claudemesh group join eng\n  claudemesh group join @eng/core --role lead"
-    )]
-    Join(GroupJoinArgs),
-    /// Receive it no longer
-    #[command(after_help = "Example:\n  claudemesh group leave eng")]
-    Leave(GroupLeaveArgs),
-}
-
-/// `group join`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct GroupJoinArgs {
-    /// Group, with or without @
-    #[arg(value_name = "group")]
-    pub(crate) group: String,
-    /// Your role in it
-    #[arg(long, value_name = "ROLE")]
-    pub(crate) role: Option<String>,
-}
-
-/// `group leave`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct GroupLeaveArgs {
-    /// Group, with or without @
-    #[arg(value_name = "group")]
-    pub(crate) group: String,
 }

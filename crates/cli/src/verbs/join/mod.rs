@@ -61,6 +61,7 @@ pub(crate) async fn run(context: &Context, args: &JoinArgs) -> Outcome<Report> {
     }
     let link = InviteLink::parse(&args.invite, context.plain_http())
         .map_err(|error| no_invite(context, error))?;
+    context.admit(&[], None).await?;
     let join = Join {
         context,
         config: &config,

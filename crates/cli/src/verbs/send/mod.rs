@@ -1,6 +1,5 @@
 //! `message send`: hands a text to the daemon and says honestly what became of it (CLI spec §3.6).
 
-use std::io::Read as _;
 use std::time::Duration;
 
 use claudemesh_ipc::Client;
@@ -12,8 +11,10 @@ use crate::attach::settled;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::grammar::args::{PriorityWord, SendArgs};
+use crate::grammar::input::read_stdin;
 use crate::link;
 use crate::output::{Fields, Report};
+use crate::select::Several;
 
 mod target;
 mod watch;
@@ -61,11 +62,10 @@ pub(crate) async fn run(context: &Context, args: &SendArgs) -> Outcome<Report> {
         crate::verbs::status::check_id(&format!("{}: --reply-to", context.spoken), id)?;
     }
     let config = context.config()?;
-    let mesh = match context.meshes(&config, crate::select::Several::Aggregate).await? {
-        crate::select::Chosen::One(slug) => Some(slug),
-        crate::select::Chosen::All(_) => None,
-    };
-    let target = Target::read(context, &config, &args.to, mesh)?;
+    let chosen = context.meshes(&config, Several::Aggregate).await?;
+    let target = Target::read(context, &config, &args.to, chosen.one().map(str::to_owned))?;
+    let meshes = target.mesh.as_ref().map_or_else(|| chosen.slugs(), std::slice::from_ref);
+    context.admit(meshes, Some(&target.to)).await?;
     let client = context.daemon_client().await?;
     if args.require_online {
         target.require_online(&client).await?;
@@ -182,33 +182,8 @@ fn text(context: &Context, args: &SendArgs) -> Outcome<String> {
             .detail("expected: one of the two"));
     }
     let text =
-        if args.from_stdin || is_dash { from_stdin(&context.spoken)? } else { args.text.join(" ") };
+        if args.from_stdin || is_dash { read_stdin(&context.spoken)? } else { args.text.join(" ") };
     if text.trim().is_empty() { Err(missing()) } else { Ok(text) }
-}
-
-fn from_stdin(verb: &str) -> Outcome<String> {
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .lock()
-        .take(limits::CLI_STDIN_MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failure::io("cannot read stdin", &error))?;
-    if bytes.len() as u64 > limits::CLI_STDIN_MAX_BYTES {
-        let max = limits::CLI_STDIN_MAX_BYTES;
-        return Err(Failure::new(
-            ErrorCode::TooLarge,
-            format!("{verb}: stdin holds more than {max} bytes"),
-        ));
-    }
-    let mut text = String::from_utf8(bytes)
-        .map_err(|_| Failure::invalid(format!("{verb}: stdin is not UTF-8")))?;
-    if text.ends_with('\n') {
-        text.pop();
-        if text.ends_with('\r') {
-            text.pop();
-        }
-    }
-    Ok(text)
 }
 
 /// The daemon's refusal, in the words of the catalogue.

@@ -21,10 +21,19 @@ impl Disk {
     /// A disk at an empty directory. Its name in the list of mounts carries the mark of the test run, by which
     /// `scripts/test` finds what a killed run left mounted.
     pub fn at(directory: &Path) -> Self {
+        Self::mounted(directory, 700)
+    }
+
+    /// As [`Disk::at`], for a process of another user, who has a directory below.
+    pub fn open_to_all(directory: &Path) -> Self {
+        Self::mounted(directory, 711)
+    }
+
+    fn mounted(directory: &Path, mode: u32) -> Self {
         let mark = std::env::var("CLAUDEMESH_TEST_RUN").unwrap_or_default();
         let is_mounted = rustix::process::geteuid().is_root()
             && run(Command::new("mount")
-                .args(["-t", "tmpfs", "-o", &format!("mode=700,size={VOLUME_BYTES}")])
+                .args(["-t", "tmpfs", "-o", &format!("mode={mode},size={VOLUME_BYTES}")])
                 .arg(format!("claudemesh-chaos-{mark}"))
                 .arg(directory));
         if is_mounted {

@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 
+use super::disk::Disk;
 use super::plan::EngineKind;
 use super::process::signal_process;
 
@@ -94,23 +95,26 @@ impl Delivery {
 #[expect(clippy::large_enum_variant, reason = "there is one in a run")]
 pub enum Engine {
     Sqlite { file: PathBuf },
-    Postgres { encryption_key: String, database: TestDatabase, server: Server },
+    // In the order of their ends: the server's files go before their disk.
+    Postgres { encryption_key: String, database: TestDatabase, server: Server, disk: Disk },
 }
 
 impl Engine {
-    /// An empty database; the embedded one below `data_dir`.
-    pub async fn start(kind: EngineKind, data_dir: &Path) -> Self {
+    /// An empty database: the embedded one below `data_dir`, a server's on a disk of its own at `server_dir`.
+    pub async fn start(kind: EngineKind, data_dir: &Path, server_dir: &Path) -> Self {
         match kind {
             EngineKind::Sqlite => Self::Sqlite { file: data_dir.join("broker.db") },
             EngineKind::Postgres => {
-                let server = Server::start(Durability::Full).await.unwrap();
+                let disk = Disk::open_to_all(server_dir);
+                let server =
+                    Server::start_below(server_dir.to_owned(), Durability::Full).await.unwrap();
                 let database = server.database().await.unwrap();
                 let options: PgConnectOptions = database.url().parse().unwrap();
                 let mut connection = options.connect().await.unwrap();
                 sqlx::query("CREATE EXTENSION amcheck").execute(&mut connection).await.unwrap();
                 connection.close().await.unwrap();
                 let encryption_key = format!("{:064x}", rand::random::<u128>());
-                Self::Postgres { encryption_key, database, server }
+                Self::Postgres { encryption_key, database, server, disk }
             }
         }
     }
@@ -132,6 +136,24 @@ impl Engine {
         match self {
             Self::Sqlite { .. } => None,
             Self::Postgres { server, .. } => Some(server),
+        }
+    }
+
+    /// Leaves `slack_bytes` on the server's disk; false when there is none that can be full.
+    pub fn fill_disk(&self, slack_bytes: u64) -> bool {
+        match self {
+            Self::Postgres { disk: disk @ Disk::Volume(_), .. } => {
+                disk.fill(None, slack_bytes);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Makes room on the server's disk.
+    pub fn free_disk(&self) {
+        if let Self::Postgres { disk, .. } = self {
+            disk.free(None);
         }
     }
 
@@ -184,6 +206,14 @@ impl Engine {
             }
         };
         rows.into_iter().map(Delivery::from).collect()
+    }
+
+    /// What the server said, when there is one.
+    pub fn log(&self) -> Option<PathBuf> {
+        match self {
+            Self::Sqlite { .. } => None,
+            Self::Postgres { server, .. } => Some(server.data_dir().with_file_name("log")),
+        }
     }
 
     /// Where the broker's bytes lie on disk.

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
+use super::agent::Leave;
 use super::plan::{EngineKind, Pace};
 use super::proxy::Weather;
-use super::system::ABSENT;
+use super::system::{ABSENT, SESSIONS};
 
 /// Points at which the broker takes its own life.
 pub const BROKER_POINTS: &[&str] = &[
@@ -29,6 +30,8 @@ pub const DAEMON_POINTS: &[&str] = &[
     "drain.after_write_before_ack",
     "drain.after_ack_before_done",
     "inbox.after_insert_before_ack",
+    "prune.mid",
+    "requeue.mid_tx",
     "sessions.mid_write",
 ];
 
@@ -62,12 +65,16 @@ pub enum Fault {
     Visit { pause: Duration },
     /// A daemon is away for so long that its sessions end.
     Away { person: usize, pause: Duration },
+    /// A session works for a while, so that messages wait for it; then it ends, and comes back.
+    EndSession { person: usize, number: usize, leave: Leave, busy: Duration, pause: Duration },
     /// `kill -9` of the database server.
     ServerKill { pause: Duration },
     /// `kill -9` of one of its backends.
     BackendKill { choice: usize },
     /// Its operator stops it.
     ServerStop { pause: Duration },
+    /// The disk below its data takes so many bytes more.
+    ServerDiskFull { slack_bytes: u64, pause: Duration },
 }
 
 impl Fault {
@@ -90,9 +97,12 @@ impl Fault {
             Self::Weather { .. } => "stalled network",
             Self::Visit { .. } => "visit of the absent one",
             Self::Away { .. } => "long absence",
+            Self::EndSession { leave: Leave::Said, .. } => "session that ends",
+            Self::EndSession { .. } => "session whose process ends",
             Self::ServerKill { .. } => "kill -9 of the database server",
             Self::BackendKill { .. } => "kill -9 of a database backend",
             Self::ServerStop { .. } => "stop of the database server",
+            Self::ServerDiskFull { .. } => "full disk of the database server",
         }
     }
 }
@@ -112,6 +122,18 @@ pub enum Cure {
     FreeDisk(Victim),
     ClearWeather(usize),
     StartServer,
+    FreeServerDisk,
+    /// The session of a person ends, then comes back.
+    EndSession {
+        person: usize,
+        number: usize,
+        leave: Leave,
+        pause: Duration,
+    },
+    ReturnSession {
+        person: usize,
+        number: usize,
+    },
     /// The visitor goes without a word.
     EndVisit,
 }
@@ -160,9 +182,10 @@ impl Dice {
             (Victim::Daemon(_), _) => [DAEMON_POINTS, WRITER_POINTS].concat(),
         };
         let point = points[self.random.random_range(0..points.len())];
-        // Sessions are written rarely; everything else happens all the time.
-        let passes =
-            if point.starts_with("sessions.") { 0 } else { self.random.random_range(0..8) };
+        // Some points are passed rarely; everything else happens all the time.
+        let is_rare =
+            ["sessions.", "requeue.", "prune."].iter().any(|rare| point.starts_with(rare));
+        let passes = if is_rare { 0 } else { self.random.random_range(0..8) };
         Fault::CrashPoint { victim, point, passes }
     }
 
@@ -189,10 +212,26 @@ impl Dice {
     }
 
     fn server_fault(&mut self) -> Fault {
-        match self.random.random_range(0..5) {
+        match self.random.random_range(0..7) {
             0 | 1 => Fault::ServerKill { pause: self.span(0, 3_000) },
             2 | 3 => Fault::BackendKill { choice: self.random.random_range(0..64) },
+            4 | 5 => {
+                // A log segment that is begun takes more than this.
+                let slack_bytes = self.random.random_range(0..8 * 1024 * 1024);
+                Fault::ServerDiskFull { slack_bytes, pause: self.span(1_000, 5_000) }
+            }
             _ => Fault::ServerStop { pause: self.span(0, 3_000) },
+        }
+    }
+
+    fn end_session(&mut self) -> Fault {
+        let leave = if self.random.random_bool(0.5) { Leave::Said } else { Leave::ProcessEnds };
+        Fault::EndSession {
+            person: self.person(),
+            number: self.random.random_range(0..SESSIONS),
+            leave,
+            busy: self.span(1_500, 6_000),
+            pause: self.span(1_000, 8_000),
         }
     }
 
@@ -201,6 +240,7 @@ impl Dice {
         let is_server = self.engine == EngineKind::Postgres;
         match self.random.random_range(0..100) {
             0..14 if is_server => self.server_fault(),
+            24..30 => self.end_session(),
             0..30 => Fault::Kill { victim: self.victim(), pause: self.span(0, 2_000) },
             30..60 => self.crash_point(),
             60..63 => Fault::KillAll { pause: self.span(0, 2_000) },

@@ -3,10 +3,12 @@
 //!
 //! A few kills run with every test run. `make chaos MINUTES=10` runs the long form on both engines; see CONTRIBUTING.md.
 
+mod agent;
 mod disk;
 mod engine;
 mod fault;
 mod ladder;
+mod operator;
 mod plan;
 mod process;
 mod proxy;
@@ -123,7 +125,10 @@ async fn storm_over(plan: &Plan) -> Outcome {
         ("announced to sessions", counters.events.load(Ordering::Relaxed)),
         ("deliveries", u64::try_from(deliveries.len()).unwrap()),
         ("deliveries pushed more than once", u64::try_from(again).unwrap()),
-        ("deliveries moved to the member", u64::try_from(moved).unwrap()),
+        ("deliveries that went from an ended session to its member", u64::try_from(moved).unwrap()),
+        ("deliveries that waited for a session when it ended", verdict.moved),
+        ("rows put back under another id", counters.requeued.load(Ordering::Relaxed)),
+        ("rows that lost their text", counters.pruned.load(Ordering::Relaxed)),
         ("received without proof of the sender", verdict.unproven),
         ("receipts known to senders", system.ladder.count()),
         ("connections made", connections),

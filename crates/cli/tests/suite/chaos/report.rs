@@ -46,7 +46,7 @@ impl Report<'_> {
             plan.engine.as_str(),
             plan.seed
         ));
-        let line = |name: &str, value: String| say(format_args!("  {name:<44}{value:>10}"));
+        let line = |name: &str, value: String| say(format_args!("  {name:<56}{value:>10}"));
         for (kind, count) in &self.tally.faults {
             line(kind, count.to_string());
         }

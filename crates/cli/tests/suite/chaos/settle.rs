@@ -29,6 +29,7 @@ pub async fn settle(system: &mut System, storm: &mut Storm) -> Vec<String> {
     let mut next_words = Instant::now() + Duration::from_secs(5);
     loop {
         storm.revive(system).await;
+        storm.heal(system).await;
         for victim in every_victim() {
             process(system, victim).start();
         }

@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use claudemesh_ipc::api::session::{HookEvent, StatusReport};
 use rand::RngExt as _;
 
+use super::agent::{Leave, Stage};
 use super::fault::{Cure, Dice, Fault, Healing, Victim};
 use super::plan::Plan;
 use super::process::{Ended, Process};
 use super::proxy::Weather;
 use super::report::Tally;
-use super::system::{ABSENT, System};
+use super::system::{ABSENT, SESSIONS, System};
 use super::traffic::Traffic;
 use super::{say, settle};
 
@@ -21,6 +23,10 @@ const PROGRESS: Duration = Duration::from_secs(5);
 const BACKLOG_MAX: i64 = 1_500;
 /// The same for the longest outbox.
 const OUTBOX_MAX: usize = 150;
+/// Time for one word to a daemon, which may be down or frozen.
+const SAY_LIMIT: Duration = Duration::from_millis(500);
+/// Pause before a session tries again to come back.
+const RETURN_RETRY: Duration = Duration::from_millis(250);
 /// Exit code of a program that panicked.
 const PANICKED: i32 = 101;
 
@@ -81,6 +87,11 @@ impl Storm {
             }
             self.cure(system, Cure::Start(victim)).await;
         }
+        for person in 0..ABSENT {
+            for number in 0..SESSIONS {
+                self.cure(system, Cure::ReturnSession { person, number }).await;
+            }
+        }
     }
 
     /// Notices who ended by itself; it starts again after a moment.
@@ -108,12 +119,14 @@ impl Storm {
         }
     }
 
-    async fn heal(&mut self, system: &mut System) {
+    pub async fn heal(&mut self, system: &mut System) {
         let now = Instant::now();
         let due: Vec<Cure> =
             self.healings.extract_if(.., |healing| healing.at <= now).map(|h| h.cure).collect();
         for cure in due {
-            system.note(format_args!("{cure:?}"));
+            if !matches!(cure, Cure::ReturnSession { .. }) {
+                system.note(format_args!("{cure:?}"));
+            }
             self.cure(system, cure).await;
         }
     }
@@ -134,7 +147,38 @@ impl Storm {
                 process(system, Victim::Daemon(ABSENT)).kill();
                 self.after_kill(system, Victim::Daemon(ABSENT)).await;
             }
-            Cure::StartServer => {
+            Cure::EndSession { person, number, leave, pause } => {
+                let session = &system.people[person].sessions[number];
+                session.agent.set_stage(Stage::Gone);
+                match leave {
+                    // A daemon that is down hears nothing, and notices by itself when it is back.
+                    Leave::Said => {
+                        let client = system.people[person].client().with_timeout(SAY_LIMIT);
+                        let client = client.with_token(Some(session.token.clone()));
+                        if client.deregister_session().await.is_err() {
+                            session.agent.end();
+                        }
+                    }
+                    Leave::ProcessEnds => session.agent.end(),
+                }
+                let at = Instant::now() + pause;
+                let cure = Cure::ReturnSession { person, number };
+                self.healings.push(Healing { at, cure });
+            }
+            Cure::ReturnSession { person, number } => {
+                let client = system.people[person].client().with_timeout(SAY_LIMIT);
+                let session = &mut system.people[person].sessions[number];
+                session.agent.set_stage(Stage::Talks);
+                if session.register(&client).await {
+                    system.note(format_args!("{cure:?}"));
+                } else {
+                    let at = Instant::now() + RETURN_RETRY;
+                    self.healings.push(Healing { at, cure });
+                }
+            }
+            // One whose log found no room may have ended by itself.
+            Cure::FreeServerDisk | Cure::StartServer => {
+                system.engine.free_disk();
                 let Some(server) = system.engine.server() else { return };
                 server.start_again().await.unwrap();
                 let faults = system.check_broker().await;
@@ -203,6 +247,29 @@ impl Storm {
                 }
                 process(system, Victim::Daemon(ABSENT)).start();
                 self.healings.push(healing(pause, Cure::EndVisit));
+            }
+            Fault::EndSession { person, number, leave, busy, pause } => {
+                let session = &system.people[person].sessions[number];
+                if session.agent.stage() != Stage::Talks {
+                    return false;
+                }
+                session.agent.set_stage(Stage::Busy);
+                let client = system.people[person].client().with_timeout(SAY_LIMIT);
+                let client = client.with_token(Some(session.token.clone()));
+                let report =
+                    StatusReport { event: Some(HookEvent::Prompt), ..StatusReport::default() };
+                let _ = client.session_status(&report).await;
+                self.healings
+                    .push(healing(busy, Cure::EndSession { person, number, leave, pause }));
+            }
+            Fault::ServerDiskFull { slack_bytes, pause } => {
+                if self.has_cure(Cure::StartServer) || self.has_cure(Cure::FreeServerDisk) {
+                    return false;
+                }
+                if !system.engine.fill_disk(slack_bytes) {
+                    return false;
+                }
+                self.healings.push(healing(pause, Cure::FreeServerDisk));
             }
             Fault::ServerKill { .. } | Fault::ServerStop { .. } | Fault::BackendKill { .. } => {
                 return self.strike_server(system, fault).await;

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claudemesh_ipc::api::RegisterRequest;
@@ -11,6 +12,7 @@ use claudemesh_ipc::api::system::MeshStatus;
 use claudemesh_ipc::{Client, Paths, SessionToken};
 use tokio_util::task::TaskTracker;
 
+use super::agent::{Agent, Stage};
 use super::disk::Disk;
 use super::engine::{Engine, check_file, with_environment};
 use super::ladder::Ladder;
@@ -33,7 +35,7 @@ pub const GROUP: &str = "red";
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Watchdogs, leases and waits in seconds instead of minutes, so that a run goes through many of them.
-const BROKER_SETTINGS: [(&str, &str); 9] = [
+const BROKER_SETTINGS: [(&str, &str); 10] = [
     ("BROKER_BIND", "127.0.0.1"),
     ("SEND_BURST", "1000000"),
     ("SEND_PER_MIN", "6000000"),
@@ -43,6 +45,8 @@ const BROKER_SETTINGS: [(&str, &str); 9] = [
     ("LEASE_TTL_MS", "35000"),
     ("PING_INTERVAL_MS", "2000"),
     ("SILENCE_LIMIT_MS", "6000"),
+    // A daemon that is killed leaves a presence behind for the time of a lease, here every second.
+    ("MAX_CONNECTIONS_PER_MESH", "2000"),
     ("SLOW_CONSUMER_MS", "4000"),
 ];
 const DAEMON_SETTINGS: &str = "
@@ -68,7 +72,7 @@ pub struct Person {
     pub sessions: Vec<Session>,
 }
 
-/// One agent session; its process is the test itself, which outlives every daemon.
+/// One agent session. Its process outlives every daemon, and ends when a fault says so.
 #[derive(Clone)]
 pub struct Session {
     pub id: String,
@@ -76,6 +80,7 @@ pub struct Session {
     pub token: SessionToken,
     pub pubkey: String,
     pub groups: Vec<GroupSpec>,
+    pub agent: Arc<Agent>,
 }
 
 impl Person {
@@ -85,14 +90,17 @@ impl Person {
 }
 
 impl Session {
-    /// Registers with the daemon; the key pair is the same every time.
+    /// Registers with the daemon, unless it is gone; the key pair is the same every time.
     pub async fn register(&mut self, client: &Client) -> bool {
+        if self.agent.stage() == Stage::Gone {
+            return false;
+        }
         let mut request = RegisterRequest::stored(
             self.token.clone(),
             self.id.clone(),
             MESH.to_owned(),
             self.name.clone(),
-            std::process::id(),
+            self.agent.pid(),
         );
         request.groups = self.groups.clone();
         let Ok(reply) = client.register_session(&request).await else { return false };
@@ -136,7 +144,14 @@ impl System {
         let broker_home = home("broker");
         let broker_disk = Disk::at(&broker_home);
         let data_dir = broker_home.join("data");
-        let engine = Engine::start(plan.engine, &data_dir).await;
+        let server_dir = dir.join("server");
+        std::fs::create_dir(&server_dir).unwrap();
+        // A server runs as another user, who has to get there.
+        for directory in [&dir, &server_dir] {
+            let may_enter = std::fs::Permissions::from_mode(0o711);
+            std::fs::set_permissions(directory, may_enter).unwrap();
+        }
+        let engine = Engine::start(plan.engine, &data_dir, &server_dir).await;
         let broker_address =
             std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let environment = engine.environment();
@@ -309,6 +324,9 @@ impl System {
     /// Volumes go with the test: their files are copied beside them first.
     fn save_volumes(&mut self, root: &Path) {
         self.stop();
+        if let Some(log) = self.engine.log() {
+            let _ = std::fs::copy(log, root.join("server.log"));
+        }
         let volumes = self.people.iter().map(|person| &person.disk).chain([&self.broker_disk]);
         for disk in volumes {
             if let Disk::Volume(at) = disk {
@@ -331,6 +349,7 @@ fn sessions_of(person: usize, name: &str) -> Vec<Session> {
             name: format!("{name}-{number}"),
             token: SessionToken::from_bytes(&[seed; 32]),
             pubkey: String::new(),
+            agent: Arc::default(),
             groups: if number == 0 {
                 vec![GroupSpec::Text(format!("@{GROUP}"))]
             } else {

@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::agent::Stage;
+use super::operator::Operator;
 use super::system::{ABSENT, GROUP, Session, System};
 
 /// Every text contains this; nothing but the daemons' own files may.
@@ -64,6 +66,8 @@ pub struct Counters {
     pub repeats: AtomicU64,
     pub conflicts: AtomicU64,
     pub events: AtomicU64,
+    pub requeued: AtomicU64,
+    pub pruned: AtomicU64,
 }
 
 /// Everybody's activity.
@@ -74,20 +78,23 @@ pub struct Traffic {
     stop_watching: CancellationToken,
     is_paused: Arc<AtomicBool>,
     senders: Vec<JoinHandle<Vec<Sent>>>,
+    operators: Vec<JoinHandle<Vec<String>>>,
     watchers: Vec<JoinHandle<Shown>>,
     faults: Arc<Mutex<Vec<String>>>,
     tracker: TaskTracker,
 }
 
-/// What one session was shown: how often, by (sender's member key, client message id).
+/// What one session was shown: how often, by (life, sender's key, client message id).
 pub struct Shown {
     pub session: String,
-    pub counts: BTreeMap<(String, String), u32>,
+    pub counts: BTreeMap<(u32, String, String), u32>,
 }
 
 /// What is left when everybody has stopped.
 pub struct Spoken {
     pub sent: Vec<Sent>,
+    /// Ids of messages that took the place of others, as far as daemons said so.
+    pub requeued: Vec<String>,
     pub shown: Vec<Shown>,
     /// Answers that no fault explains.
     pub faults: Vec<String>,
@@ -117,12 +124,21 @@ impl Traffic {
             stop_watching: CancellationToken::new(),
             is_paused: Arc::default(),
             senders: Vec::new(),
+            operators: Vec::new(),
             watchers: Vec::new(),
             faults: Arc::default(),
             tracker,
         };
         for (from, person) in system.people.iter().enumerate().take(ABSENT) {
             let client = person.client().with_token(None).with_timeout(CALL_LIMIT);
+            let operator = Operator {
+                client: client.clone(),
+                random: StdRng::seed_from_u64(seed.rotate_left(32).wrapping_add(from as u64)),
+                counters: Arc::clone(&traffic.counters),
+                faults: Arc::clone(&traffic.faults),
+                stop: traffic.stop_sending.clone(),
+            };
+            traffic.operators.push(traffic.tracker.spawn(operator.work()));
             let identities = std::iter::once(None).chain(person.sessions.iter().cloned().map(Some));
             for session in identities {
                 let name = session.as_ref().map_or(person.name, |session| &session.name).to_owned();
@@ -158,18 +174,21 @@ impl Traffic {
         self.is_paused.store(is_paused, Ordering::Relaxed);
     }
 
-    /// Everybody finishes the sentence; watchers go on.
-    pub async fn stop_sending(&mut self) -> Vec<Sent> {
+    /// Everybody finishes the sentence; watchers go on. What was sent, and what was put in the place of it.
+    pub async fn stop_sending(&mut self) -> (Vec<Sent>, Vec<String>) {
         self.stop_sending.cancel();
-        let mut sent = Vec::new();
+        let (mut sent, mut requeued) = (Vec::new(), Vec::new());
         for sender in std::mem::take(&mut self.senders) {
             sent.extend(sender.await.unwrap());
         }
-        sent
+        for operator in std::mem::take(&mut self.operators) {
+            requeued.extend(operator.await.unwrap());
+        }
+        (sent, requeued)
     }
 
     /// Everything that was seen.
-    pub async fn stop(mut self, sent: Vec<Sent>) -> Spoken {
+    pub async fn stop(mut self, (sent, requeued): (Vec<Sent>, Vec<String>)) -> Spoken {
         self.stop_watching.cancel();
         let mut shown = Vec::new();
         for watcher in std::mem::take(&mut self.watchers) {
@@ -178,7 +197,7 @@ impl Traffic {
         self.tracker.close();
         self.tracker.wait().await;
         let faults = std::mem::take(&mut *self.faults.lock());
-        Spoken { sent, shown, faults }
+        Spoken { sent, requeued, shown, faults }
     }
 }
 
@@ -207,7 +226,8 @@ impl Speaker {
         while !self.stop.is_cancelled() {
             let pause = self.pause.mul_f64(self.random.random_range(0.2..1.8));
             self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
-            if self.is_paused.load(Ordering::Relaxed) {
+            let is_silent = self.session.as_ref().is_some_and(|s| s.agent.stage() != Stage::Talks);
+            if is_silent || self.is_paused.load(Ordering::Relaxed) {
                 continue;
             }
             let (message, request) = self.compose(number);
@@ -222,7 +242,9 @@ impl Speaker {
             if self.random.random_bool(0.15) {
                 self.repeat(&request).await;
             }
-            if self.random.random_bool(0.7) {
+            let is_at_rest = self.random.random_bool(0.7);
+            let still_talks = self.session.as_ref().is_none_or(|s| s.agent.stage() == Stage::Talks);
+            if is_at_rest && still_talks {
                 self.report(HookEvent::Stop).await;
             }
         }
@@ -320,7 +342,7 @@ impl Speaker {
 }
 
 /// Errors that a fault explains and time heals.
-fn is_passing(error: &IpcError) -> bool {
+pub fn is_passing(error: &IpcError) -> bool {
     match error {
         IpcError::NotRunning(_)
         | IpcError::TimedOut(_)
@@ -340,7 +362,16 @@ async fn watch(
 ) -> Shown {
     let mut shown = Shown { session: session.name.clone(), counts: BTreeMap::new() };
     let mut last_id: Option<String> = None;
+    let mut life = session.agent.lives();
     while !stop.is_cancelled() {
+        // Each process looks for itself; where the last one had stopped reading went with it.
+        if std::mem::replace(&mut life, session.agent.lives()) != life {
+            last_id = None;
+        }
+        if session.agent.stage() == Stage::Gone {
+            stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
+            continue;
+        }
         let watching = async {
             let stream = client.events(&EventsQuery::default(), last_id.as_deref()).await;
             let mut stream = match stream {
@@ -357,7 +388,7 @@ async fn watch(
                     counters.events.fetch_add(1, Ordering::Relaxed);
                     let text =
                         |field: &str| event.data[field].as_str().unwrap_or_default().to_owned();
-                    let key = (text("sender_pubkey"), text("client_message_id"));
+                    let key = (life, text("sender_pubkey"), text("client_message_id"));
                     *shown.counts.entry(key).or_default() += 1;
                 }
             }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::engine::{Delivery, read_only};
+use super::operator::AGAIN;
 use super::system::{ABSENT, NAMES, Person, System};
 use super::traffic::{Sent, Spoken, Target};
 
@@ -21,6 +22,8 @@ pub struct Verdict {
     pub wrong: Vec<String>,
     /// Messages stored without proof of who sent them.
     pub unproven: u64,
+    /// Deliveries that waited for a session when it ended, and went to its member.
+    pub moved: u64,
 }
 
 impl Verdict {
@@ -57,12 +60,14 @@ struct Given {
     client_message_id: String,
     status: String,
     last_error: Option<String>,
+    /// What the broker answered, as JSON.
+    answer: Option<String>,
 }
 
 const RECEIVED: &str =
     "SELECT client_message_id, sender_pubkey, sender_member_pubkey, recipient_pubkey, addressed_to,
     body, decrypt FROM inbox ORDER BY seq";
-const GIVEN: &str = "SELECT client_message_id, status, last_error FROM outbox ORDER BY seq";
+const GIVEN: &str = "SELECT client_message_id, status, last_error, answer FROM outbox ORDER BY seq";
 
 type ReceivedRow = (String, String, String, String, Option<String>, Option<String>, String);
 
@@ -84,15 +89,42 @@ async fn received(person: &Person) -> Vec<Received> {
 
 async fn given(person: &Person) -> Vec<Given> {
     let mut connection = read_only(&person.paths.outbox_file()).await.unwrap();
-    let rows: Vec<(String, String, Option<String>)> =
+    let rows: Vec<(String, String, Option<String>, Option<String>)> =
         sqlx::query_as(GIVEN).fetch_all(&mut connection).await.unwrap();
     rows.into_iter()
-        .map(|(client_message_id, status, last_error)| Given {
+        .map(|(client_message_id, status, last_error, answer)| Given {
             client_message_id,
             status,
             last_error,
+            answer,
         })
         .collect()
+}
+
+/// What has to arrive, once what was put back into the queue counts under its new id.
+#[derive(Default)]
+struct Expected {
+    sent: Vec<Sent>,
+    /// Messages another one took the place of. They were never tried when somebody chose them, and may still have gone
+    /// out in the moment between.
+    replaced: Vec<Sent>,
+    /// Ids whose sender was told that they went to the member of an ended session.
+    told_moved: BTreeSet<String>,
+    /// Every id in an outbox.
+    known: BTreeSet<String>,
+}
+
+impl Expected {
+    /// By id, also those that need not arrive.
+    fn by_id(&self) -> BTreeMap<&str, &Sent> {
+        let all = self.sent.iter().chain(&self.replaced);
+        all.map(|sent| (sent.id.as_str(), sent)).collect()
+    }
+
+    /// True when a message took the place of another one, or lost it: such a one is no part of its speaker's order.
+    fn is_out_of_line(&self, id: &str) -> bool {
+        id.ends_with(AGAIN) || self.replaced.iter().any(|sent| sent.id == id)
+    }
 }
 
 /// Compares everything with everything. The system has stopped.
@@ -100,39 +132,70 @@ pub async fn judge(system: &System, spoken: &Spoken) -> Verdict {
     let mut verdict = Verdict { wrong: spoken.faults.clone(), ..Verdict::default() };
     let deliveries = system.engine.deliveries().await;
     let mut inboxes = Vec::new();
+    let mut expected = Expected::default();
     for person in &system.people {
-        check_outbox(&mut verdict, person, &spoken.sent).await;
+        check_outbox(&mut verdict, person, &spoken.sent, &mut expected).await;
         inboxes.push(received(person).await);
     }
-    let sent: BTreeMap<&str, &Sent> =
-        spoken.sent.iter().map(|sent| (sent.id.as_str(), sent)).collect();
-    check_deliveries(&mut verdict, system, &deliveries, &inboxes, &sent);
+    for id in spoken.requeued.iter().filter(|id| !expected.known.contains(*id)) {
+        verdict.lost.push(format!("{id} took the place of another one and is in no outbox"));
+    }
+    let sent = expected.by_id();
+    check_deliveries(&mut verdict, system, &deliveries, &inboxes, &expected);
+    let keys: BTreeSet<(&str, &str)> = deliveries
+        .iter()
+        .map(|row| (row.client_message_id.as_str(), row.recipient_key.as_str()))
+        .collect();
     for (index, inbox) in inboxes.iter().enumerate() {
         check_inbox(&mut verdict, system, index, inbox, &sent);
-        check_order(&mut verdict, index, inbox, &sent);
+        check_order(&mut verdict, index, inbox, &expected, &keys);
     }
-    check_arrival(&mut verdict, &inboxes, &spoken.sent);
+    check_arrival(&mut verdict, system, &inboxes, &expected);
     for shown in &spoken.shown {
-        for ((_, id), count) in shown.counts.iter().filter(|(_, count)| **count > 1) {
+        for ((_, _, id), count) in shown.counts.iter().filter(|(_, count)| **count > 1) {
             verdict.twice.push(format!("{id} was announced {count} times to {}", shown.session));
         }
     }
     verdict
 }
 
-/// Every accepted send is a row, and done.
-async fn check_outbox(verdict: &mut Verdict, person: &Person, sent: &[Sent]) {
+/// Every accepted send is a row, and done; or another one took its place, and is done.
+async fn check_outbox(
+    verdict: &mut Verdict,
+    person: &Person,
+    sent: &[Sent],
+    expected: &mut Expected,
+) {
     let rows: BTreeMap<String, Given> =
         given(person).await.into_iter().map(|row| (row.client_message_id.clone(), row)).collect();
-    for sent in sent.iter().filter(|sent| NAMES[sent.from] == person.name) {
-        match rows.get(&sent.id) {
-            None => verdict.lost.push(format!("{} was accepted and is in no outbox", sent.id)),
-            Some(row) if row.status != "done" => {
-                let error = row.last_error.as_deref().unwrap_or_default();
-                verdict.lost.push(format!("{} is {} in its outbox: {error}", sent.id, row.status));
-            }
-            Some(_) => {}
+    for row in rows.values() {
+        expected.known.insert(row.client_message_id.clone());
+        let answer = row.answer.as_deref().unwrap_or_default();
+        if answer.contains("\"rerouted_to\":\"") {
+            expected.told_moved.insert(row.client_message_id.clone());
         }
+    }
+    for sent in sent.iter().filter(|sent| NAMES[sent.from] == person.name) {
+        let Some(mut row) = rows.get(&sent.id) else {
+            verdict.lost.push(format!("{} was accepted and is in no outbox", sent.id));
+            continue;
+        };
+        let mut sent = sent.clone();
+        if row.status == "aborted" {
+            let again = format!("{}{AGAIN}", sent.id);
+            let Some(next) = rows.get(&again) else {
+                verdict.lost.push(format!("{} was put aside and nothing took its place", sent.id));
+                continue;
+            };
+            row = next;
+            expected.replaced.push(sent.clone());
+            sent.id = again;
+        }
+        if row.status != "done" {
+            let error = row.last_error.as_deref().unwrap_or_default();
+            verdict.lost.push(format!("{} is {} in its outbox: {error}", sent.id, row.status));
+        }
+        expected.sent.push(sent);
     }
 }
 
@@ -142,12 +205,15 @@ fn check_deliveries(
     system: &System,
     deliveries: &[Delivery],
     inboxes: &[Vec<Received>],
-    sent: &BTreeMap<&str, &Sent>,
+    expected: &Expected,
 ) {
     let mut keys: Vec<BTreeSet<(&str, &str)>> = Vec::new();
     for inbox in inboxes {
-        let pairs =
-            inbox.iter().map(|row| (row.client_message_id.as_str(), row.recipient_pubkey.as_str()));
+        // A session that ended has left what nobody had read to its member.
+        let pairs = inbox.iter().flat_map(|row| {
+            let keys = std::iter::once(&row.recipient_pubkey).chain(&row.addressed_to);
+            keys.map(|key| (row.client_message_id.as_str(), key.as_str()))
+        });
         keys.push(pairs.collect());
     }
     let taken: BTreeSet<(&str, &str)> = deliveries
@@ -159,6 +225,8 @@ fn check_deliveries(
     for delivery in deliveries {
         let id = delivery.client_message_id.as_str();
         known.insert(id);
+        let is_moved = delivery.rerouted_from.is_some() && !expected.told_moved.contains(id);
+        verdict.moved += u64::from(is_moved);
         let Some(person) =
             system.people.iter().position(|p| p.member_id == delivery.recipient_member_id)
         else {
@@ -184,7 +252,8 @@ fn check_deliveries(
             verdict.lost.push(format!("{whose} was acknowledged and is in no inbox"));
         }
     }
-    for id in sent.keys().filter(|id| !known.contains(*id)) {
+    let ids = expected.sent.iter().map(|sent| sent.id.as_str());
+    for id in ids.filter(|id| !known.contains(*id)) {
         verdict.lost.push(format!("{id} has no delivery at the broker"));
     }
 }
@@ -225,7 +294,12 @@ fn check_inbox(
 }
 
 /// Every message is with everyone it is for: exactly once when it was for one.
-fn check_arrival(verdict: &mut Verdict, inboxes: &[Vec<Received>], sent: &[Sent]) {
+fn check_arrival(
+    verdict: &mut Verdict,
+    system: &System,
+    inboxes: &[Vec<Received>],
+    expected: &Expected,
+) {
     let counts: Vec<BTreeMap<&str, u32>> = inboxes
         .iter()
         .map(|inbox| {
@@ -236,11 +310,20 @@ fn check_arrival(verdict: &mut Verdict, inboxes: &[Vec<Received>], sent: &[Sent]
             counts
         })
         .collect();
-    for sent in sent {
+    // Who was not in the group when the broker looked gets nothing, and the broker has no row that says otherwise.
+    let has_left_group: Vec<bool> = system
+        .people
+        .iter()
+        .map(|person| person.sessions.first().is_some_and(|session| session.agent.lives() > 0))
+        .collect();
+    let may_be_missing = expected.replaced.iter().map(|sent| (sent, true));
+    let must_be_there = expected.sent.iter().map(|sent| (sent, false));
+    for (sent, may_be_missing) in must_be_there.chain(may_be_missing) {
         for person in addressees(&sent.to, sent.from) {
             let count = counts[person].get(sent.id.as_str()).copied().unwrap_or(0);
             let is_for_one = matches!(sent.to, Target::Member(_) | Target::Session(..));
-            if count == 0 {
+            let was_out = sent.to == Target::Group && has_left_group[person];
+            if count == 0 && !may_be_missing && !was_out {
                 let (id, to) = (&sent.id, &sent.to);
                 verdict.lost.push(format!("{id} to {to:?} is not with {}", NAMES[person]));
             } else if is_for_one && count > 1 {
@@ -255,18 +338,25 @@ fn check_order(
     verdict: &mut Verdict,
     index: usize,
     inbox: &[Received],
-    sent: &BTreeMap<&str, &Sent>,
+    expected: &Expected,
+    keys: &BTreeSet<(&str, &str)>,
 ) {
+    let by_id = expected.by_id();
     let mut last: BTreeMap<_, &Sent> = BTreeMap::new();
     for row in inbox {
-        let Some(sent) = sent.get(row.client_message_id.as_str()) else { continue };
+        let id = row.client_message_id.as_str();
+        let Some(sent) = by_id.get(id).filter(|_| !expected.is_out_of_line(id)) else { continue };
+        // Under the key it came by, also when its session has ended since and left it to the member.
+        let session = row.addressed_to.as_deref().filter(|session| keys.contains(&(id, session)));
+        let recipient = session.unwrap_or(&row.recipient_pubkey);
+        let addressed_to = row.addressed_to.as_deref().filter(|_| session.is_none());
         let line = (
             &sent.speaker,
             &row.sender_pubkey,
             &sent.to,
             sent.priority.as_str(),
-            &row.recipient_pubkey,
-            &row.addressed_to,
+            recipient,
+            addressed_to,
         );
         if let Some(before) = last.insert(line, sent)
             && before.number > sent.number
