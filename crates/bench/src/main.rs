@@ -30,7 +30,7 @@ pub(crate) struct Options {
     /// Only measurements whose name contains this text.
     #[arg(long)]
     only: Option<String>,
-    /// Also measure with one receiver in fifty that connects and never reads.
+    /// Also measure the flood and the broadcast with one receiver in fifty that connects and never reads.
     #[arg(long)]
     stalled: bool,
     /// PostgreSQL address; without it the broker stores in SQLite.
@@ -54,8 +54,8 @@ fn main() -> anyhow::Result<()> {
 
 async fn measure(options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::new(disk::fdatasync_times()?);
-    let stalled: &[scenario::Scenario] = if options.stalled { scenario::STALLED } else { &[] };
-    for scenario in scenario::ALL.iter().chain(stalled) {
+    for scenario in scenario::ALL.iter().filter(|scenario| options.stalled || !scenario.is_stalled)
+    {
         if options.only.as_ref().is_some_and(|only| !scenario.name.contains(only.as_str())) {
             continue;
         }

@@ -31,21 +31,34 @@ const EPOCH_MS: i64 = 1_767_225_600_000;
 pub(crate) struct SimClock {
     started: Instant,
     offset_ms: AtomicI64,
+    /// The latest time it ever showed.
+    latest_ms: AtomicI64,
 }
 
 impl SimClock {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), offset_ms: AtomicI64::new(0) })
+        Arc::new(Self {
+            started: Instant::now(),
+            offset_ms: AtomicI64::new(0),
+            latest_ms: AtomicI64::new(0),
+        })
     }
 
     /// Sets it wrong by so much more.
     pub(crate) fn jump(&self, millis: i64) {
+        self.latest_ms();
         self.offset_ms.fetch_add(millis, Ordering::Relaxed);
     }
 
     /// How wrong it is.
     pub(crate) fn offset_ms(&self) -> i64 {
         self.offset_ms.load(Ordering::Relaxed)
+    }
+
+    /// The latest time it has shown so far, Unix milliseconds: it may show an earlier one now.
+    pub(crate) fn latest_ms(&self) -> i64 {
+        let now = self.now_ms();
+        self.latest_ms.fetch_max(now, Ordering::Relaxed).max(now)
     }
 
     pub(crate) fn now_ms(&self) -> i64 {
@@ -78,6 +91,7 @@ pub(crate) struct BrokerNode {
 struct State {
     incarnation: u32,
     dir: PathBuf,
+    power_failures: u32,
 }
 
 impl BrokerNode {
@@ -96,7 +110,7 @@ impl BrokerNode {
             clock: SimClock::new(),
             at_rest_key: Arc::new(AtRestKey::generate()),
             signing_key: Arc::new(KeyPair::generate()),
-            state: Mutex::new(State { incarnation: 0, dir }),
+            state: Mutex::new(State { incarnation: 0, dir, power_failures: 0 }),
             running: Arc::default(),
             changing: tokio::sync::Mutex::default(),
         }
@@ -160,6 +174,7 @@ impl BrokerNode {
         let (old, new) = {
             let mut state = self.state.lock();
             state.incarnation += 1;
+            state.power_failures += u32::from(death == Death::PowerFailure);
             let new = self.root.join(format!("broker-{}", state.incarnation));
             (std::mem::replace(&mut state.dir, new.clone()), new)
         };
@@ -181,6 +196,11 @@ impl BrokerNode {
 
     pub(crate) fn is_up(&self) -> bool {
         self.running.lock().is_some()
+    }
+
+    /// How often its machine lost what was not synced.
+    pub(crate) fn power_failures(&self) -> u32 {
+        self.state.lock().power_failures
     }
 
     /// Where its files lie now.

@@ -1,7 +1,7 @@
 //! What was promised and what was seen: every letter with what its sender was told, every time an agent was shown one,
 //! and how far receipts said it came.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use claudemesh_protocol::wire::ReceiptState;
 use claudemesh_protocol::{Priority, PublicKey, receipt};
@@ -64,8 +64,6 @@ struct Inner {
     /// By client message id and recipient: the furthest receipt.
     furthest: BTreeMap<(String, PublicKey), ReceiptState>,
     violations: Vec<String>,
-    /// Daemons whose disk was full at some time.
-    full_disks: BTreeSet<usize>,
 }
 
 impl Ledger {
@@ -124,6 +122,13 @@ impl Ledger {
     ) {
         let Some(rank) = receipt::rank(state) else { return };
         let mut inner = self.inner.lock();
+        // No agent of a simulation keeps a record or answers: whoever says so has forged it.
+        if matches!(
+            state,
+            ReceiptState::InContext | ReceiptState::TurnEnded | ReceiptState::Answered
+        ) {
+            inner.violations.push(format!("a forged receipt of {client_message_id}: {state:?}"));
+        }
         let key = (client_message_id.to_owned(), recipient);
         let before = inner.furthest.get(&key).copied();
         if let Some(before) = before
@@ -139,16 +144,6 @@ impl Ledger {
     /// The furthest receipts, by client message id and recipient.
     pub(crate) fn receipts(&self) -> BTreeMap<(String, PublicKey), ReceiptState> {
         self.inner.lock().furthest.clone()
-    }
-
-    /// The disk of a daemon is full.
-    pub(crate) fn disk_is_full(&self, daemon: usize) {
-        self.inner.lock().full_disks.insert(daemon);
-    }
-
-    /// Whether the disk of a daemon was ever full.
-    pub(crate) fn had_full_disk(&self, daemon: usize) -> bool {
-        self.inner.lock().full_disks.contains(&daemon)
     }
 
     /// Something that must not be.

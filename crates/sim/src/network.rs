@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::dice::Dice;
+use crate::overheard::{Direction, Ear, Overheard};
 use crate::tap::Tap;
 use crate::trace::Trace;
 
@@ -50,6 +51,8 @@ pub(crate) enum Cut {
 pub(crate) struct Network {
     inner: Mutex<Inner>,
     trace: Arc<Trace>,
+    /// Who hears what passes, and the link of its own.
+    eavesdropper: Option<(Arc<Overheard>, usize)>,
 }
 
 struct Inner {
@@ -97,7 +100,14 @@ enum PipeState {
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, links: usize, trace: Arc<Trace>) -> Arc<Self> {
+    /// `overheard`: somebody on the last link hears all others.
+    pub(crate) fn new(
+        seed: u64,
+        links: usize,
+        trace: Arc<Trace>,
+        overheard: Option<Arc<Overheard>>,
+    ) -> Arc<Self> {
+        let eavesdropper = overheard.map(|overheard| (overheard, links.saturating_sub(1)));
         let mut dice = Dice::new(seed, "network");
         let links = (0..links)
             .map(|_| {
@@ -114,7 +124,7 @@ impl Network {
             next_connection: 0,
             leaks: Vec::new(),
         };
-        Arc::new(Self { inner: Mutex::new(inner), trace })
+        Arc::new(Self { inner: Mutex::new(inner), trace, eavesdropper })
     }
 
     /// From now on, new connections go to `listener`, or are refused.
@@ -205,11 +215,16 @@ impl Network {
         let mut inner = self.inner.lock();
         let id = inner.next_connection;
         inner.next_connection += 1;
-        let pipe = |arrow: &str| {
-            let name = format!("{link}{arrow} c{id}");
-            Arc::new(Mutex::new(Pipe::new(Tap::new(name, Arc::clone(&self.trace)))))
+        let ear = match &self.eavesdropper {
+            Some((overheard, own)) if *own != link => Some(Ear::new(Arc::clone(overheard), id)),
+            _ => None,
         };
-        let (up, down) = (pipe(">"), pipe("<"));
+        let pipe = |arrow: &str, direction: Direction| {
+            let name = format!("{link}{arrow} c{id}");
+            let ear = ear.clone().map(|ear| (ear, direction));
+            Arc::new(Mutex::new(Pipe::new(Tap::new(name, Arc::clone(&self.trace), ear))))
+        };
+        let (up, down) = (pipe(">", Direction::ToBroker), pipe("<", Direction::FromBroker));
         inner.connections.retain(|_, other| other.up.strong_count() > 0);
         let connection = Connection { link, up: Arc::downgrade(&up), down: Arc::downgrade(&down) };
         inner.connections.insert(id, connection);

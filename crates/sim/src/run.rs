@@ -8,7 +8,7 @@ use crate::broker_node::SimClock;
 use crate::disk::SimDisk;
 use crate::trace::Trace;
 use crate::world::World;
-use crate::{verdict, weather};
+use crate::{rows, verdict, weather};
 
 /// Pause between two looks at the receipts during the storm.
 const RECEIPT_LOOK: Duration = Duration::from_secs(20);
@@ -125,12 +125,22 @@ async fn live(
         loop {
             tokio::time::sleep(RECEIPT_LOOK).await;
             verdict::watch_receipts(&world).await;
+            if let Err(error) = rows::watch(&world) {
+                world.ledger.violated(format!("the deliveries cannot be read: {error:#}"));
+            }
+        }
+    };
+    let attacking = async {
+        match &world.attacker {
+            Some(attacker) => attacker.attack(&world).await,
+            None => std::future::pending().await,
         }
     };
     tokio::select! {
         biased;
         () = weather::storm(&world) => {}
         () = watching => {}
+        () = attacking => {}
     }
     world.calm_down().await;
     let judged = verdict::judge(&world).await;

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use crate::overheard::{Direction, Ear};
 use crate::trace::Trace;
 
 /// Begin of every text that only sender and recipient may read.
@@ -19,6 +20,8 @@ const SHOWN_MAX_BYTES: usize = 400;
 pub(crate) struct Tap {
     name: String,
     trace: Arc<Trace>,
+    /// Somebody hostile listens too.
+    ear: Option<(Ear, Direction)>,
     buffer: Vec<u8>,
     is_upgraded: bool,
 }
@@ -32,8 +35,8 @@ struct Frame {
 }
 
 impl Tap {
-    pub(crate) fn new(name: String, trace: Arc<Trace>) -> Self {
-        Self { name, trace, buffer: Vec::new(), is_upgraded: false }
+    pub(crate) fn new(name: String, trace: Arc<Trace>, ear: Option<(Ear, Direction)>) -> Self {
+        Self { name, trace, ear, buffer: Vec::new(), is_upgraded: false }
     }
 
     /// Takes the next bytes.
@@ -64,6 +67,9 @@ impl Tap {
                 let hash = hex::encode(hash.get(..4).unwrap_or_default());
                 let shown = text.get(..end).unwrap_or_default();
                 self.trace.note(&format!("{} {hash} {shown}", self.name));
+                if let Some((ear, direction)) = &self.ear {
+                    ear.hear(*direction, &text);
+                }
                 if text.contains(SECRET_MARK) || holds_secret(&text) {
                     return Err(Leak(format!("{}: {shown}", self.name)));
                 }

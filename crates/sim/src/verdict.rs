@@ -11,8 +11,11 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection as _, Row as _};
 use tokio::time::{Instant, sleep};
 
+use crate::attack::Attacker;
 use crate::daemon_node::DaemonNode;
 use crate::ledger::{Address, Letter, LetterNumber, Outcome, number_of};
+use crate::order::{self, Queues};
+use crate::rows;
 use crate::tap::{SECRET_MARK, find};
 use crate::world::World;
 
@@ -57,6 +60,7 @@ pub(crate) async fn judge(world: &World) -> anyhow::Result<()> {
     watch_receipts(world).await;
     let left = GONE_MAX.saturating_sub(calm.elapsed());
     sleep(left).await;
+    rows::watch(world)?;
     check_presence(world, Presence::NobodyTooMany).await;
     for leak in world.network.leaks() {
         world.ledger.violated(format!("plaintext on the wire: {leak}"));
@@ -118,7 +122,9 @@ async fn check_presence(world: &World, which: Presence) {
         .filter(|agent| agent.is_alive())
         .filter_map(|agent| agent.key())
         .collect();
-    let members: BTreeSet<PublicKey> = world.daemons.iter().map(|daemon| daemon.member).collect();
+    let attacker = world.attacker.iter().map(Attacker::member);
+    let members: BTreeSet<PublicKey> =
+        world.daemons.iter().map(|daemon| daemon.member).chain(attacker).collect();
     for daemon in &world.daemons {
         let reply = match daemon.client().peers(None, PeerFilter::WithControlPlane).await {
             Ok(reply) => reply,
@@ -269,6 +275,7 @@ async fn note_receipts(world: &World, daemon: &DaemonNode) {
 /// What the files say once everything has stopped.
 fn check_files(world: &World) -> anyhow::Result<()> {
     let letters = world.ledger.letters();
+    let queues = Queues::read(&world.broker.database())?;
     let mut stored = BTreeSet::new();
     for daemon in &world.daemons {
         let paths = daemon.paths();
@@ -279,20 +286,22 @@ fn check_files(world: &World) -> anyhow::Result<()> {
             stored.insert((row.number, row.recipient));
         }
         check_once(world, daemon.index, &rows);
-        // A message that a full disk refused comes again when its claim ends, behind those that came meanwhile.
-        if !world.ledger.had_full_disk(daemon.index) {
-            check_order(world, daemon.index, &rows, &letters);
+        for fault in order::faults(&rows, &letters, daemon.member, &queues) {
+            world.ledger.violated(format!("daemon {} {fault}", daemon.index));
         }
     }
     check_receipts(world, &letters, &stored);
     check_integrity(world, &world.broker.database())?;
+    rows::look(world, &world.broker.database())?;
     check_ciphertext(world)
 }
 
-struct Stored {
-    number: LetterNumber,
-    recipient: PublicKey,
-    sender: String,
+/// A letter in an inbox.
+pub(crate) struct Stored {
+    pub(crate) number: LetterNumber,
+    /// The own key it is stored under.
+    pub(crate) recipient: PublicKey,
+    pub(crate) sender: String,
 }
 
 /// The inbox rows in the order in which they were stored.
@@ -314,7 +323,8 @@ fn read_inbox(file: &Path) -> anyhow::Result<Vec<Stored>> {
     Ok(stored)
 }
 
-fn ask(file: &Path, sql: &'static str) -> anyhow::Result<Vec<sqlx::sqlite::SqliteRow>> {
+/// Asks a database on this thread.
+pub(crate) fn ask(file: &Path, sql: &'static str) -> anyhow::Result<Vec<sqlx::sqlite::SqliteRow>> {
     let options = SqliteConnectOptions::new().filename(file);
     let rows = crate::on_this_thread(async {
         let mut connection = SqliteConnection::connect_with(&options).await?;
@@ -341,24 +351,6 @@ fn check_once(world: &World, daemon: usize, rows: &[Stored]) {
     for row in rows {
         if !seen.insert((row.number, row.recipient)) {
             world.ledger.violated(format!("daemon {daemon} stored letter {} twice", row.number));
-        }
-    }
-}
-
-/// Letters of one sender to one address, of one priority, arrive in the order in which they were accepted.
-fn check_order(world: &World, daemon: usize, rows: &[Stored], letters: &[Letter]) {
-    let mut last = BTreeMap::new();
-    for row in rows {
-        let Some(letter) = letters.get(row.number) else { continue };
-        let Outcome::Accepted(place) = letter.outcome else { continue };
-        let line = (row.sender.clone(), row.recipient, letter.to, letter.priority as u8);
-        if let Some((before, number)) = last.insert(line, (place, row.number))
-            && before > place
-        {
-            world.ledger.violated(format!(
-                "daemon {daemon} stored letter {number} before letter {}, which was accepted earlier, {:?} {}",
-                row.number, letter.to, letter.priority
-            ));
         }
     }
 }

@@ -230,9 +230,6 @@ fn trouble_disk(world: &Arc<World>, happening: Happening) {
         H::DiskFull => disk.set_full(&dir, is_on),
         _ => disk.set_slow(&dir, is_on),
     };
-    if happening == H::DiskFull {
-        world.ledger.disk_is_full(place);
-    }
     set(&world.disk, true);
     let disk = Arc::clone(&world.disk);
     world.tasks.spawn(async move {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use claudemesh_crypto::KeyPair;
 use claudemesh_protocol::{PeerStatus, Priority};
 use parking_lot::Mutex;
@@ -11,12 +12,15 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use crate::agent::{Agent, GROUP, Identity, Order, Sender, request};
+use crate::attack::Attacker;
 use crate::broker_node::{BrokerNode, SimClock};
 use crate::daemon_node::{AgentProcesses, DaemonNode, Surroundings};
 use crate::dice::Dice;
 use crate::disk::SimDisk;
 use crate::ledger::{Address, Ledger, Letter, Outcome};
 use crate::network::{LinkState, Network};
+use crate::overheard::Overheard;
+use crate::rows::Rows;
 use crate::trace::Trace;
 
 /// Longest wait for a node to start again.
@@ -33,7 +37,11 @@ pub(crate) struct World {
     pub(crate) daemon_clock: Arc<SimClock>,
     pub(crate) daemons: Vec<Arc<DaemonNode>>,
     pub(crate) agents: Vec<Arc<Agent>>,
+    /// In every second run.
+    pub(crate) attacker: Option<Attacker>,
     pub(crate) ledger: Arc<Ledger>,
+    /// The broker's delivery rows as they were seen.
+    pub(crate) rows: Rows,
     pub(crate) tasks: TaskTracker,
     senders: Vec<(usize, Option<usize>, Sender)>,
     started: Instant,
@@ -50,9 +58,18 @@ impl World {
     ) -> anyhow::Result<Arc<Self>> {
         let mut dice = Dice::new(seed, "world");
         let daemon_count = dice.weighted(&[(3, 2_usize), (4, 3), (2, 4)], 3);
-        let network = Network::new(seed, daemon_count + 1, Arc::clone(&trace));
+        let hostile = Attacker::dice(seed);
+        let overheard = hostile.is_some().then(|| Arc::new(Overheard::default()));
+        let network = Network::new(seed, daemon_count + 1, Arc::clone(&trace), overheard.clone());
         let broker = BrokerNode::new(root, &network, &disk, &trace);
-        let made = broker.provision(daemon_count).await?;
+        let mut made = broker.provision(daemon_count + usize::from(hostile.is_some())).await?;
+        let attacker = match (hostile, overheard) {
+            (Some(dice), Some(overheard)) => {
+                let member = made.members.pop().context("the attacker's membership")?;
+                Some(Attacker::new(dice, daemon_count, overheard, made.mesh_id.clone(), &member)?)
+            }
+            _ => None,
+        };
         let surroundings = Surroundings {
             root: root.to_owned(),
             network: Arc::clone(&network),
@@ -111,7 +128,9 @@ impl World {
             daemon_clock,
             daemons,
             agents,
+            attacker,
             ledger,
+            rows: Rows::default(),
             tasks,
             senders,
             started: Instant::now(),

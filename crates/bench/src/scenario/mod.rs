@@ -20,18 +20,23 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// What we aim for (design document, performance targets).
     pub(crate) target: &'static str,
+    /// Measured with `--stalled` only: the line above it, with receivers among them that take nothing.
+    pub(crate) is_stalled: bool,
     /// Measures once.
     pub(crate) run: for<'a> fn(&'a Options) -> Measurement<'a>,
 }
 
 macro_rules! scenarios {
-    ($($name:literal, $target:literal => $run:expr;)+) => {
+    ($($name:literal, $target:literal $(, $stalled:ident)? => $run:expr;)+) => {
         &[$(Scenario {
             name: $name,
             target: $target,
+            is_stalled: scenarios!(@is_stalled $($stalled)?),
             run: |options| Box::pin($run(options)),
         },)+]
     };
+    (@is_stalled) => { false };
+    (@is_stalled stalled) => { true };
 }
 
 /// Every measurement, in the order of the table.
@@ -43,19 +48,16 @@ pub(crate) const ALL: &[Scenario] = scenarios! {
     "direct 50->50, 4 KiB", "" => |options| direct::pairs(options, 50, 400, 4096);
     "100 peers closed loop, 256 B", "push p50 <= 15, p99 <= 50" => direct::closed_loop;
     "100 peers x 1000, 256 B", "all in <= 15 s; RSS <= 150 MiB" => |options| direct::flood(options, 0);
-    "broadcast to 100", "" => |options| broadcast::to(options, 100);
-    "broadcast to 500", "last within 15 ms" => |options| broadcast::to(options, 500);
+    "100 peers x 1000, 2 of 102 stalled", "as without them", stalled => |options| direct::flood(options, 2);
+    "broadcast to 100", "" => |options| broadcast::to(options, 100, 0);
+    "broadcast to 500", "last within 15 ms" => |options| broadcast::to(options, 500, 0);
+    "broadcast to 500, 10 more stalled", "as without them", stalled => |options| broadcast::to(options, 500, 10);
     "handshakes", ">= 2000/s" => connections::handshakes;
     "idle connections, 10000", "<= 250 MiB; < 2 % of a core" => connections::idle;
     "drain of 10000 held", "<= 0.5 s" => drain::held;
     "reconnect storm, 20 meshes x 50", "all back within 5 s of listening" => |options| storm::reconnect(options, 20, 50, false);
     "reconnect storm, 1 mesh x 1000", "all back within 5 s of listening" => |options| storm::reconnect(options, 1, 1_000, false);
-    "reconnect storm with rosters, 20 x 50", "" => |options| storm::reconnect(options, 20, 50, true);
-    "reconnect storm with rosters, 1 x 1000", "" => |options| storm::reconnect(options, 1, 1_000, true);
+    "reconnect storm with rosters, 20 x 50", "all back within 5 s of listening" => |options| storm::reconnect(options, 20, 50, true);
+    "reconnect storm with rosters, 1 x 1000", "all back within 5 s of listening" => |options| storm::reconnect(options, 1, 1_000, true);
     "start with stored messages", "serves within 300 ms" => drain::start;
-};
-
-/// What `--stalled` adds: the same load, with receivers among them that take nothing.
-pub(crate) const STALLED: &[Scenario] = scenarios! {
-    "100 peers x 1000, 2 of 102 stalled", "as without them" => |options| direct::flood(options, 2);
 };

@@ -10,5 +10,6 @@
 )]
 
 mod planted;
+mod receipts;
 mod release;
 mod seeds;
