@@ -32,8 +32,11 @@ pub(crate) fn wake_key(broker: &Broker, mesh: &Arc<Mesh>, key: PublicKey) {
     let (begins, due) = {
         let mut state = mesh.lock();
         let due = copies::begin(&mut state, key);
-        let open = state.open(key);
-        let begins = state.queues.get_mut(&key).is_some_and(|queue| queue.begin_drain(open));
+        // Nearly always nothing waits, and then it does not matter who could take it.
+        let begins = state.queues.contains_key(&key) && {
+            let open = state.open(key);
+            state.queue(key).begin_drain(open)
+        };
         if !begins {
             state.tidy_queue(key);
         }

@@ -335,8 +335,29 @@ impl MeshState {
     /// What may be pushed now of this key's rows to one of its receivers. A session that stands in for its daemon gets
     /// none of its member's while rows of its own wait in that class or a more urgent one: both may be copies of one
     /// broadcast, and the member's copy of a younger one must not pass its own of an older one.
+    ///
+    /// Nor does it get any while another one that stands in has an older row of theirs that it was not given: one daemon
+    /// reads both sockets side by side, and the younger row could be stored first.
     pub(crate) fn open_to(&self, entry: &Entry, key: PublicKey) -> Priorities {
+        if self.has_missed_a_row(entry, key) {
+            return Priorities::NONE;
+        }
         self.behind_own(entry, key, entry.open())
+    }
+
+    fn has_missed_a_row(&self, entry: &Entry, key: PublicKey) -> bool {
+        let presence = &entry.presence;
+        if presence.session_key == Some(key) || presence.is_device() {
+            return false;
+        }
+        let is_missing = |unacked: &Unacked| {
+            self.in_flight
+                .get(&unacked.seq)
+                .is_some_and(|row| row.key == key && !row.pushed_to.contains(&presence.id))
+        };
+        self.of_member(&presence.member_id)
+            .filter(|other| other.presence.id != presence.id && other.presence.is_stand_in())
+            .any(|other| other.unacked.iter().any(is_missing))
     }
 
     /// As [`MeshState::open_to`], for copies it is owed.

@@ -107,14 +107,25 @@ async fn of_two_sockets_with_one_session_key_one_survives() {
     let people = world.mesh_of(&["alice", "bob"]).await;
     let session = Session::new();
     let mut watcher = world.daemon(&people[0]).await;
+    let greeted = async |hello: Value| {
+        let mut socket = world.socket().await;
+        socket.send(&hello).await;
+        let answer = socket.next().await;
+        if answer["type"] == "hello_ack" {
+            return Some(socket);
+        }
+        // The one that was signed first came last: it is told that it has been replaced already.
+        assert_eq!(socket.close_reason().await, (1000, "session_replaced".to_owned()), "{answer}");
+        None
+    };
     let (first, second) = tokio::join!(
-        world.connect(world.session_hello(&people[0], &session)),
-        world.connect(world.session_hello(&people[0], &session)),
+        greeted(world.session_hello(&people[0], &session)),
+        greeted(world.session_hello(&people[0], &session)),
     );
-    let mut sockets = [first, second];
+    let mut sockets: Vec<_> = [first, second].into_iter().flatten().collect();
     let peers = watcher.until_peers(2).await;
     let survivor = peers.iter().find(|peer| peer["pubkey"] == session.pubkey()).unwrap();
-    let mut replaced = 0;
+    let mut replaced = 2 - sockets.len();
     for socket in &mut sockets {
         let ping = json!({"type": "list_peers", "_reqId": "x"});
         if socket.ws().send(Message::text(ping.to_string())).await.is_err() {
