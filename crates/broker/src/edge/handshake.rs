@@ -140,6 +140,12 @@ fn check_skew(timestamp: Timestamp, now: Timestamp) -> Result<(), Refused> {
 fn check_texts(info: &ClientInfo, name: Option<&str>) -> Result<(), Refused> {
     let long = |text: &str| text.len() > HELLO_TEXT_MAX_BYTES;
     let optional = [&info.hostname, &info.host_fingerprint, &info.channel, &info.model];
+    let texts = optional.into_iter().chain([&info.peer_type]).flatten().chain(&info.capabilities);
+    let texts = texts.map(String::as_str).chain([&*info.session_id, &*info.cwd]).chain(name);
+    if texts.into_iter().any(|text| text.contains('\0')) {
+        // PostgreSQL stores no such text.
+        return Err(Refused::malformed("a text of the hello contains NUL"));
+    }
     if long(&info.session_id)
         || long(&info.cwd)
         || optional.into_iter().flatten().any(|text| long(text))

@@ -88,6 +88,10 @@ fn invalid(text: impl Into<String>) -> Refusal {
     Refusal::new(ErrorCode::InvalidRequest, format!("invalid request: {}", text.into()))
 }
 
+fn has_nul(text: &str) -> bool {
+    text.contains('\0')
+}
+
 /// Step 1.
 fn check_shape(send: &Send, now: Timestamp) -> Result<Checked, Refusal> {
     let target: TargetSpec = send.target_spec.parse().map_err(|error| {
@@ -105,6 +109,12 @@ fn check_shape(send: &Send, now: Timestamp) -> Result<Checked, Refusal> {
     }
     if send.reply_to_id.as_ref().is_some_and(|id| id.chars().count() > REPLY_TO_MAX_CHARS) {
         return Err(invalid("replyToId is longer than 128 characters"));
+    }
+    // PostgreSQL stores no text with a NUL.
+    let keys = send.wrapped_keys.iter().flatten().flat_map(|one| [&one.nonce, &one.key]);
+    let mut texts = [&send.nonce, &send.ciphertext].into_iter().chain(keys).map(|text| &**text);
+    if texts.any(has_nul) || send.reply_to_id.as_deref().is_some_and(has_nul) {
+        return Err(invalid("a field contains NUL"));
     }
     let fingerprint = match (&send.request_fingerprint, &send.client_message_id) {
         (Some(hex), _) => Some(

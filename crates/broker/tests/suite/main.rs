@@ -43,6 +43,8 @@ mod permissions;
 mod postgres;
 mod process;
 mod provisioning;
+mod random_frames;
+mod random_requests;
 mod receipts;
 mod receivers;
 mod recipients;
