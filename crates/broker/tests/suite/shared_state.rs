@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use claudemesh_protocol::limits::{MAX_FRAME_BYTES, STATE_KEYS_MAX, STATE_VALUE_MAX_BYTES};
 use claudemesh_protocol::permission::Permission;
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::peers::{Person, Session, Socket};
@@ -243,8 +244,11 @@ async fn a_mesh_has_so_many_keys() {
         at: world.broker().broker().now(),
     };
     let store = world.broker().broker().store();
-    let writes = (1..STATE_KEYS_MAX).map(|number| store.write_state(write(number)));
-    futures_util::future::try_join_all(writes).await.unwrap();
+    futures_util::stream::iter(1..STATE_KEYS_MAX)
+        .for_each_concurrent(16, async |number| {
+            store.write_state(write(number)).await.unwrap();
+        })
+        .await;
     assert_eq!(set(&mut alice, "last", json!(1)).await["type"], "ack");
     let refused = set(&mut alice, "one more", json!(1)).await;
     assert_eq!((&refused["code"], &refused["type"]), (&json!("limit"), &json!("error")));

@@ -81,12 +81,24 @@ pub fn client_from(address: &str) -> Client {
         .unwrap()
 }
 
+/// `postgres` runs the tests that start a broker of the embedded profile on PostgreSQL instead: the families of
+/// operations have to behave alike on both (`scripts/test engines`).
+const ENGINE: &str = "CLAUDEMESH_TEST_ENGINE";
+
 impl World {
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
+    /// On SQLite, or on the engine that [`ENGINE`] names.
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        if std::env::var(ENGINE).is_ok_and(|engine| engine == "postgres") {
+            return Self::on_database_with(postgres::database().await.unwrap(), change).await;
+        }
+        Self::embedded_with(change).await
+    }
+
+    async fn embedded_with(change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::embedded(dir.path().join("data"));
         change(&mut settings);
@@ -131,7 +143,7 @@ impl World {
         change: impl FnOnce(&mut Settings),
     ) -> Self {
         let url = SecretText::new(database.url());
-        let mut world = Self::start_with(|settings| {
+        let mut world = Self::embedded_with(|settings| {
             settings.profile = StorageProfile::Server;
             settings.database_url = Some(Arc::new(url));
             settings.encryption_key = Some(Arc::new(AtRestKey::generate()));
