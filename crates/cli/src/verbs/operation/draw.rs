@@ -46,6 +46,22 @@ fn drawn(
     let spec = kind.spec();
     let verb = spec.verb.unwrap_or(claudemesh_protocol::ops::Verb::of(""));
     let schema = kind.output_schema();
+    let owner = match spec.shape {
+        Shape::List(list) => format!("/properties/{list}/items/properties"),
+        _ => "/properties".to_owned(),
+    };
+    let is_any_json = |name: &str| {
+        schema.pointer(&format!("{owner}/{name}")).is_some_and(|property| {
+            ["type", "anyOf", "oneOf", "enum"].iter().all(|key| property.get(key).is_none())
+        })
+    };
+    let field = |name: &str, value: &Value| {
+        if is_any_json(name) && !value.is_null() {
+            sanitized_line(&value.to_string(), VALUE_MAX_CHARS)
+        } else {
+            shown(value, manner)
+        }
+    };
     let mut screen = Screen::new();
     if let Shape::List(list) = spec.shape {
         let (rows, envelope) = rows_of(result, list, mesh);
@@ -55,7 +71,7 @@ fn drawn(
             let of_several = mesh.is_none().then_some("mesh");
             let columns: Vec<&str> =
                 of_several.into_iter().chain(verb.columns.iter().copied()).collect();
-            screen.table(table(&rows, &columns, manner));
+            screen.table(table(&rows, &columns, field));
         }
         return Report::new(Document::List { items: rows, envelope }, screen);
     }
@@ -67,13 +83,8 @@ fn drawn(
         map.entry("mesh").or_insert_with(|| mesh.into());
     }
     if verb.done.is_empty() {
-        record(&mut screen, &map, verb.columns, manner);
+        record(&mut screen, &map, verb.columns, &field);
     } else {
-        let is_any_json = |name: &str| {
-            schema.pointer(&format!("/properties/{name}")).is_some_and(|property| {
-                ["type", "anyOf", "oneOf", "enum"].iter().all(|key| property.get(key).is_none())
-            })
-        };
         let fill = |sentence: &str| filled(sentence, &map, arguments, is_any_json, manner);
         screen.done(fill(verb.done));
         if !verb.hint.is_empty() {
@@ -128,7 +139,12 @@ fn filled(
 }
 
 /// Lines of a record: its columns, else every value that fits on a line; then a table for each list of records.
-fn record(screen: &mut Screen, map: &Map<String, Value>, columns: &[&str], manner: Manner) {
+fn record(
+    screen: &mut Screen,
+    map: &Map<String, Value>,
+    columns: &[&str],
+    field: &impl Fn(&str, &Value) -> String,
+) {
     let is_shown = |name: &str| columns.is_empty() || columns.contains(&name);
     let order: Vec<&str> = if columns.is_empty() {
         map.keys().map(String::as_str).filter(|name| *name != "ok").collect()
@@ -139,7 +155,7 @@ fn record(screen: &mut Screen, map: &Map<String, Value>, columns: &[&str], manne
         .iter()
         .filter_map(|name| {
             let value = map.get(*name).filter(|value| !value.is_null())?;
-            (!is_list_of_records(value)).then(|| (title(name), shown(value, manner)))
+            (!is_list_of_records(value)).then(|| (title(name), field(name, value)))
         })
         .collect();
     let pairs: Vec<(&str, String)> =
@@ -148,7 +164,7 @@ fn record(screen: &mut Screen, map: &Map<String, Value>, columns: &[&str], manne
     for (name, value) in map.iter().filter(|(name, _)| is_shown(name)) {
         if let (true, Value::Array(rows)) = (is_list_of_records(value), value) {
             screen.section(&title(name));
-            screen.table(table(rows, &[], manner));
+            screen.table(table(rows, &[], field));
         }
     }
 }
@@ -158,7 +174,7 @@ fn is_list_of_records(value: &Value) -> bool {
 }
 
 /// One row for each record; without declared columns those of the first.
-fn table(rows: &[Value], columns: &[&str], manner: Manner) -> Table {
+fn table(rows: &[Value], columns: &[&str], field: impl Fn(&str, &Value) -> String) -> Table {
     let names: Vec<&str> = match columns {
         [] => rows
             .iter()
@@ -178,8 +194,7 @@ fn table(rows: &[Value], columns: &[&str], manner: Manner) -> Table {
     };
     let mut table = Table::new(names.iter().map(|name| (title(name), side(name))).collect());
     for row in rows {
-        let cell =
-            |name: &&str| row.get(*name).map(|value| shown(value, manner)).unwrap_or_default();
+        let cell = |name: &&str| row.get(*name).map(|value| field(name, value)).unwrap_or_default();
         table.row(names.iter().map(cell).collect());
     }
     table
