@@ -7,14 +7,12 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use claudemesh_protocol::limits;
+use claudemesh_protocol::limits::KEY_PREFIX_MIN_CHARS;
 use claudemesh_protocol::ops::policy::Policy;
 use serde::Serialize;
 
 use crate::client::{Client, PeerFilter};
 use crate::error::IpcError;
-
-/// Fewest characters of a key prefix.
-const PREFIX_MIN_CHARS: usize = 8;
 
 /// A policy file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +86,7 @@ pub async fn names_of(
     target: &str,
 ) -> Result<Vec<String>, IpcError> {
     let typed = target.to_lowercase();
-    let is_prefix = typed.chars().count() >= PREFIX_MIN_CHARS;
+    let is_prefix = typed.chars().count() >= KEY_PREFIX_MIN_CHARS;
     let mut names = Vec::new();
     for peer in client.peers(mesh, PeerFilter::WithControlPlane).await?.peers {
         let keys: Vec<String> = std::iter::once(peer.row.pubkey.to_hex())

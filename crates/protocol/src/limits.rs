@@ -46,6 +46,8 @@ pub const STATE_VALUE_MAX_BYTES: usize = 32_768;
 pub const STATE_KEYS_MAX: usize = 5_000;
 /// Entries in what one member grants others (broker spec §4.22).
 pub const GRANTS_MAX: usize = 1_000;
+/// Shortest prefix that names a message or an outbox row, in characters (daemon spec §10.1, broker spec §3.7).
+pub const ID_PREFIX_MIN_CHARS: usize = 8;
 /// Shortest key prefix that names a member or session, in hexadecimal characters (wire spec §3.22).
 pub const KEY_PREFIX_MIN_CHARS: usize = 8;
 /// Time an old member key still names its member in targets after a rotation (broker spec §2.6).

@@ -1,5 +1,6 @@
 //! `message_status`: what became of a message (broker spec §3.7).
 
+use claudemesh_protocol::limits::ID_PREFIX_MIN_CHARS;
 use claudemesh_protocol::wire::{MessageStatus, MessageStatusResult, RecipientStatus};
 use claudemesh_protocol::{ErrorCode, Timestamp, id};
 use claudemesh_store::{DeliveryState, DeliveryStatus, MessageLookup};
@@ -11,9 +12,6 @@ mod standing;
 
 use standing::{Message, is_merged, is_present, standing};
 
-/// Least characters of a prefix (wire spec §3.1).
-const PREFIX_MIN_CHARS: usize = 8;
-
 /// Answers the sender's member and admins; to others the message does not exist.
 pub(super) async fn message_status(
     peer: &Peer,
@@ -21,7 +19,7 @@ pub(super) async fn message_status(
     req_id: Option<String>,
 ) -> Reply {
     let asked = query.message_id;
-    let is_id = (PREFIX_MIN_CHARS..=id::ROW_ID_CHARS).contains(&asked.len())
+    let is_id = (ID_PREFIX_MIN_CHARS..=id::ROW_ID_CHARS).contains(&asked.len())
         && asked.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if !is_id {
         return Err(Refusal::new(

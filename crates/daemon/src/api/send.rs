@@ -13,6 +13,7 @@ use claudemesh_ipc::api::{FanoutEntry, RowStatus, SendReply};
 use claudemesh_protocol::body::Meta;
 use claudemesh_protocol::canonical::DestinationKind;
 use claudemesh_protocol::capability::Capability;
+use claudemesh_protocol::limits::ID_PREFIX_MIN_CHARS;
 use claudemesh_protocol::{ErrorCode, Priority, PublicKey, TargetSpec, Timestamp};
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -249,10 +250,10 @@ impl Api {
         id: Option<&str>,
         stored: Option<&ExistingRow>,
     ) -> Result<Option<String>, Failure> {
-        const PREFIX_MIN_CHARS: usize = 8;
         let Some(id) = id else { return Ok(None) };
-        if id.chars().count() < PREFIX_MIN_CHARS {
-            let message = format!("\"reply_to_id\" needs at least {PREFIX_MIN_CHARS} characters");
+        if id.chars().count() < ID_PREFIX_MIN_CHARS {
+            let message =
+                format!("\"reply_to_id\" needs at least {ID_PREFIX_MIN_CHARS} characters");
             return Err(Failure::field("reply_to_id", message));
         }
         let context = self.daemon.context();

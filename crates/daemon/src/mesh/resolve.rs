@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 
 use claudemesh_protocol::error::ErrorCode;
+use claudemesh_protocol::limits::KEY_PREFIX_MIN_CHARS;
 use claudemesh_protocol::{GroupName, PublicKey, TargetSpec};
 
 use super::roster::{RosterView, is_addressable, member_of};
 
-/// Fewest characters of a key prefix (daemon spec §10.2).
-const PREFIX_MIN_CHARS: usize = 8;
 /// Names offered when nothing matches (daemon spec §10.2).
 const NAMES_OFFERED: usize = 10;
 /// Characters of a whole key.
@@ -211,7 +210,7 @@ fn is_same_name(left: &str, right: &str) -> bool {
 }
 
 fn prefix(text: &str) -> Option<String> {
-    let is_prefix = (PREFIX_MIN_CHARS..KEY_CHARS).contains(&text.len())
+    let is_prefix = (KEY_PREFIX_MIN_CHARS..KEY_CHARS).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_prefix.then(|| text.to_ascii_lowercase())
 }

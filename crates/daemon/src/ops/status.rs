@@ -5,6 +5,7 @@
 
 use claudemesh_ipc::api::system::MeshStatus;
 use claudemesh_ipc::api::{OutboxItem, RecipientProgress, RowStatus};
+use claudemesh_protocol::limits::ID_PREFIX_MIN_CHARS;
 use claudemesh_protocol::wire::{ClientFrame, MessageStatus, ReceiptState, ServerFrame};
 use claudemesh_protocol::{ErrorCode, PublicKey, Timestamp};
 use serde_json::{Map, Value, json};
@@ -12,9 +13,6 @@ use serde_json::{Map, Value, json};
 use super::{Answer, Call, broker_failure, fields};
 use crate::api::Failure;
 use crate::mesh::{MeshHandle, RequestError, Via};
-
-/// Fewest characters of an id prefix (CLI spec §1.8).
-const PREFIX_MIN_CHARS: usize = 8;
 
 /// Who vouches for what is told from the outbox; the broker's own words for others stand in wire spec §3.1.
 const SENDER: &str = "sender_daemon";
@@ -26,9 +24,9 @@ const TOO_OLD: &str = "max_age_exceeded";
 
 pub(super) async fn run(call: Call<'_>, asked: MessageStatus) -> Result<Answer, Failure> {
     let id = asked.message_id;
-    if id.chars().count() < PREFIX_MIN_CHARS {
+    if id.chars().count() < ID_PREFIX_MIN_CHARS {
         let chars = id.chars().count();
-        let message = format!("id is {chars} chars, needs ≥{PREFIX_MIN_CHARS}");
+        let message = format!("id is {chars} chars, needs ≥{ID_PREFIX_MIN_CHARS}");
         return Err(Failure::new(ErrorCode::InvalidArgument, message));
     }
     let mut rows = call.api.daemon().context().outbox.by_id(&id).await?;

@@ -1,6 +1,7 @@
 //! Looking into the outbox: pages, single rows, rows by a prefix of their id.
 
 use claudemesh_ipc::api::{OutboxItem, OutboxPage, RowStatus};
+use claudemesh_protocol::limits::ID_PREFIX_MIN_CHARS;
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::{Outbox, row};
@@ -55,14 +56,13 @@ impl Outbox {
     /// # Errors
     /// [`StorageError`].
     pub async fn by_id(&self, id: &str) -> Result<Vec<OutboxItem>, StorageError> {
-        const PREFIX_MIN_CHARS: usize = 8;
         let columns = row::ITEM_COLUMNS;
         let exact = format!(
             "SELECT {columns} FROM outbox WHERE id=$1 OR client_message_id=$1 OR broker_message_id=$1 LIMIT 2"
         );
         let reader = self.shared.db.reader();
         let mut rows = sqlx::query(sqlx::AssertSqlSafe(exact)).bind(id).fetch_all(reader).await?;
-        if rows.is_empty() && id.chars().count() >= PREFIX_MIN_CHARS {
+        if rows.is_empty() && id.chars().count() >= ID_PREFIX_MIN_CHARS {
             // A range, which an index can answer; LIKE would take `_` in an id for a wildcard.
             let prefix = format!(
                 "SELECT {columns} FROM outbox WHERE (id>=$1 AND id<$2) \

@@ -7,13 +7,12 @@ use claudemesh_ipc::api::{PeerEntry, SendReply};
 use claudemesh_ipc::client::PeerFilter;
 use claudemesh_protocol::error::{ErrorCode, ExitCode};
 use claudemesh_protocol::group::GroupName;
+use claudemesh_protocol::limits::KEY_PREFIX_MIN_CHARS;
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::link;
 
-/// Fewest hexadecimal characters of a key prefix (CLI spec §1.8).
-const PREFIX_MIN_CHARS: usize = 8;
 /// Characters of a whole key.
 const KEY_CHARS: usize = 64;
 
@@ -99,7 +98,7 @@ impl Target {
 
     /// True for keys and what may be a prefix of one.
     fn is_key_like(&self) -> bool {
-        (PREFIX_MIN_CHARS..=KEY_CHARS).contains(&self.to.len())
+        (KEY_PREFIX_MIN_CHARS..=KEY_CHARS).contains(&self.to.len())
             && self.to.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
 
