@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claudemesh_ipc::api::MeshStatus;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use crate::daemon::Daemon;
 use crate::home::file::FileLock;
@@ -20,17 +21,37 @@ const ALL_DISABLED: u8 = 6;
 /// Exit code when the lock file was removed under a running daemon.
 const LOCK_LOST: u8 = 1;
 
+/// Ticks of a period, the first at once, until the daemon stops; what was missed meanwhile is not made up for.
+struct Ticks {
+    stopping: CancellationToken,
+    interval: Interval,
+}
+
+impl Ticks {
+    fn of(daemon: &Daemon, period: Duration) -> Self {
+        let mut interval = interval(period);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { stopping: daemon.stopping(), interval }
+    }
+
+    /// `None` once the daemon stops.
+    async fn next(&mut self) -> Option<()> {
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => None,
+            _ = self.interval.tick() => Some(()),
+        }
+    }
+}
+
 /// Drops sessions as their processes end, and every 15 s those that were missed.
 pub(crate) async fn reap_sessions(daemon: Daemon, mut ended: EndedSessions) {
     let sessions = daemon.context().sessions.clone();
-    let stopping = daemon.stopping();
-    let mut sweep = interval(SWEEP_INTERVAL);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = Ticks::of(&daemon, SWEEP_INTERVAL);
     loop {
         let is_over = tokio::select! {
             biased;
-            () = stopping.cancelled() => true,
-            _ = sweep.tick() => false,
+            tick = ticks.next() => tick.is_none(),
             hash = ended.next() => hash.is_none(),
         };
         if is_over {
@@ -71,15 +92,8 @@ pub(crate) async fn leave_to_members(daemon: Daemon) {
 /// Stops the daemon when its lock file was removed: another daemon could then open the same databases.
 pub(crate) async fn keep_lock(daemon: Daemon, lock: Arc<FileLock>) {
     let path = daemon.context().paths.lock_file();
-    let stopping = daemon.stopping();
-    let mut tick = interval(SWEEP_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = stopping.cancelled() => return,
-            _ = tick.tick() => {}
-        }
+    let mut ticks = Ticks::of(&daemon, SWEEP_INTERVAL);
+    while ticks.next().await.is_some() {
         if !lock.is_still_at(&path) {
             tracing::error!(path = %path.display(), "lock_file_vanished");
             daemon.stop_with(LOCK_LOST);
@@ -91,15 +105,8 @@ pub(crate) async fn keep_lock(daemon: Daemon, lock: Arc<FileLock>) {
 /// Measures the pressure every 15 s while messages wait, so that health and events tell it also when nobody sends
 /// (daemon spec §11.7).
 pub(crate) async fn watch_pressure(daemon: Daemon) {
-    let stopping = daemon.stopping();
-    let mut tick = interval(SWEEP_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = stopping.cancelled() => return,
-            _ = tick.tick() => {}
-        }
+    let mut ticks = Ticks::of(&daemon, SWEEP_INTERVAL);
+    while ticks.next().await.is_some() {
         let context = daemon.context();
         if context.outbox.open_rows() > 0 || daemon.pressure().is_degraded() {
             let _level = daemon.measure_pressure().await;
@@ -120,14 +127,8 @@ fn exit_when_all_disabled(daemon: &Daemon) {
 /// Removes what is too old: at once, then every hour.
 pub(crate) async fn prune(daemon: Daemon) {
     let stopping = daemon.stopping();
-    let mut tick = interval(PRUNE_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = stopping.cancelled() => return,
-            _ = tick.tick() => {}
-        }
+    let mut ticks = Ticks::of(&daemon, PRUNE_INTERVAL);
+    while ticks.next().await.is_some() {
         tokio::select! {
             biased;
             pruned = prune_once(&daemon) => {

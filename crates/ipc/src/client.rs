@@ -256,19 +256,6 @@ impl Client {
         self.op(OperationKind::GroupJoin, mesh, args).await
     }
 
-    /// Operation `group.leave`.
-    ///
-    /// # Errors
-    /// [`IpcError`].
-    pub async fn group_leave(
-        &self,
-        mesh: Option<&str>,
-        name: &str,
-    ) -> Result<api::OpReply, IpcError> {
-        let args = Map::from_iter([("name".to_owned(), Value::from(name))]);
-        self.op(OperationKind::GroupLeave, mesh, args).await
-    }
-
     /// Operation `peer.unblock-loop`: lifts the stop of a loop with a peer.
     ///
     /// # Errors
