@@ -1,13 +1,9 @@
 //! The audit log: what it holds, who reads it, what it finds out (broker spec §4.19, wire spec §5.17).
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use claudemesh_crypto::tokens::SecretText;
 use claudemesh_protocol::audit::AuditEvent;
 use claudemesh_protocol::wire::FrameKind;
-use claudemesh_testkit::postgres;
-use claudemesh_testkit::way::Way;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 
@@ -354,16 +350,7 @@ async fn every_frame_leaves_the_entry_it_declares() {
 /// What cannot be written is counted and written later, and nobody who caused it waits for that.
 #[tokio::test]
 async fn entries_survive_a_database_that_does_not_answer() {
-    if postgres::is_skipped() {
-        return;
-    }
-    let database = postgres::database().await.unwrap();
-    let way = Way::to(&database.url()).await.unwrap();
-    let url = way.url();
-    let world = World::on_database_with(database, move |settings| {
-        settings.database_url = Some(Arc::new(SecretText::new(url)));
-    })
-    .await;
+    let Some((world, way)) = World::behind_a_way().await else { return };
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let bob = world.daemon(&people[1]).await;

@@ -1,14 +1,11 @@
 //! The database goes away under a serving broker and comes back; the broker itself is never restarted.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claudemesh_crypto::KeyPair;
-use claudemesh_crypto::tokens::SecretText;
 use claudemesh_protocol::Priority;
 use claudemesh_store::{Claim, ClaimId};
 use claudemesh_testkit::postgres::{self, Durability, Server};
-use claudemesh_testkit::way::Way;
 use serde_json::{Value, json};
 
 use crate::peers::{Person, Session, Socket};
@@ -174,15 +171,7 @@ async fn rows_of_a_lost_claim_are_delivered_when_the_database_is_back() {
 /// G-2: the network to the database swallows everything, on connections that were just used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_behind_a_silent_network_is_answered_for_in_time() {
-    if postgres::is_skipped() {
-        return;
-    }
-    let database = postgres::database().await.unwrap();
-    let way = Way::to(&database.url()).await.unwrap();
-    let world = World::on_database_with(database, |settings| {
-        settings.database_url = Some(Arc::new(SecretText::new(way.url())));
-    })
-    .await;
+    let Some((world, way)) = World::behind_a_way().await else { return };
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     let mut asking = world.session(&people[0], &Session::new()).await;

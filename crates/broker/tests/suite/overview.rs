@@ -1,11 +1,7 @@
 //! The overview of a mesh (broker spec §4.8, wire spec §3.22).
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use claudemesh_crypto::tokens::SecretText;
-use claudemesh_testkit::postgres;
-use claudemesh_testkit::way::Way;
 use serde_json::{Value, json};
 
 use crate::peers::{Session, Socket};
@@ -83,16 +79,7 @@ async fn a_session_that_may_not_read_the_state_is_not_told_its_keys() {
 /// INF-1 for the families there are: the shared state does not answer.
 #[tokio::test]
 async fn a_family_that_does_not_answer_is_null_with_a_warning() {
-    if postgres::is_skipped() {
-        return;
-    }
-    let database = postgres::database().await.unwrap();
-    let way = Way::to(&database.url()).await.unwrap();
-    let url = way.url();
-    let world = World::on_database_with(database, move |settings| {
-        settings.database_url = Some(Arc::new(SecretText::new(url)));
-    })
-    .await;
+    let Some((world, way)) = World::behind_a_way().await else { return };
     let people = world.mesh_of(&["alice", "bob"]).await;
     let mut alice = world.daemon(&people[0]).await;
     alice.ask(json!({"type": "set_state", "key": "k", "value": 1})).await;

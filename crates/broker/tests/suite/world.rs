@@ -15,6 +15,7 @@ use claudemesh_crypto::invite::{Claim, RootKey};
 use claudemesh_crypto::tokens::SecretText;
 use claudemesh_protocol::{MemberId, MeshId, Timestamp};
 use claudemesh_testkit::postgres::{self, TestDatabase};
+use claudemesh_testkit::way::Way;
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -152,6 +153,21 @@ impl World {
         .await;
         world.database = Some(database);
         world
+    }
+
+    /// A broker whose PostgreSQL is behind a network that can go silent; `None` when those tests are switched off.
+    pub async fn behind_a_way() -> Option<(Self, Way)> {
+        if postgres::is_skipped() {
+            return None;
+        }
+        let database = postgres::database().await.unwrap();
+        let way = Way::to(&database.url()).await.unwrap();
+        let url = way.url();
+        let world = Self::on_database_with(database, move |settings| {
+            settings.database_url = Some(Arc::new(SecretText::new(url)));
+        })
+        .await;
+        Some((world, way))
     }
 
     /// Starts the broker again on the same data.
