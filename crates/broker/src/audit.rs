@@ -5,6 +5,8 @@
 //! counted and repeated until it succeeds. When the connection to PostgreSQL breaks in the very commit, the repeat may
 //! write a batch twice: twice is better than never, and the chain holds either way.
 
+mod head;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +22,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::state::Broker;
+
+pub(crate) use head::on_the_wire;
 
 /// Entries of one transaction.
 const BATCH: usize = 500;

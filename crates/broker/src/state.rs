@@ -210,12 +210,6 @@ impl Broker {
     ) -> JoinHandle<Option<T>> {
         self.0.tasks.spawn(self.0.killed.clone().run_until_cancelled_owned(future))
     }
-
-    /// Runs `future` in place, dropped where it stands by a kill; for tasks that somebody else spawned
-    /// (an upgraded socket). `None` when it was killed.
-    pub(crate) async fn until_killed<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        self.0.killed.run_until_cancelled(self.0.tasks.track_future(future)).await
-    }
 }
 
 impl std::fmt::Debug for Broker {

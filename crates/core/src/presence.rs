@@ -151,6 +151,10 @@ pub struct Arrival<'a> {
     pub session_id: &'a str,
     /// Its machine.
     pub host_fingerprint: Option<&'a str>,
+    /// What it is.
+    pub role: PeerRole,
+    /// Its kind of program.
+    pub channel: Option<&'a str>,
     /// It comes to send something and goes again.
     pub is_transient: bool,
 }
@@ -191,8 +195,29 @@ fn is_same_session_id(arrival: &Arrival<'_>, presence: &Presence) -> bool {
     presence.client.session_id == arrival.session_id && !are_other_machines
 }
 
+/// True for a daemon whose process was killed: its successor runs on the same machine under another session id. Only a
+/// lease is taken over, so that two daemons of one member on one machine keep apart while both are connected.
+fn is_restart(arrival: &Arrival<'_>, presence: &Presence, lease: Lease) -> bool {
+    let is_daemon = arrival.handshake == Handshake::Member
+        && arrival.role == PeerRole::ControlPlane
+        && arrival.session_key.is_none()
+        && !arrival.is_transient;
+    is_daemon
+        && lease != Lease::Online
+        && presence.member_id == *arrival.member_id
+        && presence.handshake == Handshake::Member
+        && presence.is_device()
+        && arrival.host_fingerprint.is_some()
+        && presence.client.host_fingerprint.as_deref() == arrival.host_fingerprint
+        && presence.client.channel.as_deref() == arrival.channel
+}
+
 /// Decides where an arrival goes among the presences of its mesh. Presences of other members are never touched, whatever
 /// key or id the arrival quotes.
+///
+/// A daemon that says the id of an earlier presence continues that one; otherwise it continues the newest one that a killed
+/// process of the same machine left behind. Else each kill would leave a presence to its lease, and a process that dies
+/// over and over would fill its mesh.
 ///
 /// A transient arrival and a lasting presence have nothing to do with each other, also when both stand for one session:
 /// the one is announced to nobody, and of the other everybody must learn when it ends.
@@ -201,12 +226,17 @@ pub fn place<'a>(
     presences: impl Iterator<Item = (&'a Presence, Lease)>,
 ) -> Placement {
     let mut replaces = Vec::new();
+    let mut left_behind: Option<&Presence> = None;
     for (presence, lease) in presences {
         if presence.is_transient() != arrival.is_transient {
             continue;
         }
         if continues(arrival, presence, lease) {
             return Placement::Reattach(presence.id.clone());
+        }
+        if is_restart(arrival, presence, lease) {
+            let newest = left_behind.filter(|other| other.connected_at > presence.connected_at);
+            left_behind = newest.or(Some(presence));
         }
         let is_same_key =
             arrival.session_key.is_some() && presence.session_key == arrival.session_key;
@@ -216,7 +246,10 @@ pub fn place<'a>(
             replaces.push(presence.id.clone());
         }
     }
-    Placement::New { replaces }
+    match left_behind {
+        Some(presence) if replaces.is_empty() => Placement::Reattach(presence.id.clone()),
+        _ => Placement::New { replaces },
+    }
 }
 
 /// The role of a presence (wire spec §2.1).

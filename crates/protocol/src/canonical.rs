@@ -498,6 +498,28 @@ pub fn audit_entry(
     format!("{prev}|{mesh}|{event}|{actor}|{payload}|{}", created_at.to_iso())
 }
 
+/// Signed by the broker key, hourly: the newest entry of a mesh's audit log, how many there are up to and with it, and
+/// its hash in hex (broker spec §4.19).
+///
+/// # Errors
+/// [`CanonicalError::Separator`] when a text contains `|`.
+pub fn audit_head(
+    mesh: &MeshId,
+    entry: i64,
+    entries: u64,
+    hash: &str,
+    at: Timestamp,
+) -> Result<String, CanonicalError> {
+    pipe(&[
+        ("domain", "claudemesh-audit-head"),
+        ("mesh id", mesh.as_str()),
+        ("entry", &entry.to_string()),
+        ("entries", &entries.to_string()),
+        ("hash", hash),
+        ("timestamp", &millis(at)),
+    ])
+}
+
 fn millis(timestamp: Timestamp) -> String {
     timestamp.as_millis().to_string()
 }

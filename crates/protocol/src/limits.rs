@@ -66,6 +66,11 @@ pub const AUDIT_QUERY_DEFAULT: u32 = 50;
 pub const AUDIT_QUERY_MAX: u32 = 500;
 /// Time between two verifications of one mesh's audit log (broker spec §4.19).
 pub const AUDIT_VERIFY_INTERVAL: Duration = Duration::from_mins(1);
+/// Time between two signatures over the head of one mesh's audit log (broker spec §4.19).
+pub const AUDIT_HEAD_PERIOD: Duration = Duration::from_hours(1);
+/// Signed heads that are kept for one mesh: a week of busy hours. Ours; the newest alone shows that something is missing,
+/// the others where.
+pub const AUDIT_HEADS_KEPT: u32 = 168;
 /// Entries of the audit log that wait in memory for one mesh before a writer waits itself (broker spec §4.19).
 pub const AUDIT_QUEUE_MAX: usize = 10_000;
 
@@ -294,6 +299,11 @@ pub const MCP_PROGRESS_EVERY: Duration = Duration::from_secs(2);
 pub const MCP_ELICITATION_WAIT: Duration = Duration::from_mins(1);
 /// Result of one tool call as text, in bytes; what is longer is cut and says so (MCP spec §6).
 pub const MCP_RESULT_MAX_BYTES: usize = 200 * 1024;
+/// Time within which changes of the inbox share one `notifications/resources/updated` (MCP spec §5, §12).
+pub const MCP_RESOURCE_UPDATED_WINDOW: Duration = Duration::from_millis(500);
+/// Time between two reports of the counters of a session: of an MCP server to its daemon, and of the daemon to the broker
+/// with `set_stats` (wire spec §3.2, MCP spec §6).
+pub const STATS_EVERY: Duration = Duration::from_mins(1);
 /// Proposals in one answer to `completion/complete` (the MCP revisions allow no more).
 pub const MCP_COMPLETIONS_MAX: usize = 100;
 /// Time between `initialized` and the welcome: clients register their handler late (MCP spec §4.8).

@@ -31,8 +31,11 @@ const CHECKPOINT_PAGES: u32 = 4_000;
 /// Bytes the log file may keep after a copy.
 const LOG_KEEP_BYTES: u32 = 32 * 1024 * 1024;
 
-/// Bytes of page cache of each connection, in KiB.
-const CACHE_KIB: u32 = 8 * 1024;
+/// Page cache of the writing connection, in KiB.
+const WRITER_CACHE_KIB: u32 = 8 * 1024;
+
+/// Page cache of one reading connection, in KiB. Small, because each keeps its own and the kernel keeps the pages too.
+const READER_CACHE_KIB: u32 = 2 * 1024;
 
 /// How to open a database.
 #[derive(Debug, Clone)]
@@ -70,7 +73,7 @@ impl Options {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT)
-            .pragma("cache_size", format!("-{CACHE_KIB}"))
+            .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"))
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
             .pragma("journal_size_limit", LOG_KEEP_BYTES.to_string())
             .pragma("temp_store", "memory");
@@ -110,7 +113,10 @@ impl Database {
         let connect = options.connect_options();
         let refused = |source| OpenError::Database { path: path.clone(), source };
         let connection = settle(connect_patiently(&connect)).await.map_err(refused)?;
-        let reads = connect.clone().pragma("query_only", "on");
+        let reads = connect
+            .clone()
+            .pragma("cache_size", format!("-{READER_CACHE_KIB}"))
+            .pragma("query_only", "on");
         let pool = SqlitePoolOptions::new()
             .max_connections(options.readers)
             .min_connections(0)

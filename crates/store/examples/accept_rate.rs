@@ -108,7 +108,7 @@ async fn measure(
     let (mut commits, mut acks): (u32, Vec<DeliverySeq>) = (0, Vec::new());
     while start.elapsed() < time {
         let mut writes: Vec<_> = (0..batch)
-            .map(|_| DeliveryWrite::Accept(Box::new(message(mesh, deliveries, &claimed))))
+            .map(|_| DeliveryWrite::Accept(Arc::new(message(mesh, deliveries, &claimed))))
             .collect();
         if !acks.is_empty() {
             writes.push(DeliveryWrite::Ack { deliveries: std::mem::take(&mut acks), at: NOW });
@@ -135,7 +135,7 @@ async fn drain(store: &Store, mesh: &MeshId) -> f64 {
                 for delivery in &mut held.deliveries {
                     delivery.recipient_key = key(200);
                 }
-                DeliveryWrite::Accept(Box::new(held))
+                DeliveryWrite::Accept(Arc::new(held))
             })
             .collect();
         store.commit(writes).await.unwrap();
@@ -170,7 +170,7 @@ async fn table(store: &Store, time: Duration, stored_before: usize) {
     for _ in 0..stored_before / 1_000 {
         let delivered = InitialState::Delivered { at: NOW };
         let writes = (0..1_000)
-            .map(|_| DeliveryWrite::Accept(Box::new(message(&mesh, 1, &delivered))))
+            .map(|_| DeliveryWrite::Accept(Arc::new(message(&mesh, 1, &delivered))))
             .collect();
         store.commit(writes).await.unwrap();
     }

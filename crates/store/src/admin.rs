@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use crate::audit::append_audit;
 use crate::engine::{Conn, Row, Sql, Value, to_json};
 use crate::member::{find_by_key, find_live, find_member};
-use crate::message::{DeliverySeq, Recipient};
+use crate::message::{DroppedRow, drop_messages_of};
 use crate::{AuditPayload, Grants, Member, NewAuditEntry, Result, RevokeKind, Store, StoreError};
 
 /// A ban to be written.
@@ -38,17 +38,6 @@ pub struct Banned {
     pub event: MeshEvent,
     /// Undelivered messages of the member, dropped.
     pub dropped: Vec<DroppedRow>,
-}
-
-/// A delivery that was given up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DroppedRow {
-    /// The row.
-    pub seq: DeliverySeq,
-    /// Whose queue it was in.
-    pub recipient: Recipient,
-    /// The member behind that key.
-    pub recipient_member_id: MemberId,
 }
 
 /// A banned member.
@@ -327,35 +316,6 @@ async fn write_ban(conn: &mut Conn<'_>, ban: &NewBan) -> Result<Option<Banned>> 
     Ok(Some(Banned { event, dropped }))
 }
 
-/// Gives up what a sender's recipients have not acknowledged.
-async fn drop_messages_of(
-    conn: &mut Conn<'_>,
-    mesh: &MeshId,
-    sender: &MemberId,
-) -> Result<Vec<DroppedRow>> {
-    let rows = conn
-        .all(
-            "UPDATE delivery SET state = 3, claim_id = NULL, drop_reason = 'sender_banned'
-             WHERE mesh_id = $1 AND state IN (0, 1) AND EXISTS (
-                SELECT 1 FROM message m WHERE m.seq = delivery.message_seq AND m.sender_member_id = $2)
-             RETURNING seq, mesh_id, recipient_key, recipient_member_id",
-            &[mesh.as_str().into(), sender.as_str().into()],
-        )
-        .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(DroppedRow {
-                seq: DeliverySeq(row.integer("seq")?),
-                recipient: Recipient {
-                    mesh_id: MeshId::new(row.get::<String>("mesh_id")?),
-                    recipient_key: row.parsed("recipient_key")?,
-                },
-                recipient_member_id: MemberId::new(row.get::<String>("recipient_member_id")?),
-            })
-        })
-        .collect()
-}
-
 /// Counts an event of the mesh and keeps it; the oldest go.
 pub(crate) async fn append_event(
     conn: &mut Conn<'_>,
@@ -588,5 +548,7 @@ pub(crate) async fn append(
     at: Timestamp,
 ) -> Result<()> {
     let actor = Some(actor.clone());
-    append_audit(conn, &NewAuditEntry { mesh_id: mesh.clone(), event, actor, payload, at }).await
+    append_audit(conn, &NewAuditEntry { mesh_id: mesh.clone(), event, actor, payload, at }).await?;
+    claudemesh_sqlite::crash_point("store.administration.before_commit");
+    Ok(())
 }

@@ -4,7 +4,10 @@
 //! from reading the newest entry to the end of the transaction. Whoever appends inside a larger transaction does so as
 //! its last step, so that nobody waits for a row while holding that lock.
 
-use claudemesh_crypto::audit::{Chain, Entry, canonical_payload, link};
+mod head;
+mod verify;
+
+use claudemesh_crypto::audit::{Entry, canonical_payload, link};
 use claudemesh_protocol::audit::AuditEvent;
 use claudemesh_protocol::canonical::AUDIT_GENESIS;
 use claudemesh_protocol::{MemberId, MeshId, Timestamp};
@@ -13,8 +16,9 @@ use serde_json::{Map, Value as Json};
 use crate::engine::{Bulk, Cell, Conn, Row, Sql, Value};
 use crate::{Result, Store, StoreError};
 
-/// Entries read at once while the chain is recomputed.
-const VERIFY_STEP: u32 = 1_000;
+pub use head::{AuditHead, AuditTail};
+pub use verify::{AuditFault, AuditVerdict};
+
 /// Columns that one new entry writes.
 const WIDTH: usize = 7;
 
@@ -24,6 +28,7 @@ macro_rules! entry_columns {
         "SELECT id, event_type, actor_member_id, payload, prev_hash, hash, created_at FROM audit_log"
     };
 }
+use entry_columns;
 
 /// What an entry concerns: names, numbers, yes and no, and lists and maps of these. Fractions have no place in it, and
 /// an absent value leaves no field, because both would be hashed differently elsewhere.
@@ -128,15 +133,6 @@ pub struct AuditPage {
     pub total: u64,
 }
 
-/// What recomputing the chain came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AuditVerdict {
-    /// Entries looked at.
-    pub entries: u64,
-    /// The first entry that does not follow from the one before it.
-    pub broken_at: Option<i64>,
-}
-
 impl Store {
     /// Appends entries of one mesh in their order, in one transaction.
     pub async fn append_audit_entries(
@@ -187,46 +183,6 @@ impl Store {
             entries: rows.iter().map(AuditEntry::from_row).collect::<Result<_>>()?,
             total: u64::try_from(total).unwrap_or_default(),
         })
-    }
-
-    /// Recomputes the chain of a mesh from its first entry, a batch at a time. What is appended meanwhile counts.
-    pub async fn verify_audit(&self, mesh: &MeshId) -> Result<AuditVerdict> {
-        let mut chain = Chain::default();
-        let mut verdict = AuditVerdict { entries: 0, broken_at: None };
-        let mut after = 0_i64;
-        loop {
-            let rows = {
-                let mut reader = self.upkeep_reader().await?;
-                reader
-                    .conn()
-                    .all(
-                        concat!(
-                            entry_columns!(),
-                            " WHERE mesh_id = $1 AND id > $2 ORDER BY id LIMIT $3"
-                        ),
-                        &[mesh.as_str().into(), after.into(), VERIFY_STEP.into()],
-                    )
-                    .await?
-            };
-            for row in &rows {
-                let stored = AuditEntry::from_row(row)?;
-                verdict.entries += 1;
-                after = stored.id;
-                let entry = Entry {
-                    mesh,
-                    event: &stored.event,
-                    actor: stored.actor.as_ref(),
-                    payload: &stored.payload,
-                    created_at: stored.created_at,
-                };
-                if !chain.follows(&entry, &row.get::<String>("prev_hash")?, &stored.hash) {
-                    return Ok(AuditVerdict { broken_at: Some(stored.id), ..verdict });
-                }
-            }
-            if rows.is_empty() {
-                return Ok(verdict);
-            }
-        }
     }
 }
 

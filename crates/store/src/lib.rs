@@ -24,9 +24,10 @@
 //! messages   commit (accept, ack, release, reroute, receipt; ONE commit for a batch) · commit_announcing · lookup_dedupe
 //!            number_rows · next_delivery_seq · claim · copies
 //!            release_expired_claims · expire · next_due · backlog · backlog_total · recipients_with_held_rows
-//!            message_status · senders_of_held
+//!            message_status · senders_of_held · drop_messages_of_banned
 //! state      write_state · state_entry · state_entries · state_keys
 //! audit      append_audit_entries · audit_entries · verify_audit; security decisions append in their own transaction
+//!            unsigned_audit_meshes · audit_tail · keep_audit_head · audit_head
 //! secrets    broker_secret · keep_broker_secret
 //! upkeep     cleanup_messages · purge_dedupe · orphaned_dedupe_rows · purge
 //! ```
@@ -59,10 +60,13 @@ pub use account::{
     CliLogin, CliSessionKind, FirstAccount, NewCliSession, NewUser, TokenHash, User, UserRole,
 };
 pub use admin::{
-    Ban, Banned, DroppedRow, EditMember, FormerKey, MemberChange, MeshEvent, Missed, NewBan,
-    RotateKey, Rotation,
+    Ban, Banned, EditMember, FormerKey, MemberChange, MeshEvent, Missed, NewBan, RotateKey,
+    Rotation,
 };
-pub use audit::{AuditEntry, AuditPage, AuditPayload, AuditValue, AuditVerdict, NewAuditEntry};
+pub use audit::{
+    AuditEntry, AuditFault, AuditHead, AuditPage, AuditPayload, AuditTail, AuditValue,
+    AuditVerdict, NewAuditEntry,
+};
 pub use error::{Result, StoreError};
 pub use invite::{ClaimInvite, CreateInvite, Invite, InviteForm, InvitePreset, NewInvite};
 pub use maintenance::{CLEANUP_STEP, CleanupAges, PurgeBefore, Purged};
@@ -76,9 +80,9 @@ pub use mesh::{
 pub use message::{
     AckById, AssertedBy, Backlog, BacklogTotal, Claim, ClaimId, ClaimedDelivery, ClientMessage,
     Dedupe, DeliveryOutcome, DeliveryReceipt, DeliverySeq, DeliveryState, DeliveryStatus,
-    DeliveryWrite, DestinationKind, DeviceCopy, Expired, InitialState, MessageLookup, MessageRef,
-    MessageStatus, NewDelivery, NewMessage, NewReceipt, Receipted, Recipient, RecipientKind,
-    ReleasedRow, Reroute, Rerouted, SenderKind, StoredMessage, Told,
+    DeliveryWrite, DestinationKind, DeviceCopy, DroppedRow, Expired, InitialState, MessageLookup,
+    MessageRef, MessageStatus, NewDelivery, NewMessage, NewReceipt, Receipted, Recipient,
+    RecipientKind, ReleasedRow, Reroute, Rerouted, SenderKind, StoredMessage, Told,
 };
 pub use peer_state::{PeerState, SessionKeySeen};
 pub use pending_status::{PendingStatus, PendingStatusOf};

@@ -64,11 +64,8 @@ pub(crate) async fn patch(
     let asking = Requester::read(&broker, MeshName::Id(mesh), request).await?;
     let id = if member == "me" { asking.member.id.clone() } else { MemberId::new(member) };
     let is_self = id == asking.member.id;
-    if !is_self && !asking.caller.may(Permission::ManagePermissions) {
-        return Err(ApiError::new(
-            ErrorCode::Forbidden,
-            "members edit themselves; others are edited by admins",
-        ));
+    if !is_self {
+        asking.require(Permission::ManagePermissions)?;
     }
     let (change, said) = read_change(&asking.fields)?;
     if said.is_empty() {

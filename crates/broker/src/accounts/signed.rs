@@ -61,16 +61,16 @@ pub(crate) fn is_signed(headers: &HeaderMap) -> bool {
     headers.contains_key(SIGNATURE)
 }
 
-/// The member of `mesh` that signed this request.
+/// The member of `mesh` that signed this request; nobody is a member of a mesh that does not exist.
 ///
 /// # Errors
 /// `malformed`, `timestamp_skew` with `serverTime`, `bad_signature` (a repeat too), `unauthorized`, `revoked`.
 pub(crate) async fn signer(
     broker: &Broker,
-    mesh: &Mesh,
+    mesh: Option<Mesh>,
     parts: &Parts,
     body: &[u8],
-) -> ApiResult<Member> {
+) -> ApiResult<(Mesh, Member)> {
     let key: PublicKey = header(&parts.headers, PUBKEY)?;
     let millis: i64 = header(&parts.headers, TIMESTAMP)?;
     let signature: SignatureBytes = header(&parts.headers, SIGNATURE)?;
@@ -95,15 +95,14 @@ pub(crate) async fn signer(
         Remembered::Repeated => return Err(bad_signature("this request was made before")),
         Remembered::Full => return Err(Limited { retry_after_seconds: 60 }.into()),
     }
-    let member = broker.store().member_by_key(&mesh.id, &key).await?;
-    let member = member.ok_or_else(|| {
-        ApiError::new(ErrorCode::Unauthorized, "this key is no member of the mesh")
-    })?;
+    let nobody = || ApiError::new(ErrorCode::Unauthorized, "this key is no member of the mesh");
+    let mesh = mesh.ok_or_else(nobody)?;
+    let member = broker.store().member_by_key(&mesh.id, &key).await?.ok_or_else(nobody)?;
     if member.revoked.is_some() {
         return Err(ApiError::new(ErrorCode::Revoked, "this member was removed from the mesh")
             .with_status(StatusCode::FORBIDDEN));
     }
-    Ok(member)
+    Ok((mesh, member))
 }
 
 fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> ApiResult<T> {

@@ -8,8 +8,8 @@ use claudemesh_protocol::limits::CLAIM_BATCH;
 use claudemesh_protocol::{PresenceId, PublicKey};
 use claudemesh_store::{ClaimedDelivery, DeliverySeq, DeviceCopy, StoreError};
 
-use super::drain::{self, attestations_of, push_of, sender_of};
-use super::router::{Ids, push_to};
+use super::drain::{self, attestations_of, frame_of, sender_of};
+use super::router::{Ack, Row, push_to};
 use crate::live::{Mesh, MeshState};
 use crate::state::Broker;
 
@@ -17,7 +17,6 @@ use crate::state::Broker;
 pub(super) fn begin(state: &mut MeshState, key: PublicKey) -> Vec<PresenceId> {
     let due: Vec<PresenceId> = state
         .receivers(key)
-        .into_iter()
         .filter(|entry| !entry.owed.is_empty() && !entry.is_copying && entry.room() > 0)
         .filter(|entry| {
             let takes = state.takes_copies(entry, key);
@@ -87,9 +86,11 @@ async fn step(
         // just been acknowledged.
         if !has_it && (is_in_flight || !is_held) {
             let sender = sender_of(&state, row, &attestations);
-            let mut push = push_of(&state, row);
-            let ids = is_in_flight.then(|| Ids::of(&push));
-            if !push_to(&mut state, id, row.seq, &mut push, &sender, ids.as_ref()) {
+            let ack = if is_in_flight { Ack::Awaited } else { Ack::Pointless };
+            let is_pushed = frame_of(&state, row, &sender).is_some_and(|frame| {
+                push_to(&mut state, id, &Row::claimed(row), &frame, &sender, ack)
+            });
+            if !is_pushed {
                 return Ok(Step::Stuck);
             }
             if let Some(in_flight) = state.in_flight.get_mut(&row.seq) {

@@ -9,13 +9,13 @@ use claudemesh_core::gate::Priorities;
 use claudemesh_core::queue::{self, Counts};
 use claudemesh_protocol::attestation::ParentAttestation;
 use claudemesh_protocol::limits::{CLAIM_BATCH, CLAIM_LEASE_MAX, SESSION_KEY_MEMORY};
-use claudemesh_protocol::wire::{Origin, Push, WrappedKey};
+use claudemesh_protocol::wire::{Origin, Push};
 use claudemesh_protocol::{PresenceId, PublicKey};
 use claudemesh_store::{Claim, ClaimId, ClaimedDelivery, ReleasedRow, SenderKind, StoreError};
 
-use super::router::{Row, Sender, push_row};
+use super::router::{Frame, Row, Sender, push_row};
 use super::{Job, copies};
-use crate::live::{Mesh, MeshState};
+use crate::live::{Entry, Mesh, MeshState};
 use crate::state::Broker;
 
 /// Looks at every queue of a presence.
@@ -134,8 +134,7 @@ fn prepare(broker: &Broker, mesh: &Mesh, key: PublicKey) -> Option<(Priorities, 
         return None;
     }
     let mut state = mesh.lock();
-    let receivers = state.receivers(key);
-    let room = receivers.iter().map(|entry| entry.room()).max()?;
+    let room = state.receivers(key).map(Entry::room).max()?;
     let open = state.open(key);
     let least_priority = open.iter().last()?;
     let by = match state.session(key) {
@@ -163,7 +162,6 @@ fn prepare(broker: &Broker, mesh: &Mesh, key: PublicKey) -> Option<(Priorities, 
 fn end_pulls(state: &mut MeshState, key: PublicKey) {
     let pulling: Vec<PresenceId> = state
         .receivers(key)
-        .into_iter()
         .filter(|entry| entry.is_pulling)
         .map(|entry| entry.presence.id.clone())
         .collect();
@@ -230,19 +228,17 @@ pub(super) fn sender_of(
 
 fn push_claimed(state: &mut MeshState, row: &ClaimedDelivery, attestations: &Attestations) -> bool {
     let sender = sender_of(state, row, attestations);
-    let mut push = push_of(state, row);
-    let row = Row {
-        seq: row.seq,
-        key: row.recipient_key,
-        member_id: &row.recipient_member_id,
-        priority: row.message.priority,
-        until: row.until,
-    };
-    push_row(state, &row, &mut push, &sender)
+    frame_of(state, row, &sender)
+        .is_some_and(|frame| push_row(state, &Row::claimed(row), &frame, &sender))
+}
+
+/// What the recipient of a stored row is told.
+pub(super) fn frame_of(state: &MeshState, row: &ClaimedDelivery, sender: &Sender) -> Option<Frame> {
+    Frame::of(push_of(state, row), sender)
 }
 
 /// The push of a stored row, the same as it would have been when it was sent.
-pub(super) fn push_of(state: &MeshState, row: &ClaimedDelivery) -> Push {
+fn push_of(state: &MeshState, row: &ClaimedDelivery) -> Push {
     let message = &row.message;
     let member = message.sender_member_id.as_ref().and_then(|id| state.member(id));
     let member_key = member.and_then(|entry| entry.key_at(message.created_at));
@@ -271,10 +267,6 @@ pub(super) fn push_of(state: &MeshState, row: &ClaimedDelivery) -> Push {
         body_version: Some(message.body_version),
         key_epoch: message.key_epoch,
         mentions: message.mentions.as_deref().and_then(|json| serde_json::from_str(json).ok()),
-        wrapped_key: row
-            .wrapped_key
-            .as_deref()
-            .and_then(|json| serde_json::from_str::<WrappedKey>(json).ok()),
         hops: Some(message.hops),
         origin: Some(origin_of(message.sender_kind)),
         untrusted: (message.sender_kind == SenderKind::Connector).then_some(true),

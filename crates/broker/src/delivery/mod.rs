@@ -9,27 +9,28 @@
 mod copies;
 mod drain;
 mod due;
+mod gather;
 mod router;
 mod writer;
 
 use std::sync::Arc;
 
 use claudemesh_core::queue::Route;
-use claudemesh_protocol::wire::{Ack, Push, WrappedKey};
+use claudemesh_protocol::wire::Ack;
 use claudemesh_protocol::{MemberId, PresenceId, Priority, PublicKey, Timestamp};
 use claudemesh_store::{
-    AckById, DeliverySeq, NewMessage, RecipientKind, ReleasedRow, Reroute, Store,
+    AckById, DeliverySeq, DroppedRow, NewMessage, RecipientKind, ReleasedRow, Reroute, Store,
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::live::{Connection, InFlight, Mesh};
+use crate::live::{Connection, InFlight, Mesh, MeshState};
 use crate::ops::receipt;
 use crate::settings::{Settings, StorageProfile};
 use crate::state::Broker;
 
 pub(crate) use drain::{origin_of, wake_key, wake_presence};
-pub(crate) use router::Sender;
+pub(crate) use router::{Frame, Sender};
 
 /// Jobs waiting for the writer. A full queue makes the readers of sending sockets wait, which slows exactly the senders.
 const QUEUE_JOBS: usize = 4_096;
@@ -57,14 +58,18 @@ pub(crate) enum Job {
     Reroute { mesh: Arc<Mesh>, reroute: Reroute },
     /// A recipient says how far a message came.
     Receipt(Box<receipt::Pending>),
+    /// Told once everything before it is written, or dropped when that was given up.
+    Barrier(oneshot::Sender<()>),
+    /// A sender was banned: what it sent and nobody has acknowledged is given up. `done` is told.
+    DropFrom { mesh: Arc<Mesh>, sender: MemberId, done: oneshot::Sender<()> },
 }
 
 /// A message to accept with everything decided about it.
 pub(crate) struct Accept {
     pub(crate) mesh: Arc<Mesh>,
-    pub(crate) message: Box<NewMessage>,
-    /// The push without what differs per recipient.
-    pub(crate) push: Box<Push>,
+    pub(crate) message: Arc<NewMessage>,
+    /// What recipients are told; `None` when that cannot be written.
+    pub(crate) frame: Option<Box<Frame>>,
     pub(crate) sender: Sender,
     /// Whose budget was charged.
     pub(crate) sender_member: MemberId,
@@ -89,7 +94,8 @@ pub(crate) struct Plan {
     pub(crate) member_id: MemberId,
     pub(crate) kind: RecipientKind,
     pub(crate) route: Route,
-    pub(crate) wrapped_key: Option<WrappedKey>,
+    /// The content key for this recipient, as JSON.
+    pub(crate) wrapped_key: Option<Arc<str>>,
     pub(crate) push: Pushed,
 }
 
@@ -152,9 +158,28 @@ impl Delivery {
         self.overtakes.then(|| store.next_delivery_seq()).flatten()
     }
 
+    /// Waits until what was handed to the writer before now is in the store, or will not be: who asks the store then reads
+    /// what its own acknowledgements have done.
+    pub(crate) async fn settled(&self) {
+        let (barrier, reached) = oneshot::channel();
+        if self.enqueue(Job::Barrier(barrier)).await.is_ok() {
+            // Without an answer nothing more will be written.
+            let _ = reached.await;
+        }
+    }
+
     /// Makes the timer look at its deadlines now.
     pub(crate) fn wake_due(&self) {
         self.due.notify_one();
+    }
+}
+
+/// Rows that the store gave up are not waited for any more.
+pub(crate) fn forget_dropped(state: &mut MeshState, dropped: &[DroppedRow]) {
+    for row in dropped {
+        // An acknowledgement that comes now is too late, and must not count it out once more.
+        state.take_in_flight(row.seq);
+        state.sub_open(&row.recipient_member_id, 1);
     }
 }
 

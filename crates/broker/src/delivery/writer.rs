@@ -13,25 +13,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::Utf8Bytes;
 use claudemesh_core::queue::Route;
 use claudemesh_protocol::wire::{Ack, ServerFrame};
-use claudemesh_protocol::{ErrorCode, MemberId, PublicKey, Timestamp};
+use claudemesh_protocol::{ErrorCode, MemberId, PublicKey};
 use claudemesh_sqlite::{crash_point, planted_bug};
 use claudemesh_store::{
     Dedupe, DeliveryOutcome, DeliverySeq, DeliveryWrite, RecipientKind, ReleasedRow, Reroute,
     StoreError,
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::router::{Row, push_row};
-use super::{Accept, Job, Plan, Pushed, drain, due};
+use super::gather::gather;
+use super::router::{Row, latency_seconds, push_row};
+use super::{Accept, Job, Plan, Pushed, drain, due, forget_dropped};
 use crate::live::{Connection, Mesh, MeshState};
 use crate::ops::{messaging, receipt};
 use crate::state::Broker;
 
 /// Jobs of one commit; enough that a commit's fsync is shared widely, few enough that nobody waits long behind it.
-const BATCH_JOBS: usize = 512;
+pub(super) const BATCH_JOBS: usize = 512;
 
 /// Pause between two looks at a store that went away.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -66,7 +67,8 @@ pub(super) async fn run(broker: Broker, mut receiver: mpsc::Receiver<Job>) {
                     continue;
                 }
                 Woken::Closed if batch.is_empty() => break,
-                Woken::Closed | Woken::Jobs => {}
+                Woken::Closed => {}
+                Woken::Jobs => gather(&broker, &mut receiver, &mut batch).await,
             }
         } else {
             while batch.len() < BATCH_JOBS
@@ -134,17 +136,36 @@ fn refuse(broker: &Broker, jobs: Vec<Job>, error: &StoreError) -> Vec<Job> {
     let mut kept = Vec::new();
     for job in jobs {
         match job {
-            Job::Accept(_) | Job::Receipt(_) => fail(broker, job, error),
-            Job::Ack { .. } | Job::AckById { .. } | Job::Release { .. } | Job::Reroute { .. } => {
-                kept.push(job);
-            }
+            Job::Accept(_) | Job::Receipt(_) | Job::Barrier(_) => fail(broker, job, error),
+            Job::Ack { .. }
+            | Job::AckById { .. }
+            | Job::Release { .. }
+            | Job::Reroute { .. }
+            | Job::DropFrom { .. } => kept.push(job),
         }
     }
     kept
 }
 
+/// Refuses what was decided for senders that were removed from their mesh since.
+fn refuse_removed(broker: &Broker, jobs: &mut Vec<Job>) {
+    let is_removed = |job: &mut Job| {
+        matches!(job, Job::Accept(accept)
+            if accept.mesh.lock().member(&accept.sender_member).is_none())
+    };
+    for job in jobs.extract_if(.., is_removed) {
+        let Job::Accept(accept) = job else { continue };
+        withdraw(broker, &accept);
+        let code = ErrorCode::Forbidden;
+        broker.metrics().messages_rejected.inc(code.as_str());
+        let text = "the sender was removed from the mesh";
+        accept.connection.say(&messaging::failed_ack(*accept.ack, code, text).into());
+    }
+}
+
 /// Commits a batch.
 async fn commit(broker: &Broker, mut jobs: Vec<Job>) -> Written {
+    refuse_removed(broker, &mut jobs);
     if jobs.iter().any(|job| matches!(job, Job::Accept(_))) {
         crash_point("broker.accept.before_commit");
     }
@@ -265,16 +286,17 @@ fn push_direct(
         }
         let must_wait =
             state.queues.get(&plan.key).is_some_and(|queue| queue.must_wait(accept.priority));
-        accept.push.wrapped_key.clone_from(&plan.wrapped_key);
         let row = Row {
             seq,
             key: plan.key,
             member_id: &plan.member_id,
             priority: accept.priority,
             until: accept.claimed_until,
+            wrapped_key: plan.wrapped_key.as_deref(),
         };
-        if is_same_presence && !must_wait && push_row(state, &row, &mut accept.push, &accept.sender)
-        {
+        let may_push = is_same_presence && !must_wait;
+        let frame = accept.frame.as_deref().filter(|_| may_push);
+        if frame.is_some_and(|frame| push_row(state, &row, frame, &accept.sender)) {
             plan.push = Pushed::Done;
             is_pushed = true;
             if moment == Moment::Uncommitted {
@@ -305,7 +327,7 @@ const fn is_about_all(error: &StoreError) -> bool {
 
 fn write_of(job: &Job) -> DeliveryWrite {
     match job {
-        Job::Accept(accept) => DeliveryWrite::Accept(accept.message.clone()),
+        Job::Accept(accept) => DeliveryWrite::Accept(Arc::clone(&accept.message)),
         Job::Ack { rows, at, .. } => {
             DeliveryWrite::Ack { deliveries: rows.iter().map(|(seq, _)| *seq).collect(), at: *at }
         }
@@ -313,6 +335,11 @@ fn write_of(job: &Job) -> DeliveryWrite {
         Job::Release { rows, .. } => DeliveryWrite::Release { rows: rows.clone() },
         Job::Reroute { reroute, .. } => DeliveryWrite::Reroute(reroute.clone()),
         Job::Receipt(pending) => DeliveryWrite::Receipt(pending.new.clone()),
+        Job::DropFrom { mesh, sender, .. } => {
+            DeliveryWrite::DropFrom { mesh_id: mesh.id.clone(), sender: sender.clone() }
+        }
+        // Writes nothing.
+        Job::Barrier(_) => DeliveryWrite::Release { rows: Vec::new() },
     }
 }
 
@@ -368,9 +395,23 @@ fn finish(
         (Job::Receipt(pending), DeliveryOutcome::Receipted(outcome)) => {
             receipt::finish(broker, *pending, &outcome);
         }
-        (Job::Ack { .. } | Job::AckById { .. } | Job::Reroute { .. } | Job::Receipt(_), other) => {
-            tracing::error!(?other, "the store answered with something else than was asked");
+        (Job::DropFrom { mesh, done, .. }, DeliveryOutcome::Dropped(rows)) => {
+            forget_dropped(&mut mesh.lock(), &rows);
+            // Who asked may have waited long enough.
+            let _ = done.send(());
         }
+        (Job::Barrier(reached), _) => {
+            // Who asked may have gone away.
+            let _ = reached.send(());
+        }
+        (
+            Job::Ack { .. }
+            | Job::AckById { .. }
+            | Job::Reroute { .. }
+            | Job::Receipt(_)
+            | Job::DropFrom { .. },
+            other,
+        ) => tracing::error!(?other, "the store answered with something else than was asked"),
     }
 }
 
@@ -452,11 +493,6 @@ fn deferred(broker: &Broker, state: &MeshState, accept: &Accept) -> Vec<Utf8Byte
     let waiting = held.map(|plan| (plan.key, accept.priority));
     let sender = accept.sender.presence.as_ref();
     receipt::deferred(broker, state, sender, (&accept.message.message_id, client_id), waiting)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "milliseconds of a latency are far below 2^52")]
-fn latency_seconds(from: Timestamp, to: Timestamp) -> f64 {
-    to.since(from).as_millis() as f64 / 1_000.0
 }
 
 /// Undoes what was counted for a message that is not stored, and answers for it.
@@ -555,7 +591,7 @@ fn fail(broker: &Broker, job: Job, error: &StoreError) {
         }
         // Claims run out and the rows come again, receivers know doubles; the next start moves what was to be moved.
         Job::Ack { mesh, rows, .. } => count_again(&mesh, rows, &[]),
-        Job::AckById { .. } | Job::Reroute { .. } => {}
+        Job::AckById { .. } | Job::Reroute { .. } | Job::DropFrom { .. } | Job::Barrier(_) => {}
         // Best effort: the state is said again, or stays where it was.
         Job::Receipt(_) => broker.metrics().receipts_dropped.inc("unavailable"),
     }

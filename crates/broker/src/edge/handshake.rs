@@ -6,7 +6,6 @@ mod answer;
 
 use std::sync::Arc;
 
-use axum::extract::ws::Utf8Bytes;
 use claudemesh_core::presence::{ClientInfo, Handshake, role_of};
 use claudemesh_crypto::attestation::{self, AttestationError};
 use claudemesh_crypto::hash::sha256;
@@ -21,6 +20,7 @@ use claudemesh_protocol::wire::{ClientFrame, DecodeError, ErrorFrame, Hello, Ses
 use claudemesh_protocol::{ErrorCode, Group, MemberId, PublicKey, SignatureBytes, Timestamp};
 use claudemesh_store::{BindMember, Member, RevokeKind, StoreError};
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use self::answer::hello_ack;
 use crate::live::{self, Arriving, Close, Connection, Mesh, Unsettled};
@@ -140,12 +140,6 @@ fn check_skew(timestamp: Timestamp, now: Timestamp) -> Result<(), Refused> {
 fn check_texts(info: &ClientInfo, name: Option<&str>) -> Result<(), Refused> {
     let long = |text: &str| text.len() > HELLO_TEXT_MAX_BYTES;
     let optional = [&info.hostname, &info.host_fingerprint, &info.channel, &info.model];
-    let texts = optional.into_iter().chain([&info.peer_type]).flatten().chain(&info.capabilities);
-    let texts = texts.map(String::as_str).chain([&*info.session_id, &*info.cwd]).chain(name);
-    if texts.into_iter().any(|text| text.contains('\0')) {
-        // PostgreSQL stores no such text.
-        return Err(Refused::malformed("a text of the hello contains NUL"));
-    }
     if long(&info.session_id)
         || long(&info.cwd)
         || optional.into_iter().flatten().any(|text| long(text))
@@ -185,7 +179,7 @@ fn words(capabilities: Option<Vec<String>>) -> Vec<String> {
 fn check_capacity(
     broker: &Broker,
     mesh_id: &claudemesh_protocol::MeshId,
-    claimed: (PublicKey, Option<PublicKey>, &str),
+    claimed: (PublicKey, Option<PublicKey>, &ClientInfo),
 ) -> Result<(), Refused> {
     let Some(mesh) = broker.live().loaded(mesh_id) else { return Ok(()) };
     let state = mesh.lock();
@@ -193,12 +187,16 @@ fn check_capacity(
     if state.presence_count() < broker.limits().max_connections_per_mesh.min(mesh_limit) {
         return Ok(());
     }
-    let (member_key, session_key, session_id) = claimed;
+    let (member_key, session_key, client) = claimed;
     let is_returning = state.member_by_key(member_key).is_some_and(|member| {
         state.of_member(&member.member.id).any(|entry| {
             let presence = &entry.presence;
-            presence.client.session_id == session_id
+            let theirs = &presence.client;
+            theirs.session_id == client.session_id
                 || (session_key.is_some() && presence.session_key == session_key)
+                || (theirs.host_fingerprint.is_some()
+                    && theirs.host_fingerprint == client.host_fingerprint
+                    && entry.connection.is_none())
         })
     });
     if is_returning { Ok(()) } else { Err(full()) }
@@ -233,7 +231,7 @@ async fn member_hello(
     };
     check_texts(&client, hello.display_name.as_deref())?;
     check_groups(hello.groups.as_deref())?;
-    check_capacity(broker, &hello.mesh_id, (member_key, session_key, &client.session_id))?;
+    check_capacity(broker, &hello.mesh_id, (member_key, session_key, &client))?;
     let timestamp = Timestamp::from_millis(hello.timestamp);
     check_skew(timestamp, now)?;
     signed_hello::verify(&hello.mesh_id, &hello.member_id, member_key, timestamp, &signature)
@@ -327,7 +325,7 @@ async fn session_hello(
         return Err(Refused::malformed("role is longer than 64 characters"));
     }
     check_attestation_binding(&attestation, member_key, session_key)?;
-    check_capacity(broker, &hello.mesh_id, (member_key, Some(session_key), &client.session_id))?;
+    check_capacity(broker, &hello.mesh_id, (member_key, Some(session_key), &client))?;
     check_attestation(&attestation, now)?;
     let timestamp = Timestamp::from_millis(hello.timestamp);
     check_skew(timestamp, now)?;
@@ -536,6 +534,7 @@ fn already_connected() -> Refused {
 fn unsettled(mesh: &Mesh, reason: Unsettled) -> Refused {
     match reason {
         Unsettled::Removed => Refused::revoked(&mesh.lock().info.name),
+        Unsettled::Rotated => Refused::unauthorized(),
         Unsettled::Capacity => full(),
         Unsettled::Replayed => Refused::bad_signature(),
         Unsettled::Superseded => Refused {

@@ -26,6 +26,8 @@ use crate::state::{Broker, Readiness};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id taken over from a client or proxy.
 const REQUEST_ID_MAX_CHARS: usize = 64;
+/// NUL in a path: nothing has a name with it, and PostgreSQL cannot even be asked for one.
+const ENCODED_NUL: &str = "%00";
 /// Pages run no script and load nothing.
 const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -178,6 +180,9 @@ fn admit(broker: &Broker, request: &mut Request, class: PathClass) -> Result<(),
         return Err(
             ApiError::new(ErrorCode::Unavailable, "the broker is stopping").hint("try again")
         );
+    }
+    if request.uri().path().contains(ENCODED_NUL) {
+        return Err(ApiError::new(ErrorCode::NotFound, "no such address"));
     }
     Ok(())
 }

@@ -8,4 +8,5 @@ pub(crate) mod http;
 pub(crate) mod limit;
 pub(crate) mod listener;
 pub(crate) mod request;
+pub(crate) mod upgrade;
 pub(crate) mod ws;

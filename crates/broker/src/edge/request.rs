@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use bytes::Bytes;
 use claudemesh_protocol::limits::{HTTP_BODY_MAX_BYTES, HTTP_BODY_TIMEOUT, JSON_MAX_DEPTH};
+use claudemesh_protocol::wire::has_nul;
 use claudemesh_protocol::{ErrorCode, PublicKey};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
@@ -51,6 +52,10 @@ impl Fields {
             return Err(ApiError::new(ErrorCode::Malformed, "the body is nested too deeply"));
         }
         match serde_json::from_slice(bytes) {
+            Ok(Value::Object(_)) if std::str::from_utf8(bytes).is_ok_and(has_nul) => {
+                // PostgreSQL stores no such text.
+                Err(ApiError::new(ErrorCode::Malformed, "a text of the body contains NUL (U+0000)"))
+            }
             Ok(Value::Object(fields)) => Ok(Self(fields)),
             Ok(_) => Err(ApiError::new(ErrorCode::Malformed, "the body is not a JSON object")),
             Err(_) => Err(ApiError::new(ErrorCode::Malformed, "the body is not JSON")),
@@ -183,6 +188,14 @@ mod tests {
         assert!(Fields::parse(deep.as_bytes()).is_err());
         let brackets_in_text = format!("{{\"a\":\"{}\"}}", "[".repeat(40));
         assert!(Fields::parse(brackets_in_text.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn nul_is_refused_wherever_it_stands() {
+        for body in [r#"{"a":"\u0000"}"#, r#"{"\u0000":1}"#, r#"{"a":{"b":["x\u0000y"]}}"#] {
+            assert!(Fields::parse(body.as_bytes()).is_err(), "{body}");
+        }
+        assert!(Fields::parse(br#"{"a":"\\u0000"}"#).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

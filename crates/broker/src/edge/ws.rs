@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use claudemesh_protocol::ErrorCode;
 use claudemesh_protocol::limits::{FIRST_FRAME_MAX_BYTES, INVALID_JSON_MAX, INVALID_JSON_WINDOW};
 use claudemesh_protocol::wire::{ClientFrame, DecodeError, ErrorFrame};
@@ -22,10 +22,15 @@ use claudemesh_store::DeliverySeq;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use super::error::ApiError;
 use super::handshake::{self, Greeted};
 use super::limit::ClientAddress;
+use super::upgrade::{Upgrade, WebSocket};
 use crate::live::{self, Close, Connection, Outgoing, Taken};
 use crate::ops::{self, Next, Peer, messaging};
 use crate::state::Broker;
@@ -34,6 +39,9 @@ use crate::state::Broker;
 const READ_BUFFER_BYTES: usize = 4 * 1024;
 /// Bytes gathered before a write goes to the socket; several queued frames share one system call.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
+/// Bytes of one frame at most; a longer text goes out in several. The library keeps the room that the largest frame of a
+/// socket took until the socket ends, and a list of a thousand peers has almost a megabyte.
+const FRAME_MAX_BYTES: usize = 16 * 1024;
 /// The code that is never sent: the socket ends without a close frame.
 const ABNORMAL: u16 = 1006;
 /// What an address with too many sockets is told to wait, in seconds; nobody knows when one of them closes.
@@ -45,7 +53,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 pub(crate) async fn upgrade(
     State(broker): State<Broker>,
     Extension(client): Extension<ClientAddress>,
-    ws: WebSocketUpgrade,
+    upgrade: Upgrade,
 ) -> Response {
     let Some(guard) = broker.edge_limits().open_socket(client) else {
         broker.metrics().connections_rejected.inc("address");
@@ -54,15 +62,19 @@ pub(crate) async fn upgrade(
             .into_response();
     };
     let max_frame = broker.limits().max_frame_bytes;
-    ws.read_buffer_size(READ_BUFFER_BYTES)
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(max_frame)
-        .max_frame_size(max_frame)
-        .on_upgrade(move |socket| async move {
-            let _guard = guard;
-            let serving = Box::pin(serve(broker.clone(), socket));
-            broker.until_killed(serving).await;
-        })
+        .max_message_size(Some(max_frame))
+        .max_frame_size(Some(max_frame));
+    let answer = upgrade.answer();
+    broker.clone().spawn(async move {
+        let _guard = guard;
+        if let Some(socket) = upgrade.socket(config).await {
+            Box::pin(serve(broker, socket)).await;
+        }
+    });
+    answer
 }
 
 /// How a socket ended.
@@ -214,10 +226,10 @@ impl Reader {
                     Err(_) => return Incoming::Text(Utf8Bytes::from_static("")),
                 },
                 Some(Ok(Message::Pong(_))) => self.last_pong = Instant::now(),
-                Some(Ok(Message::Ping(_))) => {}
+                Some(Ok(Message::Ping(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Close(frame))) => {
                     // Without a code (1005) or with 1000 the client leaves on purpose.
-                    let is_voluntary = frame.is_none_or(|frame| frame.code == 1000);
+                    let is_voluntary = frame.is_none_or(|frame| u16::from(frame.code) == 1000);
                     let ended = if is_voluntary && !self.connection.is_closing() {
                         Ended::Left
                     } else {
@@ -226,7 +238,7 @@ impl Reader {
                     return Incoming::Ended(ended);
                 }
                 Some(Err(error)) => {
-                    if is_too_big(&error) {
+                    if matches!(error, tungstenite::Error::Capacity(_)) {
                         self.connection.close(Close { code: 1009, reason: "frame too big" });
                     }
                     return Incoming::Ended(Ended::Lost);
@@ -300,19 +312,6 @@ fn refusal_of(error: &DecodeError) -> ErrorFrame {
     ErrorFrame::new(code, error.to_string(), error.req_id())
 }
 
-fn is_too_big(error: &axum::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(tokio_tungstenite::tungstenite::Error::Capacity(_)) =
-            error.downcast_ref::<tokio_tungstenite::tungstenite::Error>()
-        {
-            return true;
-        }
-        source = error.source();
-    }
-    false
-}
-
 /// The writer task: whatever is queued goes out in order, then the close.
 async fn write(
     broker: Broker,
@@ -356,14 +355,32 @@ async fn put(
     sink: &mut SplitSink<WebSocket, Message>,
     frames: Vec<Outgoing>,
     ping: bool,
-) -> Result<(), axum::Error> {
+) -> tungstenite::Result<()> {
     if ping {
-        sink.feed(Message::Ping(axum::body::Bytes::new())).await?;
+        sink.feed(Message::Ping(Bytes::new())).await?;
     }
     for frame in frames {
-        sink.feed(Message::Text(frame.text)).await?;
+        put_text(sink, frame).await?;
     }
     sink.flush().await
+}
+
+/// Writes a text, a long one as several frames, each when the socket has taken the one before.
+async fn put_text(
+    sink: &mut SplitSink<WebSocket, Message>,
+    Outgoing { text, part, .. }: Outgoing,
+) -> tungstenite::Result<()> {
+    let mut rest = Bytes::from(text);
+    let mut kind = if part.begins { Data::Text } else { Data::Continue };
+    loop {
+        let piece = rest.split_to(rest.len().min(FRAME_MAX_BYTES));
+        let ends = part.ends && rest.is_empty();
+        sink.feed(Message::Frame(Frame::message(piece, OpCode::Data(kind), ends))).await?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        kind = Data::Continue;
+    }
 }
 
 /// Waits until a write that does not end is to be abandoned: the buffer behind it has been full for `stall`, or the
@@ -390,7 +407,8 @@ async fn finish(
     connection.close(close);
     let close = connection.closing().unwrap_or(close);
     broker.metrics().ws_close.inc(code_label(close.code));
-    let frame = CloseFrame { code: close.code, reason: close.reason.into() };
+    let reason = Utf8Bytes::from_static(close.reason);
+    let frame = CloseFrame { code: close.code.into(), reason };
     let goodbye = async {
         if close.code != ABNORMAL {
             let _ = sink.send(Message::Close(Some(frame))).await;

@@ -20,7 +20,7 @@ const JITTER: f64 = 0.1;
 
 /// Names of all jobs, for the metrics.
 pub(crate) const NAMES: &[&str] =
-    &["gauges", "unbound_members", "quiet_addresses", "purge", "cleanup", "dedupe"];
+    &["gauges", "unbound_members", "quiet_addresses", "audit_heads", "purge", "cleanup", "dedupe"];
 
 /// One day.
 const DAY: Duration = Duration::from_hours(24);
@@ -63,6 +63,12 @@ const JOBS: &[Job] = &[
             upkeep::quiet_addresses(&broker);
             Box::pin(std::future::ready(Ok(())))
         },
+    },
+    Job {
+        name: "audit_heads",
+        // How late a head may be; each mesh is signed once an hour.
+        rhythm: Rhythm::Every(Duration::from_mins(5)),
+        run: |broker| Box::pin(async move { broker.sign_audit_heads().await }),
     },
     Job {
         name: "purge",

@@ -24,10 +24,9 @@ use claudemesh_store::{
     AuditPayload, ClonePolicy, HelloSeen, NewAuditEntry, OpenPresence, PeerState, PendingStatusOf,
     SessionKeySeen, StoreError,
 };
-use serde_json::json;
 
 use super::depart::{self, Ending};
-use super::event::{Subject, peer_event};
+use super::event::announce_arrival;
 use super::listed::ListedPresence;
 use super::{Close, Connection, Entry, Mesh, MeshState, stored};
 use crate::audit::peer_joined;
@@ -70,6 +69,8 @@ pub(crate) enum Unsettled {
     Superseded,
     /// Its member was removed from the mesh while it was being judged.
     Removed,
+    /// Its member took another key while it was being judged.
+    Rotated,
     /// The store cannot keep it now.
     Store(StoreError),
 }
@@ -112,9 +113,11 @@ impl Drop for Reservation {
 pub(crate) struct Settled {
     pub(crate) presence_id: PresenceId,
     pub(crate) display_name: String,
-    /// What was restored into a new presence.
+    /// What was restored into a new presence, or for a new process.
     pub(crate) restored: Option<PeerState>,
     pub(crate) has_restored_groups: bool,
+    /// What a killed process had said and counted, to be written: the row of the presence speaks of its successor.
+    kept: Option<PeerState>,
     endings: Vec<depart::Departed>,
     /// What the audit log is told.
     audited: Vec<NewAuditEntry>,
@@ -128,6 +131,8 @@ fn arrival(arriving: &Arriving) -> Arrival<'_> {
         session_key: arriving.session_key,
         session_id: &arriving.client.session_id,
         host_fingerprint: arriving.client.host_fingerprint.as_deref(),
+        role: arriving.role,
+        channel: arriving.client.channel.as_deref(),
         is_transient: arriving.client.has(capability::TRANSIENT),
     }
 }
@@ -235,6 +240,14 @@ fn is_superseded(state: &MeshState, arriving: &Arriving) -> bool {
         .any(|entry| entry.connection.is_some() && entry.hello_timestamp > arriving.hello_timestamp)
 }
 
+/// True when two processes came to continue what a killed one left behind, and the other one was first. This one finds a
+/// place of its own when it comes again.
+fn is_continued_by_another(state: &MeshState, id: &PresenceId, arriving: &Arriving) -> bool {
+    state.presence(id).is_some_and(|entry| {
+        entry.connection.is_some() && is_another_process(&entry.presence, arriving)
+    })
+}
+
 /// Keeps account of a member that is connected from two machines (broker spec §2.6): a copied key shows like this.
 #[must_use = "the audit log is told"]
 fn note_concurrent(
@@ -319,9 +332,19 @@ fn new_presence(arriving: &Arriving, id: PresenceId, now: Timestamp) -> (Presenc
     (presence, has_restored_groups)
 }
 
+/// True when the presence was another process's: its daemon was killed and started again.
+fn is_another_process(presence: &Presence, arriving: &Arriving) -> bool {
+    arriving.session_key.is_none() && presence.client.session_id != arriving.client.session_id
+}
+
 /// The presence a reattachment continues, with what the new hello says afresh.
 fn continued(presence: &Presence, arriving: &Arriving) -> Presence {
+    let is_restart = is_another_process(presence, arriving);
+    let named = arriving.groups.clone().filter(|groups| is_restart && !groups.is_empty());
     Presence {
+        groups: named.unwrap_or_else(|| presence.groups.clone()),
+        // A process counts from nothing; what the earlier one counted is kept beside the presence.
+        stats: presence.stats.filter(|_| !is_restart),
         member_key: arriving.member_key,
         client: arriving.client.clone(),
         display_name: arriving
@@ -342,7 +365,8 @@ fn continued(presence: &Presence, arriving: &Arriving) -> Presence {
 /// Writes the row, takes the place and queues `hello_ack` as the first frame of the socket.
 ///
 /// # Errors
-/// [`Unsettled::Replayed`], [`Unsettled::Superseded`], [`Unsettled::Removed`], [`Unsettled::Store`]; nobody was moved aside then.
+/// [`Unsettled::Replayed`], [`Unsettled::Superseded`], [`Unsettled::Removed`], [`Unsettled::Rotated`],
+/// [`Unsettled::Store`]; nobody was moved aside then.
 pub(crate) async fn settle(
     broker: &Broker,
     mut reservation: Reservation,
@@ -388,10 +412,17 @@ pub(crate) async fn settle(
     }
     let placed = {
         let mut state = mesh.lock();
-        let refused = if state.member(&arriving.member_id).is_none() {
-            Some(Unsettled::Removed)
-        } else {
-            is_superseded(&state, &arriving).then_some(Unsettled::Superseded)
+        let refused = match state.member(&arriving.member_id) {
+            None => Some(Unsettled::Removed),
+            // Whoever rotates closes the connections that are here by then, and this one would come after that.
+            Some(entry) if entry.member.pubkey != Some(arriving.member_key) => {
+                Some(Unsettled::Rotated)
+            }
+            Some(_) => {
+                let is_late = is_superseded(&state, &arriving)
+                    || is_continued_by_another(&state, &reservation.target, &arriving);
+                is_late.then_some(Unsettled::Superseded)
+            }
         };
         if let Some(reason) = refused {
             Err((reason, state.presence(&reservation.target).is_none()))
@@ -471,12 +502,15 @@ fn take_place(
         for (_, row) in &reattached_rows {
             state.queue(row.key).releasing(row.priority);
         }
-        let display_name = reattach(state, &presence_id, arriving, connection);
+        let (display_name, restored) = reattach(mesh, state, &presence_id, arriving, connection);
+        let has_restored_groups =
+            restored.is_some() && arriving.groups.as_ref().is_none_or(Vec::is_empty);
         return Settled {
             presence_id,
             display_name,
-            restored: None,
-            has_restored_groups: false,
+            kept: restored.clone(),
+            restored,
+            has_restored_groups,
             endings,
             audited,
             reattached_rows,
@@ -510,53 +544,35 @@ fn take_place(
         display_name,
         restored,
         has_restored_groups,
+        kept: None,
         endings,
         audited,
         reattached_rows: Vec::new(),
     }
 }
 
+/// Gives a presence its new socket. Answers its name, and for another process than the one that left it, which knows
+/// nothing, what that one had said.
 fn reattach(
+    mesh: &Mesh,
     state: &mut MeshState,
     id: &PresenceId,
     arriving: &Arriving,
     connection: &Arc<Connection>,
-) -> String {
+) -> (String, Option<PeerState>) {
     state.set_lease(id, Lease::Online);
-    let Some(entry) = state.presence_mut(id) else { return String::new() };
+    let Some(entry) = state.presence_mut(id) else { return (String::new(), None) };
+    let mut restored = None;
+    if is_another_process(&entry.presence, arriving) {
+        entry.earlier_stats = entry.earlier_stats.plus(stored::counted_by(entry));
+        restored = stored::peer_state_of(entry, &mesh.id, entry.last_seen());
+    }
     entry.presence = continued(&entry.presence, arriving);
     entry.hello_timestamp = arriving.hello_timestamp;
     if let Some(older) = entry.connection.replace(Arc::clone(connection)) {
         older.close(Close::SESSION_REPLACED);
     }
-    entry.presence.display_name.clone()
-}
-
-fn announce_arrival(
-    mesh: &Mesh,
-    state: &MeshState,
-    fresh: &Presence,
-    restored: Option<&PeerState>,
-    now: Timestamp,
-) {
-    if fresh.is_transient() || !fresh.is_visible {
-        return;
-    }
-    let groups = json!(fresh.groups);
-    let (event, more) = match restored {
-        None => ("peer_joined", json!({ "groups": groups })),
-        Some(saved) => (
-            "peer_returned",
-            json!({
-                "groups": groups,
-                "lastSeenAt": saved.last_seen_at.to_iso(),
-                "summary": saved.last_summary,
-            }),
-        ),
-    };
-    let tells_siblings = fresh.handshake == Handshake::Session;
-    let push = peer_event(&mesh.id, event, &Subject::of(fresh), more, now);
-    state.announce(push, |other| tells_siblings || other.member_id != fresh.member_id);
+    (entry.presence.display_name.clone(), restored)
 }
 
 impl Settled {
@@ -564,6 +580,11 @@ impl Settled {
     pub(crate) async fn follow_up(mut self, broker: &Broker, mesh: &Arc<Mesh>) -> PresenceId {
         for ending in self.endings.drain(..) {
             ending.settle(broker, mesh).await;
+        }
+        if let Some(kept) = self.kept.take()
+            && let Err(error) = broker.store().save_peer_states(vec![kept]).await
+        {
+            tracing::warn!(%error, mesh_id = %mesh.id, "cannot write what a killed daemon had counted");
         }
         broker.record_all(std::mem::take(&mut self.audited)).await;
         let rows = std::mem::take(&mut self.reattached_rows);

@@ -8,13 +8,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::extract::ws::Utf8Bytes;
 use claudemesh_protocol::wire::{ErrorFrame, ServerFrame};
 use claudemesh_protocol::{Timestamp, limits};
 use claudemesh_store::DeliverySeq;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
 /// Why and how a socket is closed by the broker.
@@ -47,10 +47,22 @@ impl Close {
 /// Bytes the writer takes at once, the last frame included in full. What it has not taken can be taken back.
 const TAKE_BYTES: usize = 64 * 1024;
 
-/// One frame to write.
+/// Which part of a message a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) begins: bool,
+    pub(crate) ends: bool,
+}
+
+impl Part {
+    const WHOLE: Self = Self { begins: true, ends: true };
+}
+
+/// One text to write.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) text: Utf8Bytes,
+    pub(crate) part: Part,
     /// The row whose delivery this write is, at a client that does not acknowledge.
     pub(crate) delivers: Option<DeliverySeq>,
     /// Place among the stored messages of this socket; `None` for replies and events.
@@ -142,7 +154,12 @@ impl Connection {
             let ticket = pending.delivered;
             pending.delivered += 1;
             pending.bytes += text.len();
-            pending.frames.push_back(Outgoing { text, delivers, ticket: Some(ticket) });
+            pending.frames.push_back(Outgoing {
+                text,
+                part: Part::WHOLE,
+                delivers,
+                ticket: Some(ticket),
+            });
             ticket
         };
         self.wake.notify_one();
@@ -173,13 +190,22 @@ impl Connection {
 
     /// Queues a reply or an event that is JSON already.
     pub(crate) fn say_text(&self, text: Utf8Bytes) {
+        self.say_pieces(std::iter::once(text));
+    }
+
+    /// Queues a reply that is JSON already, in pieces: the memory of each is free as soon as it is written.
+    pub(crate) fn say_pieces(&self, pieces: impl ExactSizeIterator<Item = Utf8Bytes>) {
         {
             let mut pending = self.pending.lock();
             if pending.close.is_some() {
                 return;
             }
-            pending.bytes += text.len();
-            pending.frames.push_back(Outgoing { text, delivers: None, ticket: None });
+            let last = pieces.len().saturating_sub(1);
+            for (place, text) in pieces.enumerate() {
+                let part = Part { begins: place == 0, ends: place == last };
+                pending.bytes += text.len();
+                pending.frames.push_back(Outgoing { text, part, delivers: None, ticket: None });
+            }
             if pending.bytes > 2 * limits::OUTBOUND_MAX_BYTES
                 || pending.frames.len() > 2 * limits::OUTBOUND_MAX_FRAMES
             {
@@ -198,7 +224,8 @@ impl Connection {
                 return;
             }
             pending.bytes += text.len();
-            pending.frames.push_back(Outgoing { text, delivers: None, ticket: None });
+            let part = Part::WHOLE;
+            pending.frames.push_back(Outgoing { text, part, delivers: None, ticket: None });
         }
         self.wake.notify_one();
     }
@@ -332,6 +359,21 @@ mod tests {
         let rest = connection.next().await.frames;
         assert_eq!(rest.iter().map(|frame| frame.text.len()).collect::<Vec<_>>(), [7]);
         assert_eq!(connection.take_back(), 3);
+    }
+
+    #[tokio::test]
+    async fn the_pieces_of_a_reply_stay_together_and_say_which_they_are() {
+        let connection = Connection::new();
+        connection.say_pieces([text(TAKE_BYTES), text(2), text(3)].into_iter());
+        connection.say_text(text(4));
+        let mut parts = Vec::new();
+        for _ in 0..2 {
+            let frames = connection.next().await.frames;
+            parts.extend(frames.iter().map(|one| (one.text.len(), one.part.begins, one.part.ends)));
+        }
+        let expected =
+            [(TAKE_BYTES, true, false), (2, false, false), (3, false, true), (4, true, true)];
+        assert_eq!(parts, expected);
     }
 
     #[tokio::test]

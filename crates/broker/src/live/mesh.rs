@@ -8,18 +8,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use axum::extract::ws::Utf8Bytes;
 use claudemesh_core::gate::{self, Priorities};
 use claudemesh_core::lease::LeaseBook;
 use claudemesh_core::loop_guard::LoopGuard;
 use claudemesh_core::presence::{Lease, Presence};
-use claudemesh_core::queue::KeyQueue;
+use claudemesh_core::queue::{KeyQueue, Route};
 use claudemesh_core::rate::TokenBucket;
 use claudemesh_protocol::limits::UNACKED_MAX;
 use claudemesh_protocol::wire::{Push, ServerFrame};
 use claudemesh_protocol::{MemberId, MeshId, PresenceId, Priority, PublicKey, Timestamp};
 use claudemesh_store::{DeliverySeq, RosterEntry};
+use indexmap::IndexMap;
 use parking_lot::{Mutex, MutexGuard};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use self::roster::Known;
 use super::connection::Connection;
@@ -145,18 +146,19 @@ impl Entry {
     }
 }
 
-/// The state of one mesh. Maps that are walked are ordered, so that what a mesh does depends on its history alone.
+/// The state of one mesh. Maps that are walked have an order of their own, so that what a mesh does depends on its history
+/// alone; those looked into for every message are found by hash.
 pub(crate) struct MeshState {
     pub(crate) info: claudemesh_store::Mesh,
-    roster: BTreeMap<MemberId, Known>,
+    roster: IndexMap<MemberId, Known>,
     by_member_key: HashMap<PublicKey, MemberId>,
     by_former_key: HashMap<PublicKey, MemberId>,
     /// Whose each name is, folded; of members that had it before names were unique, the first to join.
     by_name: HashMap<String, MemberId>,
-    presences: BTreeMap<PresenceId, Entry>,
+    presences: IndexMap<PresenceId, Entry>,
     leases: LeaseBook,
     by_session_key: HashMap<PublicKey, PresenceId>,
-    by_member: BTreeMap<MemberId, Vec<PresenceId>>,
+    by_member: HashMap<MemberId, Vec<PresenceId>>,
     /// Hellos between their capacity check and their place.
     pub(crate) joining: usize,
     /// Machines of the daemons among them, for the clone policy.
@@ -167,7 +169,7 @@ pub(crate) struct MeshState {
     pub(crate) uncommitted: BTreeMap<DeliverySeq, bool>,
     /// Of these, the ones that were acknowledged and then not stored, until the acknowledgement has had its turn.
     pub(crate) never_stored: BTreeSet<DeliverySeq>,
-    open_rows: BTreeMap<MemberId, u64>,
+    open_rows: HashMap<MemberId, u64>,
     open_total: u64,
     pub(crate) budgets: BTreeMap<MemberId, TokenBucket>,
     /// What each member may still spend on receipts.
@@ -175,32 +177,35 @@ pub(crate) struct MeshState {
     pub(crate) loops: LoopGuard,
     /// When the audit log was last recomputed for somebody.
     pub(crate) verified_at: Option<Timestamp>,
+    /// The entry of the newest signed head of the audit log that the connections here were told of; 0 for none.
+    pub(crate) told_head: i64,
 }
 
 impl MeshState {
     pub(super) fn new(info: claudemesh_store::Mesh, roster: Vec<RosterEntry>) -> Self {
         let mut state = Self {
             info,
-            roster: BTreeMap::new(),
+            roster: IndexMap::new(),
             by_member_key: HashMap::new(),
             by_former_key: HashMap::new(),
             by_name: HashMap::new(),
-            presences: BTreeMap::new(),
+            presences: IndexMap::new(),
             leases: LeaseBook::default(),
             by_session_key: HashMap::new(),
-            by_member: BTreeMap::new(),
+            by_member: HashMap::new(),
             joining: 0,
             joining_devices: BTreeMap::new(),
             queues: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             uncommitted: BTreeMap::new(),
             never_stored: BTreeSet::new(),
-            open_rows: BTreeMap::new(),
+            open_rows: HashMap::new(),
             open_total: 0,
             budgets: BTreeMap::new(),
             receipt_budgets: BTreeMap::new(),
             loops: LoopGuard::default(),
             verified_at: None,
+            told_head: 0,
         };
         state.set_roster(roster);
         state
@@ -288,7 +293,7 @@ impl MeshState {
     }
 
     pub(crate) fn remove(&mut self, id: &PresenceId) -> Option<Entry> {
-        let entry = self.presences.remove(id)?;
+        let entry = self.presences.swap_remove(id)?;
         self.leases.forget(id, entry.lease);
         if let Some(key) = entry.presence.session_key
             && self.by_session_key.get(&key) == Some(id)
@@ -306,30 +311,27 @@ impl MeshState {
 
     /// Connected presences that rows of this key are pushed to: the session itself; for a member key every device of the
     /// member, and without a device its other connections (broker spec §3.3).
-    pub(crate) fn receivers(&self, key: PublicKey) -> Vec<&Entry> {
-        let is_connected = |entry: &&Entry| entry.connection.is_some();
-        if let Some(entry) = self.session(key) {
-            return Some(entry).into_iter().filter(is_connected).collect();
-        }
-        let Some(member) = self.by_member_key.get(&key) else { return Vec::new() };
-        let devices: Vec<&Entry> = self
-            .of_member(member)
-            .filter(is_connected)
-            .filter(|entry| entry.presence.is_device())
-            .collect();
-        if !devices.is_empty() {
-            return devices;
-        }
-        self.of_member(member)
-            .filter(is_connected)
-            .filter(|entry| entry.presence.is_stand_in())
-            .collect()
+    pub(crate) fn receivers(&self, key: PublicKey) -> impl Iterator<Item = &Entry> {
+        let session = self.session(key);
+        let member = self.by_member_key.get(&key).filter(|_| session.is_none());
+        let connected = move || {
+            let of_member = member.into_iter().flat_map(|member| self.of_member(member));
+            session.into_iter().chain(of_member).filter(|entry| entry.connection.is_some())
+        };
+        let has_device = connected().any(|entry| entry.presence.is_device());
+        connected().filter(move |entry| {
+            session.is_some()
+                || if has_device {
+                    entry.presence.is_device()
+                } else {
+                    entry.presence.is_stand_in()
+                }
+        })
     }
 
     /// What may be pushed for this key now.
     pub(crate) fn open(&self, key: PublicKey) -> Priorities {
-        let receivers = self.receivers(key);
-        receivers.iter().fold(Priorities::NONE, |open, entry| open.or(self.open_to(entry, key)))
+        self.receivers(key).fold(Priorities::NONE, |open, entry| open.or(self.open_to(entry, key)))
     }
 
     /// What may be pushed now of this key's rows to one of its receivers. A session that stands in for its daemon gets
@@ -345,7 +347,8 @@ impl MeshState {
         self.behind_own(entry, key, entry.open())
     }
 
-    fn has_missed_a_row(&self, entry: &Entry, key: PublicKey) -> bool {
+    /// True when another session of this daemon has an older row of the key on its way that this one was not given.
+    pub(crate) fn has_missed_a_row(&self, entry: &Entry, key: PublicKey) -> bool {
         let presence = &entry.presence;
         if presence.session_key == Some(key) || presence.is_device() {
             return false;
@@ -382,6 +385,17 @@ impl MeshState {
             keys.push(presence.member_key);
         }
         keys
+    }
+
+    /// Decides for a new message of this key.
+    pub(crate) fn route(&mut self, key: PublicKey, priority: Priority) -> Route {
+        let open = self.open(key);
+        match self.queues.get_mut(&key) {
+            Some(queue) => queue.route(priority, open),
+            // Nearly always nothing waits, and then there is nothing to remember.
+            None if open.allows(priority) => Route::Direct,
+            None => self.queue(key).route(priority, open),
+        }
     }
 
     pub(crate) fn queue(&mut self, key: PublicKey) -> &mut KeyQueue {
@@ -465,7 +479,7 @@ impl MeshState {
 
     /// True when a receiver of this key is owed copies.
     pub(crate) fn owes_copies(&self, key: PublicKey) -> bool {
-        self.receivers(key).iter().any(|entry| !entry.owed.is_empty())
+        self.receivers(key).any(|entry| !entry.owed.is_empty())
     }
 
     /// Takes back what only this presence was given: its socket is gone, and what that was not written yet never will

@@ -191,8 +191,9 @@ pub(crate) fn mark_stale(mesh: &Mesh) {
 }
 
 /// Takes over what the previous run left (broker spec §6.2 step 6): its presences are leased, its claims go back to
-/// held, and rows of sessions that did not survive move to their members' queues.
+/// held, rows of sessions that did not survive move to their members' queues, and what banned members sent is given up.
 pub(crate) async fn recover(broker: &Broker) -> Result<(), StoreError> {
+    broker.store().drop_messages_of_banned().await?;
     let lease = std::time::Duration::from_millis(broker.limits().lease_ttl_ms);
     let rows = broker
         .store()

@@ -3,9 +3,10 @@
 use claudemesh_protocol::ErrorCode;
 use claudemesh_protocol::limits::{AUDIT_QUERY_DEFAULT, AUDIT_QUERY_MAX};
 use claudemesh_protocol::wire::{AuditEntry, AuditQuery, AuditResult, AuditVerifyResult};
+use claudemesh_store::AuditFault;
 
 use super::{Peer, Refusal, Reply};
-use crate::audit::catch_up;
+use crate::audit::{catch_up, on_the_wire};
 
 /// Longest type of an event, in characters.
 const EVENT_TYPE_MAX_CHARS: usize = 64;
@@ -42,18 +43,36 @@ pub(super) async fn query(peer: &Peer, query: AuditQuery, req_id: Option<String>
     Ok(Some(result.into()))
 }
 
-/// `audit_verify`: recomputes the chain from its first entry.
+/// `audit_verify`: recomputes the chain from its first entry and compares it with what was signed.
 pub(super) async fn verify(peer: &Peer, req_id: Option<String>) -> Reply {
     catch_up(&peer.broker, &peer.mesh.id).await;
-    let verdict = peer.broker.store().verify_audit(&peer.mesh.id).await?;
-    if let Some(id) = verdict.broken_at {
-        tracing::error!(mesh_id = %peer.mesh.id, id, "the audit log was changed");
+    let broker_key = peer.broker.signing_key().public();
+    let verdict = peer.broker.store().verify_audit(&peer.mesh.id, broker_key).await?;
+    let broken = verdict.broken_at.zip(verdict.fault);
+    if let Some((id, fault)) = broken {
+        tracing::error!(mesh_id = %peer.mesh.id, id, ?fault, "the audit log was changed");
     }
     let result = AuditVerifyResult {
-        valid: verdict.broken_at.is_none(),
+        valid: broken.is_none(),
         entries: verdict.entries,
         broken_at: verdict.broken_at,
+        explanation: broken.map(|(id, fault)| explanation(id, fault)),
+        signed_head: verdict.head.map(on_the_wire),
         req_id,
     };
     Ok(Some(result.into()))
+}
+
+fn explanation(id: i64, fault: AuditFault) -> String {
+    match fault {
+        AuditFault::Changed => format!(
+            "entry {id} does not follow from the one before it: it was changed, or the one before it was changed or removed"
+        ),
+        AuditFault::Gone => format!(
+            "entry {id} was signed by the broker and is missing or another one now: entries were removed or rewritten"
+        ),
+        AuditFault::Forged => format!(
+            "what was signed of entry {id} is not signed by this broker: it was changed, or the broker has another key now"
+        ),
+    }
 }

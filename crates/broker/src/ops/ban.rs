@@ -1,13 +1,22 @@
 //! Removing members for good, and letting them in again (broker spec §4.25, wire spec §3.22).
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use claudemesh_protocol::limits::BAN_REASON_MAX_CHARS;
 use claudemesh_protocol::wire::{Ban, BanAck, BanRow, ErrorFrame, ListBansResult, Unban, UnbanAck};
 use claudemesh_protocol::{ErrorCode, MemberId, text};
-use claudemesh_store::{Ban as StoredBan, DroppedRow, NewBan};
+use claudemesh_sqlite::crash_point;
+use claudemesh_store::{Ban as StoredBan, NewBan};
+use tokio::sync::oneshot;
 
 use super::selector::{self, Named};
-use super::{Peer, Refusal, Reply, news};
+use super::{AFTER_COMMIT, Peer, Refusal, Reply, news};
+use crate::delivery::{Job, forget_dropped};
 use crate::live::{self, Close, MeshState};
+
+/// How long a ban waits until what its member had just sent is given up.
+const DROP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `ban`. The ban stands in the store before anything else happens; a hello that was under way finds it there.
 pub(super) async fn ban(peer: &Peer, ban: Ban, req_id: Option<String>) -> Reply {
@@ -36,6 +45,7 @@ pub(super) async fn ban(peer: &Peer, ban: Ban, req_id: Option<String>) -> Reply 
         })
         .await?
         .ok_or_else(|| selector::not_found("member"))?;
+    crash_point(AFTER_COMMIT);
     live::mark_stale(&peer.mesh);
     live::refresh(&peer.broker, &peer.mesh).await?;
     {
@@ -49,6 +59,7 @@ pub(super) async fn ban(peer: &Peer, ban: Ban, req_id: Option<String>) -> Reply 
     }
     live::evict_member(&peer.broker, &peer.mesh.id, &member_id, Close::BANNED).await;
     news::tell(&peer.mesh, &banned.event);
+    drop_accepted(peer, &member_id).await;
     tracing::info!(mesh_id = %peer.mesh.id, "member banned");
     Ok(Some(BanAck { banned: name, req_id }.into()))
 }
@@ -76,12 +87,14 @@ fn find(peer: &Peer, state: &MeshState, target: &str) -> Result<(MemberId, Strin
     Ok((id, name.unwrap_or_default()))
 }
 
-/// Rows that the store gave up are not waited for any more.
-fn forget_dropped(state: &mut MeshState, dropped: &[DroppedRow]) {
-    for row in dropped {
-        // An acknowledgement that comes now is too late, and must not count it out once more.
-        state.take_in_flight(row.seq);
-        state.sub_open(&row.recipient_member_id, 1);
+/// Gives up what the member had sent and the writer had not written yet when the ban was. From here on the writer takes
+/// nothing of it any more; what a crash leaves between the two, the next start gives up.
+async fn drop_accepted(peer: &Peer, member: &MemberId) {
+    let (done, is_done) = oneshot::channel();
+    let job = Job::DropFrom { mesh: Arc::clone(&peer.mesh), sender: member.clone(), done };
+    if peer.broker.delivery().enqueue(job).await.is_ok() {
+        // While the store is away the ban is answered all the same; the job waits for it.
+        let _done_or_waiting = tokio::time::timeout(DROP_TIMEOUT, is_done).await;
     }
 }
 
@@ -108,6 +121,7 @@ pub(super) async fn unban(peer: &Peer, unban: Unban, req_id: Option<String>) -> 
         .unban_member(&peer.mesh.id, &ban.member.id, &peer.member_id, now)
         .await?
         .ok_or_else(|| selector::not_found("ban"))?;
+    crash_point(AFTER_COMMIT);
     peer.broker.live().roster_changed(&peer.mesh.id);
     tracing::info!(mesh_id = %peer.mesh.id, "member unbanned");
     Ok(Some(UnbanAck { unbanned: member.display_name, req_id }.into()))

@@ -18,9 +18,6 @@ pub(super) async fn join(peer: &Peer, join: JoinGroup) -> Reply {
     if join.role.as_ref().is_some_and(|role| role.chars().count() > GROUP_ROLE_MAX_CHARS) {
         return Err(Refusal::new(ErrorCode::InvalidArgs, "a role has at most 64 characters"));
     }
-    if join.role.as_ref().is_some_and(|role| role.contains('\0')) {
-        return Err(Refusal::new(ErrorCode::InvalidArgs, "role contains NUL"));
-    }
     change(peer, |presence| {
         if let Some(group) = presence.groups.iter_mut().find(|group| group.name == name) {
             group.role = join.role;

@@ -42,7 +42,9 @@ fn about_peers(peer: &Peer) -> Result<MeshInfoResult, Refusal> {
     let (your_name, your_groups) = (own.display_name.clone(), names(own));
     let mut peers = 0;
     let mut groups = BTreeSet::new();
-    for entry in state.presences().filter(|entry| sees(peer, &state, entry)) {
+    // A call that is over in a moment is nobody who is there, whoever asks.
+    let present = state.presences().filter(|entry| !entry.presence.is_transient());
+    for entry in present.filter(|entry| sees(peer, &state, entry)) {
         peers += 1;
         groups.extend(names(&entry.presence));
     }

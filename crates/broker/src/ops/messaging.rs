@@ -65,11 +65,6 @@ pub(crate) fn conflict_ack(request: Ack, first: &Dedupe) -> Ack {
 /// `client_ack`: the rows this connection was pushed under that id are delivered. What is not in memory is looked for in
 /// the store among the connection's own keys; anything else has no effect.
 pub(super) async fn client_ack(peer: &Peer, ack: ClientAck) -> Reply {
-    let ids = [&ack.broker_message_id, &ack.client_message_id];
-    if ids.into_iter().flatten().any(|id| id.contains('\0')) {
-        // No message has such an id, and PostgreSQL cannot even be asked for one.
-        return Ok(None);
-    }
     let (deliveries, keys) = {
         let mut state = peer.mesh.lock();
         let keys = state.keys_of(&peer.presence_id);

@@ -34,6 +34,9 @@ use claudemesh_store::{AuditPayload, NewAuditEntry, StoreError};
 use crate::live::{Connection, Entry, Mesh, MeshState};
 use crate::state::Broker;
 
+/// Crash point of administration: what was decided is durable, and nobody has been told.
+const AFTER_COMMIT: &str = "broker.administration.after_commit";
+
 /// An authenticated connection.
 pub(crate) struct Peer {
     pub(crate) broker: Broker,

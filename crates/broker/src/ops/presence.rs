@@ -149,11 +149,7 @@ fn success(req_id: Option<String>) -> Ack {
     Ack { id: req_id.clone().unwrap_or_default(), req_id, ..Ack::default() }
 }
 
-/// NUL is refused because PostgreSQL stores no text that contains it.
 fn within(field: &str, text: &str, max_chars: usize) -> Result<(), Refusal> {
-    if text.contains('\0') {
-        return Err(Refusal::new(ErrorCode::InvalidArgs, format!("{field} contains NUL")));
-    }
     if text.chars().count() > max_chars {
         return Err(too_large(field, max_chars, "characters"));
     }

@@ -106,7 +106,6 @@ fn check_shape(said: &Receipt, now: Timestamp) -> Option<SignatureBytes> {
         && (1..=id::ROW_ID_CHARS).contains(&message_id.len())
         && message_id.bytes().all(|byte| byte.is_ascii_alphanumeric())
         && said.client_message_id.len() <= CLIENT_MESSAGE_ID_MAX_CHARS
-        && !said.client_message_id.contains('\0')
         && fits(&said.path, RECEIPT_PATH_MAX_CHARS)
         && fits(&said.evidence, RECEIPT_EVIDENCE_MAX_CHARS)
         && fits(&said.reason, RECEIPT_REASON_MAX_CHARS)

@@ -1,6 +1,7 @@
 //! Who receives a send, by target, grants, encryption policy and backlog (broker spec §3.1 steps 6 to 9, §3.2).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use claudemesh_core::grants;
 use claudemesh_core::presence::Presence;
@@ -28,7 +29,8 @@ pub(super) struct Recipient {
     pub(super) key: PublicKey,
     pub(super) member_id: MemberId,
     pub(super) kind: RecipientKind,
-    pub(super) wrapped_key: Option<WrappedKey>,
+    /// As JSON, as it is stored and pushed.
+    pub(super) wrapped_key: Option<Arc<str>>,
     pub(super) rerouted_from: Option<PublicKey>,
     pub(super) is_absent: bool,
 }
@@ -152,11 +154,12 @@ pub(super) fn multicast(
             continue;
         };
         let wrapped_key = if is_encrypted {
-            let Some(key) = keys.get(&member_key) else {
+            let key = keys.get(&member_key).and_then(|key| serde_json::to_string(key).ok());
+            let Some(key) = key else {
                 skipped += 1;
                 continue;
             };
-            Some((*key).clone())
+            Some(key.into())
         } else {
             None
         };
@@ -204,7 +207,6 @@ fn unreadable_by(state: &MeshState, recipients: &[Recipient]) -> Vec<MemberId> {
         .filter(|recipient| {
             state
                 .receivers(recipient.key)
-                .iter()
                 .any(|entry| !entry.presence.client.has(capability::GROUP_E2E))
         })
         .map(|recipient| recipient.member_id.clone())

@@ -7,12 +7,15 @@ use claudemesh_protocol::wire::{ListPeers, MemberRow, PeerRow, Profile};
 use claudemesh_protocol::{ErrorCode, Group, PublicKey, Timestamp};
 use claudemesh_store::RosterEntry;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{Peer, Refusal, Reply};
 use crate::live::{Entry, ListedMember, MeshState, View};
 
-/// Bytes that rows of one list differ by, mostly.
-const ROW_SPREAD_BYTES: usize = 32;
+/// Bytes of one piece of a list, or a little more.
+const PIECE_BYTES: usize = 14 * 1024;
+/// Room in a piece for the row that passes that.
+const ROW_ROOM_BYTES: usize = 2 * 1024;
 
 /// `list_peers`: live and leased presences by connect time. Left out are hidden ones of other members, and members that
 /// do not let the asker see them.
@@ -50,12 +53,16 @@ pub(super) fn list_peers(peer: &Peer, query: ListPeers, req_id: Option<&str>) ->
     Ok(None)
 }
 
-/// An answer made of rows that are JSON already.
-struct List(String);
+/// An answer made of rows that are JSON already. It is made in pieces, so that memory holds of a long list what was not
+/// written yet, and finds room for that where smaller things were.
+struct List {
+    done: Vec<Utf8Bytes>,
+    text: String,
+}
 
 impl List {
     fn begin(word: &str, field: &str) -> Self {
-        Self(format!(r#"{{"type":"{word}","{field}":["#))
+        Self { done: Vec::new(), text: format!(r#"{{"type":"{word}","{field}":["#) }
     }
 
     fn rows<T>(
@@ -63,19 +70,15 @@ impl List {
         rows: &[T],
         mut append: impl FnMut(&mut String, &T) -> serde_json::Result<()>,
     ) -> Result<(), Refusal> {
-        let start = self.0.len();
         for (place, row) in rows.iter().enumerate() {
-            match place {
-                0 => {}
-                1 => {
-                    // The others are about as long; a text that grows is copied each time.
-                    let length = self.0.len() - start + ROW_SPREAD_BYTES;
-                    self.0.reserve(length * rows.len());
-                    self.0.push(',');
-                }
-                _ => self.0.push(','),
+            if place > 0 {
+                self.text.push(',');
             }
-            append(&mut self.0, row).map_err(|error| {
+            if self.text.len() >= PIECE_BYTES {
+                let next = String::with_capacity(PIECE_BYTES + ROW_ROOM_BYTES);
+                self.done.push(std::mem::replace(&mut self.text, next).into());
+            }
+            append(&mut self.text, row).map_err(|error| {
                 tracing::error!(%error, "cannot write a list as JSON");
                 Refusal::new(ErrorCode::Internal, "the request failed at the broker")
             })?;
@@ -84,13 +87,14 @@ impl List {
     }
 
     fn say(mut self, peer: &Peer, req_id: Option<&str>) {
-        self.0.push(']');
+        self.text.push(']');
         if let Some(req_id) = req_id {
-            self.0.push_str(r#","_reqId":"#);
-            self.0.push_str(&json!(req_id).to_string());
+            self.text.push_str(r#","_reqId":"#);
+            self.text.push_str(&json!(req_id).to_string());
         }
-        self.0.push('}');
-        peer.connection.say_text(self.0.into());
+        self.text.push('}');
+        self.done.push(self.text.into());
+        peer.connection.say_pieces(self.done.into_iter());
     }
 }
 

@@ -6,9 +6,10 @@ use claudemesh_core::presence::Handshake;
 use claudemesh_crypto::statement;
 use claudemesh_protocol::wire::{Ack, RotateMemberKey};
 use claudemesh_protocol::{ErrorCode, PublicKey, Timestamp, canonical};
+use claudemesh_sqlite::crash_point;
 use claudemesh_store::{Reroute, RotateKey, Rotation};
 
-use super::{Peer, Refusal, Reply, news};
+use super::{AFTER_COMMIT, Peer, Refusal, Reply, news};
 use crate::delivery::Job;
 use crate::live::{self, Close};
 
@@ -46,6 +47,7 @@ pub(super) async fn rotate(peer: &Peer, frame: RotateMemberKey, req_id: Option<S
             return Err(Refusal::new(ErrorCode::Unauthorized, "this key does not count any more"));
         }
     };
+    crash_point(AFTER_COMMIT);
     live::mark_stale(&peer.mesh);
     live::refresh(&peer.broker, &peer.mesh).await?;
     news::tell(&peer.mesh, &event);

@@ -11,7 +11,6 @@ use claudemesh_store::{
     ClaimId, ClientMessage, DedupeRetention, DestinationKind, InitialState, NewDelivery,
     NewMessage, RecipientKind, SenderKind,
 };
-use serde_json::json;
 
 use super::Peer;
 use super::recipients::{Recipient, Resolved};
@@ -98,15 +97,16 @@ pub(super) fn build(peer: &Peer, state: &mut MeshState, passed: Passed<'_>) -> A
         expires_at: checked.expires_at.map_or(latest, |at| at.min(latest)),
         deliveries,
     };
+    let sender = delivery::Sender {
+        session_key: peer.session_key,
+        attestation: sender.attestation.clone().map(Arc::new),
+        presence: Some(peer.presence_id.clone()),
+    };
     Accept {
         mesh: Arc::clone(&peer.mesh),
-        message: Box::new(message),
-        push: Box::new(push),
-        sender: delivery::Sender {
-            session_key: peer.session_key,
-            attestation: sender.attestation.clone().map(Arc::new),
-            presence: Some(peer.presence_id.clone()),
-        },
+        message: Arc::new(message),
+        frame: delivery::Frame::of(push, &sender).map(Box::new),
+        sender,
         sender_member: peer.member_id.clone(),
         accepted_at: now,
         claimed_until,
@@ -125,8 +125,7 @@ fn row_of(
     checked: &Checked,
     claimed_until: Timestamp,
 ) -> (NewDelivery, Plan) {
-    let open = state.open(recipient.key);
-    let route = state.queue(recipient.key).route(checked.priority, open);
+    let route = state.route(recipient.key, checked.priority);
     state.add_open(&recipient.member_id, 1);
     let initial = match route {
         Route::Held => InitialState::Held,
@@ -134,7 +133,6 @@ fn row_of(
             InitialState::Claimed { by: claim_id(state, &recipient), until: claimed_until }
         }
     };
-    state.tidy_queue(recipient.key);
     let seq = broker.delivery().numbered_row(broker.store());
     let presence = state
         .session(recipient.key)
@@ -146,7 +144,7 @@ fn row_of(
         recipient_key: key,
         recipient_member_id: member_id.clone(),
         recipient_kind: kind,
-        wrapped_key: wrapped_key.as_ref().map(|key| json!(key).to_string().into()),
+        wrapped_key: wrapped_key.clone(),
         rerouted_from,
         state: initial,
     };

@@ -88,10 +88,6 @@ fn invalid(text: impl Into<String>) -> Refusal {
     Refusal::new(ErrorCode::InvalidRequest, format!("invalid request: {}", text.into()))
 }
 
-fn has_nul(text: &str) -> bool {
-    text.contains('\0')
-}
-
 /// Step 1.
 fn check_shape(send: &Send, now: Timestamp) -> Result<Checked, Refusal> {
     let target: TargetSpec = send.target_spec.parse().map_err(|error| {
@@ -109,12 +105,6 @@ fn check_shape(send: &Send, now: Timestamp) -> Result<Checked, Refusal> {
     }
     if send.reply_to_id.as_ref().is_some_and(|id| id.chars().count() > REPLY_TO_MAX_CHARS) {
         return Err(invalid("replyToId is longer than 128 characters"));
-    }
-    // PostgreSQL stores no text with a NUL.
-    let keys = send.wrapped_keys.iter().flatten().flat_map(|one| [&one.nonce, &one.key]);
-    let mut texts = [&send.nonce, &send.ciphertext].into_iter().chain(keys).map(|text| &**text);
-    if texts.any(has_nul) || send.reply_to_id.as_deref().is_some_and(has_nul) {
-        return Err(invalid("a field contains NUL"));
     }
     let fingerprint = match (&send.request_fingerprint, &send.client_message_id) {
         (Some(hex), _) => Some(
@@ -321,8 +311,7 @@ fn tell_loop(
     let id = live::event_id();
     let created_at = peer.broker.now().to_iso();
     let push = Push::system(&peer.mesh.id, id, created_at, "loop_stopped", data);
-    let others: Vec<_> =
-        state.receivers(other).iter().map(|entry| entry.presence.id.clone()).collect();
+    let others: Vec<_> = state.receivers(other).map(|entry| entry.presence.id.clone()).collect();
     state.announce(push, |presence| {
         presence.id == peer.presence_id || others.contains(&presence.id)
     });

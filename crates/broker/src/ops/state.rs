@@ -5,7 +5,6 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use axum::extract::ws::Utf8Bytes;
 use claudemesh_crypto::hash::sha256_hex;
 use claudemesh_protocol::audit::AuditEvent;
 use claudemesh_protocol::capability::Capability;
@@ -19,6 +18,7 @@ use claudemesh_protocol::{ErrorCode, MeshId};
 use claudemesh_store::{AuditPayload, StateEntries, StateWritten, WriteState};
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{Done, Peer, Refusal, Reply, Trace};
 

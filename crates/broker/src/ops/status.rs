@@ -32,6 +32,7 @@ pub(super) async fn message_status(
         state.member(&peer.member_id).is_some_and(|entry| state.standing(entry).is_admin())
     };
     let sender = (!is_admin).then_some(&peer.member_id);
+    peer.broker.delivery().settled().await;
     let status = match peer.broker.store().message_status(&peer.mesh.id, &asked, sender).await? {
         MessageLookup::Found(status) => status,
         MessageLookup::NotFound => {

@@ -225,6 +225,61 @@ async fn what_a_banned_member_wrote_is_not_delivered_any_more() {
     assert_eq!(carol.pushes_so_far().await.len(), 0);
 }
 
+#[tokio::test]
+async fn what_a_banned_member_had_just_sent_is_given_up() {
+    let world = World::start_with(without_rates).await;
+    Box::pin(what_a_banned_member_had_just_sent_is_given_up_on(&world)).await;
+}
+
+#[tokio::test]
+async fn what_a_banned_member_had_just_sent_is_given_up_on_postgres() {
+    let Some(world) = World::on_postgres_with(without_rates).await else { return };
+    Box::pin(what_a_banned_member_had_just_sent_is_given_up_on(&world)).await;
+}
+
+fn without_rates(settings: &mut claudemesh_broker::Settings) {
+    settings.limits.send_burst = 1_000_000;
+    settings.limits.send_per_min = 1_000_000;
+}
+
+/// "Held messages from it dropped" (broker spec §4.25) holds for what is on its way to the disk, too: once the ban is
+/// answered, nothing of the member is delivered any more.
+async fn what_a_banned_member_had_just_sent_is_given_up_on(world: &World) {
+    for round in 0..8 {
+        let people = world.mesh_of(&["alice", "bob", "carol", "dave"]).await;
+        let mut alice = world.daemon(&people[0]).await;
+        let mut bob = world.daemon(&people[1]).await;
+        let mut dave = world.daemon(&people[3]).await;
+        let mut frames = Vec::new();
+        for number in 0..60 {
+            let to = if number % 3 == 0 { &people[3] } else { &people[2] };
+            frames.push((format!("{number}"), json!({"targetSpec": to.key.public()})));
+        }
+        for (id, message) in frames {
+            bob.post(&id, message).await;
+        }
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        let answer = alice.ask(json!({"type": "ban", "target": "bob"})).await;
+        assert_eq!(answer["banned"], "bob", "{answer}");
+        let store = world.broker().broker().store();
+        let open = store.backlog(&people[0].mesh).await.unwrap();
+        let waiting: u64 = open.iter().map(|row| row.held + row.claimed).sum();
+        assert_eq!(waiting, 0, "round {round}: {open:?}");
+        let mut carol = world.daemon(&people[2]).await;
+        assert_eq!(carol.pushes_so_far().await.len(), 0);
+        // What was handed over before is confirmed too late, and nobody's account suffers.
+        for push in dave.pushes_so_far().await {
+            dave.confirm(&push).await;
+        }
+        let ack = alice.message(json!({"targetSpec": people[3].key.public()})).await;
+        assert_eq!(ack["queued"], true, "{ack}");
+        let push = dave.push().await;
+        assert_eq!(push["messageId"], ack["messageId"]);
+    }
+}
+
 /// EV-3: by the number a client knows, or by the time it was last heard of.
 #[tokio::test]
 async fn who_was_away_during_a_revocation_is_told_after_its_hello() {

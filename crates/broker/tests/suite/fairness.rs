@@ -83,7 +83,7 @@ async fn absurd_targets_are_refused_by_name() {
         format!("{key},{key}"),
         format!("@{}", "x".repeat(65)),
         "x".repeat(257),
-        "\u{0}".to_owned(),
+        "\u{1}".to_owned(),
         "@\u{202e}spo".to_owned(),
     ];
     for target in unknown_forms {

@@ -81,17 +81,21 @@ async fn an_own_key_and_an_unknown_grant_are_refused() {
 }
 
 async fn rotate(world: &World, socket: &mut Socket, person: &Person, new: &KeyPair) -> Value {
+    socket.ask(rotation(world, person, new)).await
+}
+
+/// A new key that both keys have signed.
+pub fn rotation(world: &World, person: &Person, new: &KeyPair) -> Value {
     let now = world.clock_now();
     let old = person.key.public();
     let sign = |key: &KeyPair| {
         let text = canonical::member_rotation(&person.mesh, &person.id, old, new.public(), now);
         statement::sign(text, key).unwrap()
     };
-    let frame = json!({
+    json!({
         "type": "rotate_member_key", "newPubkey": new.public(), "timestamp": now.as_millis(),
         "signature_old": sign(&person.key), "signature_new": sign(new),
-    });
-    socket.ask(frame).await
+    })
 }
 
 /// ROT-1.
@@ -180,4 +184,51 @@ async fn a_rotation_needs_both_keys_and_the_members_own_connection() {
     let taken = people[0].key.clone();
     assert_eq!(rotate(&world, &mut daemon, &people[1], &taken).await["code"], "invalid_args");
     assert_eq!(daemon.peers().await.len(), 2);
+}
+
+#[tokio::test]
+async fn no_hello_under_the_old_key_outlives_a_rotation() {
+    let world = World::start().await;
+    Box::pin(no_hello_under_the_old_key_outlives_a_rotation_on(&world)).await;
+}
+
+#[tokio::test]
+async fn no_hello_under_the_old_key_outlives_a_rotation_on_postgres() {
+    let Some(world) = World::on_postgres().await else { return };
+    Box::pin(no_hello_under_the_old_key_outlives_a_rotation_on(&world)).await;
+}
+
+/// Whatever hello was being judged while the key changed: it is refused, or its connection is ended.
+async fn no_hello_under_the_old_key_outlives_a_rotation_on(world: &World) {
+    for round in 0..20_u64 {
+        let people = world.mesh_of(&["alice", "bob"]).await;
+        let bob = &people[1];
+        let mut daemon = world.daemon(bob).await;
+        let mut late = Vec::new();
+        for _ in 0..4 {
+            let mut socket = world.socket().await;
+            if round % 2 == 0 {
+                tokio::task::yield_now().await;
+            }
+            late.push(async move {
+                socket.send(&world.session_hello(bob, &Session::new())).await;
+                socket
+            });
+        }
+        let new = KeyPair::generate();
+        let (sockets, answer) = tokio::join!(
+            futures_util::future::join_all(late),
+            rotate(world, &mut daemon, bob, &new)
+        );
+        assert_eq!(answer["type"], "ack", "{answer}");
+        for mut socket in sockets {
+            let greeting = socket.next().await;
+            let (code, reason) = socket.close_reason().await;
+            match greeting["type"].as_str() {
+                Some("hello_ack") => assert_eq!((code, &*reason), (1000, "disconnected")),
+                _ => assert_eq!((code, &*reason), (1008, "unauthorized"), "{greeting}"),
+            }
+        }
+        assert_eq!(world.refused(world.daemon_hello(bob)).await.0["code"], "unauthorized");
+    }
 }

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::peers::{Session, Socket, Wanted, settings};
 use crate::world::{PATIENCE, World};
 
-async fn until_leased(socket: &mut Socket, count: usize) {
+pub async fn until_leased(socket: &mut Socket, count: usize) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let peers = socket.ask(json!({"type": "list_peers", "debug": true})).await;

@@ -1,6 +1,7 @@
 //! `message_status` in the situations a sender asks in (broker spec §3.7): it says the truth, who says so, and what the
 //! message waits for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use claudemesh_core::clock::Clock as _;
@@ -261,7 +262,7 @@ async fn a_prefix_finds_the_askers_own_message_and_says_when_it_fits_several() {
             expires_at: world.clock.now().plus(Duration::from_hours(1)),
             deliveries: Vec::new(),
         };
-        DeliveryWrite::Accept(Box::new(message))
+        DeliveryWrite::Accept(Arc::new(message))
     };
     let alike = [format!("{}{}", "A".repeat(20), "b".repeat(12)), "A".repeat(32)];
     let writes = alike.iter().map(|id| stored(id)).collect();

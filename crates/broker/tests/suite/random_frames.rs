@@ -75,11 +75,13 @@ pub struct Dice {
     rng: StdRng,
     /// The frame being made has good values only: one bad one hides what is behind the check.
     is_tame: bool,
+    /// Its texts may contain NUL, for which it is refused as a whole.
+    has_nul: bool,
 }
 
 impl Dice {
     pub fn of(seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), is_tame: false }
+        Self { rng: StdRng::seed_from_u64(seed), is_tame: false, has_nul: false }
     }
 
     pub fn below(&mut self, end: usize) -> usize {
@@ -124,7 +126,7 @@ impl Dice {
         let mut id = format!("{serial}-");
         let wanted = *self.pick(&[0, 8, 20, REQUEST_ID_MAX_BYTES]);
         while id.len() < wanted {
-            let letter = *self.pick(&['r', '"', '\\', '\u{0}', 'é', '\u{1f600}', ' ']);
+            let letter = *self.pick(&['r', '"', '\\', '\u{1}', 'é', '\u{1f600}', ' ']);
             id.push(if id.len() + letter.len_utf8() > wanted { '_' } else { letter });
         }
         id
@@ -143,7 +145,8 @@ impl Dice {
         let letters: &[char] = match self.choice(4, 8) {
             0 => &['\u{1f600}', 'é', 'ß', '\u{0301}', '漢', '\u{fffd}'],
             1 => &['\u{202e}', '\u{200b}', '\u{feff}', '\u{2028}', '\u{ffff}', '\u{10ffff}'],
-            2 => &['\u{0}', '\n', '\t', '\u{7f}', '\u{1b}', '\u{85}'],
+            2 if self.has_nul => &['\u{0}', 'a', '\\'],
+            2 => &['\u{1}', '\n', '\t', '\u{7f}', '\u{1b}', '\u{85}'],
             3 => &['%', '_', '\'', '"', '\\', ';', '*', '@', '#', '/', ' '],
             _ => &['a', 'b', 'c', 'X', '7', '-', '_', ' '],
         };
@@ -329,6 +332,7 @@ pub fn frame(dice: &mut Dice, kind: FrameKind, speaker: &Speaker<'_>) -> Made {
     let names = speaker.names;
     let mut new_key = None;
     dice.is_tame = dice.once_in(2);
+    dice.has_nul = dice.once_in(8);
     let mut fields = Fields { dice, map: Map::new() };
     match kind {
         FrameKind::Hello | FrameKind::SessionHello | FrameKind::Goodbye => {

@@ -66,6 +66,8 @@ impl Broker {
             session_key: arriving.session_key,
             session_id: &arriving.client.session_id,
             host_fingerprint: None,
+            role: arriving.role,
+            channel: None,
             is_transient: arriving.is_transient(),
         };
         let all = self.presences.values().map(|(one, lease)| (one, *lease));

@@ -45,6 +45,8 @@ fn arrival<'a>(
         session_key,
         session_id,
         host_fingerprint: None,
+        role: role_of(handshake, None, None),
+        channel: None,
         is_transient: false,
     }
 }
@@ -109,6 +111,48 @@ fn two_machines_with_the_same_session_id_stay_apart() {
     for lease in [Lease::Online, LEASED] {
         assert_eq!(place(&newer, [(&old, lease)].into_iter()), Placement::New { replaces: vec![] });
     }
+}
+
+/// Broker spec §2.2: what a killed daemon left behind is continued by its successor.
+#[test]
+fn a_restarted_daemon_continues_what_its_machine_left_behind() {
+    let alice = MemberId::new("alice");
+    let left = |id: &str, session_id: &str, at: i64| {
+        let mut one = presence(id, "alice", None);
+        one.client.session_id = session_id.to_owned();
+        one.client.host_fingerprint = Some("one".to_owned());
+        one.client.channel = Some("daemon".to_owned());
+        one.connected_at = Timestamp::from_millis(at);
+        one
+    };
+    let (older, newer) = (left("p", "daemon-1", 1), left("q", "daemon-2", 2));
+    let mut back = arrival(Handshake::Member, &alice, None, "daemon-3");
+    (back.host_fingerprint, back.channel) = (Some("one"), Some("daemon"));
+    let both = || [(&newer, LEASED), (&older, LEASED)].into_iter();
+    let continues = |id: &str| Placement::Reattach(PresenceId::new(id));
+    let new = Placement::New { replaces: vec![] };
+    assert_eq!(place(&back, both()), continues("q"));
+    // Its own id says more than its machine.
+    assert_eq!(place(&Arrival { session_id: "daemon-1", ..back }, both()), continues("p"));
+    // Not what is connected, nor what another machine or another program left, nor anything as somebody else.
+    assert_eq!(place(&back, [(&newer, Lease::Online)].into_iter()), new);
+    let mallory = MemberId::new("mallory");
+    for other in [
+        Arrival { host_fingerprint: Some("two"), ..back },
+        Arrival { host_fingerprint: None, ..back },
+        Arrival { channel: Some("connector"), ..back },
+        Arrival { role: PeerRole::Service, ..back },
+        Arrival { session_key: Some(key(1)), ..back },
+        Arrival { is_transient: true, ..back },
+        Arrival { member_id: &mallory, ..back },
+    ] {
+        assert_eq!(place(&other, both()), new, "{other:?}");
+    }
+    // Whoever replaces its own open socket leaves the lease of another process alone.
+    let mut open = left("r", "daemon-3", 3);
+    open.client.host_fingerprint = None;
+    let replaced = Placement::New { replaces: vec![PresenceId::new("r")] };
+    assert_eq!(place(&back, [(&newer, LEASED), (&open, Lease::Online)].into_iter()), replaced);
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub mod profile;
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 pub use fit::fits;
 pub use schema::{ArgumentError, Field, FieldKind};
 pub use table::{DaemonOperation, OperationKind};
@@ -143,6 +145,17 @@ impl Scope {
     }
 }
 
+/// Whether only a daemon can do it, or also a program over a connection that lives as long as the call (CLI spec §1.15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NeedsDaemon {
+    /// Any connection to the broker will do.
+    Never,
+    /// It is about the daemon's own data, or about a presence that would end with the call.
+    Always,
+    /// As [`NeedsDaemon::Always`], when one of these input fields is given.
+    For(&'static [&'static str]),
+}
+
 /// Who does it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Run {
@@ -211,6 +224,8 @@ pub struct Operation {
     pub class: Class,
     /// On whose behalf.
     pub scope: Scope,
+    /// Whether it works without a daemon.
+    pub needs_daemon: NeedsDaemon,
     /// The session capability it needs; for a forwarded operation the frame's.
     pub access: Access,
     /// How long an answer may take.
@@ -244,6 +259,7 @@ impl Operation {
             run: Run::Forward(frame),
             class: Class::Write,
             scope: Scope::Member,
+            needs_daemon: NeedsDaemon::Never,
             access: frame.spec().access,
             timeout: DEFAULT_TIMEOUT,
             is_idempotent: false,
@@ -274,6 +290,15 @@ impl Operation {
         match self.access {
             Access::Needs(capability) => Some(capability),
             Access::Handshake | Access::Upkeep | Access::ByTarget => None,
+        }
+    }
+
+    /// Whether it cannot be done without a daemon when these fields are given.
+    pub fn needs_daemon_for(&self, arguments: &Map<String, Value>) -> bool {
+        match self.needs_daemon {
+            NeedsDaemon::Never => false,
+            NeedsDaemon::Always => true,
+            NeedsDaemon::For(fields) => fields.iter().any(|name| arguments.contains_key(*name)),
         }
     }
 

@@ -13,7 +13,7 @@ use super::messaging::{
     SendOutcomes,
 };
 use super::profile::{Applied, Profile, Status, Summary, Visible};
-use super::{Class, Family, Operation, Scope, Shape, Verb};
+use super::{Class, Family, NeedsDaemon, Operation, Scope, Shape, Verb};
 use crate::capability::Capability;
 use crate::wire::Access::{ByTarget, Needs, Upkeep};
 use crate::wire::{
@@ -79,6 +79,7 @@ operations! {
         };
         /// Join a group, or change your role in it.
         GroupJoin(JoinGroup => Ack) = Operation {
+            needs_daemon: NeedsDaemon::Always,
             scope: Scope::Session,
             is_idempotent: true,
             tool: Some("join_group"),
@@ -96,6 +97,7 @@ operations! {
         };
         /// Leave a group.
         GroupLeave(LeaveGroup => Ack) = Operation {
+            needs_daemon: NeedsDaemon::Always,
             scope: Scope::Session,
             is_idempotent: true,
             tool: Some("leave_group"),
@@ -218,6 +220,7 @@ operations! {
             class: Class::Read,
             timeout: Duration::from_mins(1),
             verb: Some(Verb {
+                done: "chain valid ({entries})",
                 examples: &[("audit verify", "recomputes the whole chain")],
                 ..Verb::of("audit verify")
             }),
@@ -258,6 +261,7 @@ operations! {
         };
         /// Read unread messages; the only way to get those of priority low.
         MessageInbox(CheckMessages => CheckedMessages) = Operation {
+            needs_daemon: NeedsDaemon::Always,
             class: Class::Read,
             scope: Scope::Local,
             tool: Some("check_messages"),
@@ -273,6 +277,7 @@ operations! {
         };
         /// Say in one or two sentences what you work on.
         ProfileSummary(Summary => Applied) = Operation {
+            needs_daemon: NeedsDaemon::Always,
             scope: Scope::Session,
             is_idempotent: true,
             tool: Some("set_summary"),
@@ -289,6 +294,7 @@ operations! {
         };
         /// Say whether you may be interrupted.
         ProfileStatus(Status => Applied) = Operation {
+            needs_daemon: NeedsDaemon::Always,
             scope: Scope::Session,
             is_idempotent: true,
             tool: Some("set_status"),
@@ -303,6 +309,7 @@ operations! {
         };
         /// Show or hide yourself; direct messages still arrive.
         ProfileVisible(Visible => Applied) = Operation {
+            needs_daemon: NeedsDaemon::Always,
             scope: Scope::Session,
             is_idempotent: true,
             tool: Some("set_visible"),
@@ -317,6 +324,7 @@ operations! {
         };
         /// Change your public profile; fields left out stay as they are.
         ProfileEdit(Profile => Applied) = Operation {
+            needs_daemon: NeedsDaemon::For(&["avatar", "title", "bio", "role", "capabilities"]),
             scope: Scope::Session,
             is_idempotent: true,
             tool: Some("set_profile"),
@@ -358,6 +366,7 @@ operations! {
         };
         /// Measure the road of a message to the broker and back, per priority.
         MeshPing(Ping => PingReport) = Operation {
+            needs_daemon: NeedsDaemon::Always,
             class: Class::Read,
             scope: Scope::Session,
             timeout: Duration::from_secs(15),
@@ -440,7 +449,7 @@ operations! {
             }),
             ..Operation::daemon("grant.remove", Family::Security, DaemonOperation::GrantRemove, Needs(Capability::Grant))
         };
-        /// Block a peer: nothing it sends reaches you, and it is not told.
+        /// Block a peer: nothing it sends reaches you, and its direct messages are refused.
         GrantBlock(OnePeer => GrantState) = Operation {
             class: Class::Destructive,
             is_idempotent: true,

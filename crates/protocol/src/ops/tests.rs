@@ -72,6 +72,31 @@ fn every_field_is_described_and_every_declared_name_exists() {
     }
 }
 
+/// CLI spec §1.15: what would only decorate a connection that ends with the call, and what is the daemon's own.
+#[test]
+fn what_changes_a_presence_or_is_the_daemons_own_needs_the_daemon() {
+    for kind in OperationKind::ALL {
+        let spec = kind.spec();
+        let is_of_a_presence = spec.scope == Scope::Session
+            && spec.class != Class::Read
+            && *kind != OperationKind::MessageSend;
+        match spec.needs_daemon {
+            NeedsDaemon::Never => {
+                assert!(!is_of_a_presence && spec.scope != Scope::Local, "{}", spec.name);
+            }
+            NeedsDaemon::Always => assert!(spec.needs_daemon_for(&Map::new()), "{}", spec.name),
+            NeedsDaemon::For(fields) => {
+                let known = kind.fields();
+                assert!(fields.iter().all(|name| known.iter().any(|field| field.name == *name)));
+                assert!(!spec.needs_daemon_for(&Map::new()), "{}", spec.name);
+            }
+        }
+    }
+    let edit = OperationKind::ProfileEdit.spec();
+    assert!(edit.needs_daemon_for(&object(json!({ "title": "Build master" }))));
+    assert!(!edit.needs_daemon_for(&object(json!({ "display_name": "Mou" }))));
+}
+
 #[test]
 fn schemas_are_closed_objects_under_tool_names() {
     for kind in OperationKind::ALL {

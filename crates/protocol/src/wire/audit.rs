@@ -62,6 +62,26 @@ pub struct AuditResult {
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct AuditVerify {}
 
+/// The newest entry of a mesh's audit log at some time, signed by the broker; also the data of the system event
+/// `audit_head`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub struct AuditHead {
+    /// Number of the entry.
+    pub entry: i64,
+    /// Entries up to and with it.
+    pub entries: u64,
+    /// Its hash, 64 hexadecimal characters.
+    pub hash: String,
+    /// When it was signed, ISO.
+    pub signed_at: String,
+    /// By the broker key over `claudemesh-audit-head|mesh|entry|entries|hash|signed at in ms`, in hexadecimal.
+    pub signature: String,
+    /// The broker key, 64 hexadecimal characters.
+    pub broker_pubkey: String,
+}
+
 /// Answer to [`AuditVerify`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
@@ -71,9 +91,15 @@ pub struct AuditVerifyResult {
     pub valid: bool,
     /// Entries looked at.
     pub entries: u64,
-    /// The first entry that does not.
+    /// The first entry that does not, or that was signed and is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken_at: Option<i64>,
+    /// What is wrong, when something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<String>,
+    /// The newest signed head. Who kept an earlier one can tell whether the broker still has that entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_head: Option<AuditHead>,
     /// The request it answers.
     #[serde(rename = "_reqId", default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]

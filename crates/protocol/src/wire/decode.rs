@@ -90,12 +90,24 @@ impl<'a> Head<'a> {
         let req_id = raw.req_id.map(Cow::into_owned);
         if req_id.as_ref().is_some_and(|id| id.len() > limits::REQUEST_ID_MAX_BYTES) {
             return Err(DecodeError::Malformed {
-                word: raw.word.into_owned(),
+                word: shown(&raw.word),
                 reason: "_reqId is longer than 128 bytes".to_owned(),
                 req_id: None,
             });
         }
         Ok(Self { word: raw.word, req_id })
+    }
+
+    /// Refuses a frame with U+0000 anywhere in it: PostgreSQL stores no text that contains it, and no frame needs it.
+    pub(super) fn refuse_nul(&self, text: &str) -> Result<(), DecodeError> {
+        if !has_nul(text) {
+            return Ok(());
+        }
+        Err(DecodeError::Malformed {
+            word: shown(&self.word),
+            reason: "a text contains NUL (U+0000)".to_owned(),
+            req_id: self.req_id.clone(),
+        })
     }
 
     pub(super) fn payload<T: DeserializeOwned>(&self, text: &str) -> Result<T, DecodeError> {
@@ -107,11 +119,22 @@ impl<'a> Head<'a> {
     }
 
     pub(super) fn unknown_type(self) -> DecodeError {
-        DecodeError::UnknownType {
-            word: crate::text::sanitized_line(&self.word, WORD_SHOWN_CHARS),
-            req_id: self.req_id,
-        }
+        DecodeError::UnknownType { word: shown(&self.word), req_id: self.req_id }
     }
+}
+
+/// The type of a frame as it may be told: short, and harmless to show.
+fn shown(word: &str) -> String {
+    crate::text::sanitized_line(word, WORD_SHOWN_CHARS)
+}
+
+/// True when a string of a valid JSON text contains U+0000. Only its escape can do that; an escaped backslash before
+/// `u0000` is no escape.
+pub fn has_nul(json: &str) -> bool {
+    json.match_indices("\\u0000").any(|(place, _)| {
+        let before = json.as_bytes().iter().take(place).rev();
+        before.take_while(|byte| **byte == b'\\').count() % 2 == 0
+    })
 }
 
 /// True when the brackets of a JSON text are nested deeper than `max`; brackets inside strings do not count.
@@ -152,6 +175,37 @@ mod tests {
     fn depth_counts_brackets_outside_strings() {
         assert!(!exceeds_depth(r#"{"a":["[[[[[","\"[["]}"#, 2));
         assert!(exceeds_depth("[[[]]]", 2));
+    }
+
+    #[test]
+    fn nul_is_an_escape_with_an_even_number_of_backslashes_before_it() {
+        for text in [r#""\u0000""#, r#"{"a\u0000":1}"#, r#""\\\u0000""#, r#"["\\u0000","\u0000"]"#]
+        {
+            assert!(has_nul(text), "{text}");
+            serde_json::from_str::<serde_json::Value>(text).unwrap();
+        }
+        for text in [r#""\\u0000""#, r#""u0000""#, r#""\u0001""#, r#""\\\\u0000""#, "\"\u{1}0\""] {
+            assert!(!has_nul(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_frame_with_nul_is_refused_and_keeps_its_request_id() {
+        for fields in [
+            r#""type":"set_summary","summary":"a\u0000b""#,
+            r#""type":"set_state","key":"k","value":{"deep":["\u0000"]}"#,
+            r#""type":"set_state","key":"k","value":{"\u0000":1}"#,
+            r#""type":"list_peers","unknown":"\u0000""#,
+            r#""type":"no\u0000pe""#,
+        ] {
+            let text = format!(r#"{{{fields},"_reqId":"x"}}"#);
+            let refused = ClientFrame::decode(&text).unwrap_err();
+            let DecodeError::Malformed { req_id, word, reason } = refused else { panic!("{text}") };
+            assert_eq!(req_id.as_deref(), Some("x"), "{text}");
+            assert!(!word.contains('\0') && reason.contains("NUL"), "{word}: {reason}");
+        }
+        let harmless = r#"{"type":"set_summary","summary":"a\\u0000b"}"#;
+        assert!(ClientFrame::decode(harmless).is_ok());
     }
 
     #[test]

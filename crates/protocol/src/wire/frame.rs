@@ -146,6 +146,7 @@ macro_rules! client_frames {
             /// [`DecodeError`], which carries the request id when it could be read.
             pub fn decode(text: &str) -> Result<Inbound, DecodeError> {
                 let head = Head::read(text)?;
+                head.refuse_nul(text)?;
                 let frame = match head.word.as_ref() {
                     $($word => Self::$name(Box::new(head.payload(text)?)),)+
                     _ => return Err(head.unknown_type()),

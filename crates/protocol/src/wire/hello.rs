@@ -25,6 +25,8 @@ pub mod capability {
     pub const RECEIPTS: &str = "receipts";
     /// Reads `hello_ack.features`.
     pub const FEATURES: &str = "features";
+    /// Wants the system event `audit_head`; older clients would not know what it is.
+    pub const AUDIT_HEADS: &str = "audit_heads";
     /// A one-shot command-line call: no join or leave events, never claims member rows.
     pub const TRANSIENT: &str = "transient";
 }

@@ -19,8 +19,8 @@ pub use admin::{
     Ban, BanAck, BanRow, Disconnect, DisconnectAck, GetGrants, GrantsResult, Kick, KickAck,
     ListBans, ListBansResult, MeshEvent, MeshState, RotateMemberKey, SetGrants, Unban, UnbanAck,
 };
-pub use audit::{AuditEntry, AuditQuery, AuditResult, AuditVerify, AuditVerifyResult};
-pub use decode::{DecodeError, Inbound, exceeds_depth};
+pub use audit::{AuditEntry, AuditHead, AuditQuery, AuditResult, AuditVerify, AuditVerifyResult};
+pub use decode::{DecodeError, Inbound, exceeds_depth, has_nul};
 pub use frame::{
     Access, ClientFrame, Effect, FrameKind, FrameSpec, Rate, Right, ServerFrame, ServerInbound,
 };

@@ -47,6 +47,8 @@ pub(crate) enum Value<'v> {
     Texts(&'v [String]),
     /// See [`Bulk`]; the first parameter of its statement.
     Bulk(&'v Bulk<'v>),
+    /// A parameter for each cell, for a statement with so many of them; SQLite only.
+    Cells(&'v [Cell<'v>]),
 }
 
 impl<'v> From<&'v str> for Value<'v> {
@@ -161,6 +163,17 @@ impl<'v> Bulk<'v> {
         self.cells.extend(row);
     }
 
+    /// The cells of `rows` rows at a time, and what is left.
+    pub(crate) fn chunks(&self, rows: usize) -> (std::slice::ChunksExact<'_, Cell<'v>>, Self) {
+        let chunks = self.cells.chunks_exact(self.width * rows);
+        let rest = Self { width: self.width, cells: chunks.remainder().to_vec() };
+        (chunks, rest)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
     fn json(&self) -> String {
         json_text(&self.cells.chunks(self.width).collect::<Vec<_>>())
     }
@@ -211,6 +224,12 @@ macro_rules! on_connection {
                         Value::Integers(list) => $query.bind(json_text(list)),
                         Value::Texts(list) => $query.bind(json_text(list)),
                         Value::Bulk(bulk) => $query.bind(bulk.json()),
+                        Value::Cells(cells) => {
+                            cells.iter().fold($query, |query, cell| match cell {
+                                Cell::Text(text) => query.bind(text.map(str::to_owned)),
+                                Cell::Integer(number) => query.bind(*number),
+                            })
+                        }
                     };
                 }
                 claudemesh_sqlite::settle($run).await.map($sqlite_row).map_err(StoreError::from)
@@ -228,6 +247,9 @@ macro_rules! on_connection {
                                 ColumnValues::Integers(values) => query.bind(values),
                                 ColumnValues::Texts(values) => query.bind(values),
                             })
+                        }
+                        Value::Cells(_) => {
+                            return Err(StoreError::corrupt("PostgreSQL takes columns"));
                         }
                     };
                 }

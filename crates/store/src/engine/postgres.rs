@@ -36,6 +36,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         include_str!("../../migrations/postgres/0007_state_audit.sql"),
     ),
     Migration::new("0008_admin.sql", include_str!("../../migrations/0008_admin.sql")),
+    Migration::new("0009_audit_head.sql", include_str!("../../migrations/0009_audit_head.sql")),
 ];
 
 /// The pool, after one connection was made and kept.

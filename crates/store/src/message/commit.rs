@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{
     AckById, ClaimId, Dedupe, DeliveryOutcome, DeliverySeq, DeliveryWrite, ReleasedRow, Reroute,
-    Rerouted, receipt,
+    Rerouted, drop_messages_of, receipt,
 };
 use crate::engine::{Bulk, Cell, Conn, Row, Sql, Value, postgres, sqlite};
 use crate::{Result, Store, StoreError};
@@ -122,6 +122,12 @@ async fn run(
         }
     }
     receipt::run(conn, batch, &mut answers).await?;
+    for (entry, write) in batch.iter().enumerate() {
+        if let DeliveryWrite::DropFrom { mesh_id, sender } = write {
+            let dropped = drop_messages_of(conn, mesh_id, sender).await?;
+            answers.insert(entry, DeliveryOutcome::Dropped(dropped));
+        }
+    }
     (0..batch.len())
         .map(|entry| {
             answers.remove(&entry).ok_or_else(|| StoreError::corrupt("an entry has no answer"))

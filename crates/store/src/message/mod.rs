@@ -12,6 +12,8 @@ use claudemesh_protocol::{
     MemberId, MeshId, MessageId, PresenceId, Priority, PublicKey, TargetSpec, Timestamp,
 };
 
+pub use self::banned::DroppedRow;
+pub(crate) use self::banned::drop_messages_of;
 pub use self::claim::{Claim, ClaimedDelivery, DeviceCopy, StoredMessage};
 pub use self::due::{Backlog, BacklogTotal, Expired, Recipient};
 pub use self::receipt::{AssertedBy, DeliveryReceipt, NewReceipt, Receipted, Told};
@@ -22,6 +24,7 @@ pub(crate) use self::number::Numbers;
 
 use crate::engine::stored_number;
 
+mod banned;
 mod claim;
 mod commit;
 mod due;
@@ -264,7 +267,7 @@ pub struct ReleasedRow {
 #[derive(Debug, Clone)]
 pub enum DeliveryWrite {
     /// Accept a message.
-    Accept(Box<NewMessage>),
+    Accept(Arc<NewMessage>),
     /// Rows were acknowledged by their recipient.
     Ack {
         /// Which.
@@ -283,6 +286,13 @@ pub enum DeliveryWrite {
     Reroute(Reroute),
     /// A recipient says how far a message came.
     Receipt(Box<NewReceipt>),
+    /// A sender was banned: what it sent and nobody has acknowledged is given up, also what this batch accepts.
+    DropFrom {
+        /// The mesh.
+        mesh_id: MeshId,
+        /// The sender.
+        sender: MemberId,
+    },
 }
 
 /// Answer to one entry of a commit, at the same place.
@@ -311,6 +321,8 @@ pub enum DeliveryOutcome {
     Rerouted(Rerouted),
     /// What became of a receipt.
     Receipted(Receipted),
+    /// Rows that were given up.
+    Dropped(Vec<DroppedRow>),
 }
 
 /// What moving an ended session's rows has done.

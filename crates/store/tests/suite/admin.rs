@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use claudemesh_protocol::permission::Grant;
 use claudemesh_protocol::status::MemberRole;
 use claudemesh_store::{
-    ClaimInvite, EditMember, MemberChange, MergeGrants, Missed, NewBan, NewIdentity, RotateKey,
-    Rotation,
+    ClaimInvite, DeliveryOutcome, DeliveryWrite, EditMember, MemberChange, MergeGrants, Missed,
+    NewBan, NewIdentity, RotateKey, Rotation,
 };
 
 use crate::fixture::{
@@ -16,6 +16,8 @@ use crate::fixture::{
 
 on_both_engines!(
     a_ban_drops_what_is_held_and_is_listed_with_who_and_why,
+    what_a_banned_sender_has_in_the_same_commit_is_dropped,
+    what_a_crash_left_of_a_banned_sender_is_dropped,
     who_is_unbanned_comes_back_without_its_grants,
     a_rotated_key_is_former_and_takes_its_blocks_along,
     a_key_is_a_members_once,
@@ -35,7 +37,10 @@ fn ban(world: &World) -> NewBan {
 
 async fn audited(fixture: &Fixture, world: &World, event: &str) -> u64 {
     let store = &fixture.store;
-    assert_eq!(store.verify_audit(&world.mesh.id).await.unwrap().broken_at, None);
+    assert_eq!(
+        store.verify_audit(&world.mesh.id, crate::audit::BROKER).await.unwrap().broken_at,
+        None
+    );
     store.audit_entries(&world.mesh.id, Some(event), 10, 0).await.unwrap().total
 }
 
@@ -62,6 +67,40 @@ async fn a_ban_drops_what_is_held_and_is_listed_with_who_and_why(fixture: &Fixtu
     assert_eq!(bans[0].by.as_ref(), Some(&world.owner.display_name));
     assert_eq!((bans[0].key, bans[0].at), (world.bob.pubkey.unwrap(), after(1)));
     assert_eq!(audited(fixture, &world, "member_banned").await, 1);
+}
+
+async fn what_a_banned_sender_has_in_the_same_commit_is_dropped(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    let mesh_id = world.mesh.id.clone();
+    let earlier = send(store, message(&mesh_id, &world.bob, vec![to_member(&world.owner)])).await;
+    let sent = fixture::accept(message(&mesh_id, &world.bob, vec![to_member(&world.alice)]));
+    let other = fixture::accept(message(&mesh_id, &world.owner, vec![to_member(&world.alice)]));
+    let drop_from = DeliveryWrite::DropFrom { mesh_id, sender: world.bob.id.clone() };
+    let answers = store.commit(vec![drop_from, sent, other]).await.unwrap();
+    let [DeliveryOutcome::Dropped(rows), DeliveryOutcome::Accepted { deliveries }, _] = &*answers
+    else {
+        panic!("{answers:?}")
+    };
+    let mut dropped: Vec<_> = rows.iter().map(|row| row.seq).collect();
+    dropped.sort_unstable();
+    assert_eq!(dropped, [earlier.as_slice(), deliveries].concat());
+    let total = store.backlog_total().await.unwrap();
+    assert_eq!((total.held, total.claimed), (1, 0), "the owner's");
+}
+
+async fn what_a_crash_left_of_a_banned_sender_is_dropped(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    let mesh = &world.mesh.id;
+    store.ban_member(ban(&world)).await.unwrap().unwrap();
+    // Accepted before the ban, committed after it.
+    for sender in [&world.bob, &world.owner] {
+        send(store, message(mesh, sender, vec![to_member(&world.alice)])).await;
+    }
+    assert_eq!(store.drop_messages_of_banned().await.unwrap(), 1);
+    assert_eq!(store.drop_messages_of_banned().await.unwrap(), 0);
+    assert_eq!(store.backlog_total().await.unwrap().held, 1);
 }
 
 async fn who_is_unbanned_comes_back_without_its_grants(fixture: &Fixture) {

@@ -2,7 +2,7 @@
 
 use claudemesh_crypto::audit::{Entry, link};
 use claudemesh_protocol::audit::AuditEvent;
-use claudemesh_protocol::{MemberId, MeshId, Timestamp};
+use claudemesh_protocol::{MemberId, MeshId, PublicKey, Timestamp};
 use claudemesh_store::{
     AuditPayload, AuditValue, AuditVerdict, ClaimInvite, NewAuditEntry, NewIdentity, Revocation,
     RevokeKind, Store,
@@ -18,15 +18,18 @@ on_both_engines!(
     joining_and_inviting_leave_entries_in_their_own_transactions,
 );
 
+/// The broker's key, where nothing was signed.
+pub const BROKER: PublicKey = PublicKey::from_bytes([9; 32]);
+
 fn entry(mesh: &MeshId, event: AuditEvent, payload: AuditPayload) -> NewAuditEntry {
     NewAuditEntry { mesh_id: mesh.clone(), event, actor: None, payload, at: NOW }
 }
 
-fn numbered(mesh: &MeshId, number: u32) -> NewAuditEntry {
+pub fn numbered(mesh: &MeshId, number: u32) -> NewAuditEntry {
     entry(mesh, AuditEvent::StateSet, AuditPayload::new().with("n", number))
 }
 
-async fn append(store: &Store, entries: Vec<NewAuditEntry>) {
+pub async fn append(store: &Store, entries: Vec<NewAuditEntry>) {
     let mesh = entries[0].mesh_id.clone();
     store.append_audit_entries(&mesh, entries).await.unwrap();
 }
@@ -35,7 +38,7 @@ async fn append(store: &Store, entries: Vec<NewAuditEntry>) {
 async fn a_hundred_entries_of_two_nodes_are_one_chain(fixture: &Fixture) {
     let world = World::new(&fixture.store).await;
     let (mesh, other) = (world.mesh.id.clone(), fixture.reopened().await);
-    let before = fixture.store.verify_audit(&mesh).await.unwrap().entries;
+    let before = fixture.store.verify_audit(&mesh, BROKER).await.unwrap().entries;
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..100 {
         let store = if number % 2 == 0 { fixture.store.clone() } else { other.clone() };
@@ -43,8 +46,8 @@ async fn a_hundred_entries_of_two_nodes_are_one_chain(fixture: &Fixture) {
         tasks.spawn(async move { append(&store, vec![entry]).await });
     }
     tasks.join_all().await;
-    let verdict = fixture.store.verify_audit(&mesh).await.unwrap();
-    assert_eq!(verdict, AuditVerdict { entries: before + 100, broken_at: None });
+    let verdict = fixture.store.verify_audit(&mesh, BROKER).await.unwrap();
+    assert_eq!(verdict, AuditVerdict { entries: before + 100, ..AuditVerdict::default() });
     let page = other.audit_entries(&mesh, Some("state_set"), 500, 0).await.unwrap();
     let mut numbers: Vec<String> = page.entries.into_iter().map(|entry| entry.payload).collect();
     numbers.sort_unstable();
@@ -68,23 +71,20 @@ async fn any_change_is_found_at_its_row(fixture: &Fixture) {
     for (round, sql) in changes.into_iter().enumerate() {
         let world = World::named(store, &format!("mesh-{round}")).await;
         let mesh = &world.mesh.id;
-        let first = store.verify_audit(mesh).await.unwrap().entries;
+        let first = store.verify_audit(mesh, BROKER).await.unwrap().entries;
         // More than one batch of a verification, and the change in the second.
         append(store, (0..1_020).map(|number| numbered(mesh, number)).collect()).await;
         let page = store.audit_entries(mesh, Some("state_set"), 13, 0).await.unwrap();
         let victim = &page.entries[12];
         assert_eq!(victim.payload, r#"{"n":1007}"#);
-        assert_eq!(store.verify_audit(mesh).await.unwrap().broken_at, None);
+        assert_eq!(store.verify_audit(mesh, BROKER).await.unwrap().broken_at, None);
         fixture.by_hand(sql).await;
-        let verdict = store.verify_audit(mesh).await.unwrap();
+        let verdict = store.verify_audit(mesh, BROKER).await.unwrap();
         assert_eq!(verdict.broken_at, Some(victim.id), "{sql}");
         let gone = u64::from(sql.starts_with("DELETE"));
         assert_eq!(verdict.entries, first + 1_008 - gone, "{sql}");
         fixture.by_hand("DELETE FROM audit_log").await;
-        assert_eq!(
-            store.verify_audit(mesh).await.unwrap(),
-            AuditVerdict { entries: 0, broken_at: None }
-        );
+        assert_eq!(store.verify_audit(mesh, BROKER).await.unwrap(), AuditVerdict::default());
     }
 }
 
@@ -129,7 +129,7 @@ async fn a_payload_is_stored_in_its_canonical_text(fixture: &Fixture) {
     assert_eq!(stored.payload, text);
     let hashed = Entry { mesh, event: "state_set", actor: None, payload: text, created_at: NOW };
     assert_eq!(stored.hash, link(Some(&before.hash), &hashed));
-    assert_eq!(store.verify_audit(mesh).await.unwrap().broken_at, None);
+    assert_eq!(store.verify_audit(mesh, BROKER).await.unwrap().broken_at, None);
 }
 
 async fn joining_and_inviting_leave_entries_in_their_own_transactions(fixture: &Fixture) {
@@ -188,5 +188,5 @@ async fn joining_and_inviting_leave_entries_in_their_own_transactions(fixture: &
     let all = page.entries.iter().map(|entry| entry.payload.as_str()).collect::<String>();
     assert!(!all.contains(&code), "an invite's code is a secret");
     assert!(all.contains(&joiner.to_hex()) && all.contains(&late.to_hex()));
-    assert_eq!(store.verify_audit(mesh).await.unwrap().broken_at, None);
+    assert_eq!(store.verify_audit(mesh, BROKER).await.unwrap().broken_at, None);
 }

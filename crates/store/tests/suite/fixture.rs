@@ -270,7 +270,7 @@ pub fn client_message(id: &str, fingerprint: u8) -> ClientMessage {
 }
 
 pub fn accept(message: NewMessage) -> DeliveryWrite {
-    DeliveryWrite::Accept(Box::new(message))
+    DeliveryWrite::Accept(Arc::new(message))
 }
 
 /// Commits one message and answers its delivery numbers.

@@ -16,6 +16,7 @@ mod fixture;
 mod account;
 mod admin;
 mod audit;
+mod audit_head;
 mod crash;
 mod delivery;
 mod idempotency;

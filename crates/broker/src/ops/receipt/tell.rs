@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::extract::ws::Utf8Bytes;
 use claudemesh_core::gate;
 use claudemesh_protocol::wire::hello::capability;
 use claudemesh_protocol::wire::{Receipt, ReceiptState, ServerFrame};
@@ -12,6 +11,7 @@ use claudemesh_protocol::{
     MemberId, MessageId, PeerStatus, PresenceId, Priority, PublicKey, Timestamp,
 };
 use claudemesh_store::{AssertedBy, DeliverySeq, ReleasedRow, Reroute, Told};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::live::{Entry, Mesh, MeshState};
 use crate::state::Broker;
@@ -116,7 +116,7 @@ pub(crate) fn released(broker: &Broker, mesh: &Arc<Mesh>, rows: &[ReleasedRow]) 
             return;
         }
         rows.iter()
-            .filter(|row| state.receivers(row.recipient_key).is_empty())
+            .filter(|row| state.receivers(row.recipient_key).next().is_none())
             .map(|row| row.seq)
             .collect()
     };
@@ -131,7 +131,7 @@ pub(crate) fn released(broker: &Broker, mesh: &Arc<Mesh>, rows: &[ReleasedRow]) 
                 // Whoever came back meanwhile gets the message now.
                 let told: Vec<Told> = told
                     .into_iter()
-                    .filter(|one| state.receivers(one.recipient_key).is_empty())
+                    .filter(|one| state.receivers(one.recipient_key).next().is_none())
                     .collect();
                 tell(&broker, &state, &told, News::Held);
             }
@@ -143,7 +143,7 @@ pub(crate) fn released(broker: &Broker, mesh: &Arc<Mesh>, rows: &[ReleasedRow]) 
 /// Why the broker's own status gate keeps a message of this priority from its recipient; `None` while somebody may get
 /// it, or nobody is there.
 pub(crate) fn gated(state: &MeshState, key: PublicKey, priority: Priority) -> Option<Gated> {
-    let mut gates = state.receivers(key).into_iter().map(|entry| {
+    let mut gates = state.receivers(key).map(|entry| {
         let presence = &entry.presence;
         let status = presence.status.status;
         let is_open = gate::open_for(status, presence.gatekeeper()).allows(priority);

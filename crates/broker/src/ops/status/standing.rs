@@ -173,7 +173,7 @@ fn waiting(
     if message.is_sender_gone {
         return held(message.created_at).because("sender_removed");
     }
-    if state.receivers(row.recipient_key).is_empty() {
+    if state.receivers(row.recipient_key).next().is_none() {
         let lost_at = presences(state, row)
             .filter_map(|entry| match entry.lease {
                 Lease::Until(until) => Some(until.minus(Duration::from_millis(message.lease_ms))),

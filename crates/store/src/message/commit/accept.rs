@@ -301,7 +301,7 @@ async fn insert_deliveries(
         ]);
     }
     let found = if numbers.is_some() {
-        conn.execute(INSERT_NUMBERED_DELIVERIES, &[Value::Bulk(&bulk)]).await?;
+        insert_numbered(conn, &bulk).await?;
         HashMap::new()
     } else {
         let inserted = conn.all(INSERT_DELIVERIES, &[Value::Bulk(&bulk)]).await?;
@@ -323,6 +323,18 @@ async fn insert_deliveries(
         if let Some(DeliveryOutcome::Accepted { deliveries }) = answers.get_mut(&row.entry) {
             deliveries.push(seq);
         }
+    }
+    Ok(())
+}
+
+/// Inserts delivery rows that all have a number: many at a time as parameters, the rest as JSON. Only SQLite has such.
+async fn insert_numbered(conn: &mut Conn<'_>, rows: &Bulk<'_>) -> Result<()> {
+    let (chunks, rest) = rows.chunks(sqlite::DELIVERY_ROWS);
+    for chunk in chunks {
+        conn.execute(sqlite::INSERT_DELIVERY_ROWS, &[Value::Cells(chunk)]).await?;
+    }
+    if !rest.is_empty() {
+        conn.execute(INSERT_NUMBERED_DELIVERIES, &[Value::Bulk(&rest)]).await?;
     }
     Ok(())
 }
