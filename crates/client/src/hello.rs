@@ -94,6 +94,7 @@ pub fn daemon_capabilities() -> Vec<String> {
         capability::CLIENT_ACK,
         capability::RECEIPTS,
         capability::FEATURES,
+        capability::AUDIT_HEADS,
         capability::GROUP_E2E,
         capability::BODY_META,
         capability::LOCAL_GATE,

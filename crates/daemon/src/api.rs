@@ -8,10 +8,10 @@ mod failure;
 mod gate;
 mod inbox;
 pub(crate) mod input;
-pub(crate) mod mesh_choice;
 mod ops;
 mod outbox;
 mod peers;
+mod place;
 mod profile;
 pub(crate) mod send;
 mod server;
@@ -66,11 +66,6 @@ impl Api {
 
     pub(crate) fn mesh(&self, slug: &str) -> Option<MeshHandle> {
         self.daemon.meshes().get(slug)
-    }
-
-    /// Waits until nobody else changes grants.
-    pub(crate) async fn changing_grants(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.grants.lock().await
     }
 }
 

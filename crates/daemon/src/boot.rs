@@ -13,6 +13,7 @@ use claudemesh_client::{Backoff, Dialer, Proxies, ProxyDialer, Timing};
 use claudemesh_crypto::random;
 use claudemesh_ipc::{Client, Paths, env};
 use claudemesh_protocol::invite::PlainHttp;
+use claudemesh_protocol::limits::STATS_EVERY;
 use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -56,23 +57,28 @@ pub struct Options {
 impl Options {
     /// The daemon of these paths, with what the environment says.
     pub fn from_env(paths: Paths) -> Self {
-        let plain = if env::is_on(env::ALLOW_INSECURE) {
-            PlainHttp::Allowed
-        } else {
-            PlainHttp::LoopbackOnly
-        };
         Self {
             paths,
-            plain,
+            plain: plain_from_env(),
             processes: Arc::new(SystemProcesses::new()),
-            dialer: Arc::new(ProxyDialer::new(Proxies::new(
-                env::text_any_case(env::HTTPS_PROXY).as_deref(),
-                env::text_any_case(env::NO_PROXY).as_deref(),
-            ))),
+            dialer: dialer_from_env(),
             pid: std::process::id(),
             log_level: LevelHandle::default(),
         }
     }
+}
+
+/// Whether the owner of this machine allows `ws://` to another one.
+pub(crate) fn plain_from_env() -> PlainHttp {
+    if env::is_on(env::ALLOW_INSECURE) { PlainHttp::Allowed } else { PlainHttp::LoopbackOnly }
+}
+
+/// TCP, through the proxy that the environment names.
+pub(crate) fn dialer_from_env() -> Arc<dyn Dialer> {
+    Arc::new(ProxyDialer::new(Proxies::new(
+        env::text_any_case(env::HTTPS_PROXY).as_deref(),
+        env::text_any_case(env::NO_PROXY).as_deref(),
+    )))
 }
 
 /// Why the daemon did not start.
@@ -287,6 +293,7 @@ fn mesh_settings(
         legacy: LegacyBrokers::Used,
         dialer,
         pid,
+        stats_every: STATS_EVERY,
         max_age: AgeSettings {
             fixed: settings.outbox.max_age_hours_override,
             default: settings.outbox.max_age_hours_default,

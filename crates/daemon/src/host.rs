@@ -230,7 +230,7 @@ mod tests {
         }
     }
 
-    /// daemon §4.3 Accept: unit table tests for all rows of the fingerprint table; both vectors match.
+    /// Daemon spec §4.4 Accept 1: unit table tests for all rows of the fingerprint table; both vectors match.
     #[test]
     fn the_table_of_fingerprints() {
         let linux = host("linux:0123456789abcdef0123456789abcdef", "aa:bb:cc:dd:ee:0f");
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(stable_mac(&list(&[("eth0", [0; 6])])), "");
     }
 
-    /// daemon §4.3 Accept: adding a NIC that sorts first rewrites the file once.
+    /// Daemon spec §4.4 Accept 2: adding a NIC that sorts first rewrites the file once.
     #[test]
     fn the_record_is_written_once_and_follows_the_card() {
         let dir = tempfile::tempdir().unwrap();

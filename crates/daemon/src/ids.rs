@@ -43,7 +43,7 @@ fn after(last: Ulid) -> Ulid {
 mod tests {
     use super::*;
 
-    /// daemon §10 Accept: minted ids are valid ULIDs and unique over 1e6.
+    /// Daemon spec §10 Accept 4: minted ids are valid ULIDs and unique over 1e6.
     #[test]
     fn a_million_ids_are_ulids_and_differ() {
         let mut last = next();

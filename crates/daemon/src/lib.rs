@@ -1,10 +1,12 @@
-//! The long-running local process: the only holder of broker connections, outbox, inbox and session registry of one
-//! user, and the server of the local API (daemon spec). It renders nothing and is no broker.
+//! The long-running local process: the only holder of outbox, inbox, session registry and lasting broker connections of
+//! one user, and the server of the local API (daemon spec). It renders nothing and is no broker. Its operations can also be
+//! done without it, by a program with a connection of its own ([`cold`]).
 
 mod api;
 mod blocking;
 pub mod boot;
 pub mod clock;
+pub mod cold;
 pub mod context;
 pub mod daemon;
 pub mod events;

@@ -2,6 +2,7 @@
 //! known again after a restart. Their broker connections belong to the mesh side.
 
 pub mod activity;
+pub mod counters;
 pub mod key_store;
 mod persist;
 pub mod process;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::events::{Event, EventBus};
 
 pub use activity::{Activity, Change, Opening, Report};
+pub use counters::{Counters, Counts};
 pub use key_store::{KeyStore, StoredKey};
 pub use process::{Processes, SystemProcesses};
 pub use register::{NewSession, Offer, RegisterError, Registered};
@@ -300,6 +302,11 @@ impl Sessions {
     /// Tells subscribers that a session is no longer registered, and why.
     pub fn publish_ended(&self, session: &Session, reason: &str) {
         self.publish(EventKind::SessionEnded, session, Some(reason));
+    }
+
+    /// The counters of a session were told: the next run of the daemon goes on from there.
+    pub fn counters_told(&self) {
+        self.shared.changed.notify_one();
     }
 
     /// Tells subscribers that a session was registered.

@@ -10,7 +10,7 @@ pub mod paths;
 pub mod policy;
 pub mod token;
 
-pub use client::Client;
+pub use client::{Client, StandIn};
 pub use error::{ApiError, IpcError};
 pub use events::EventStream;
 pub use paths::Paths;

@@ -1,11 +1,13 @@
 //! The two files of the policy gate: `policy.yaml`, which is read, and `audit.log`, which is appended to
 //! (CLI spec §1.17). The decision itself is [`claudemesh_protocol::ops::policy`].
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use claudemesh_protocol::group::Group;
 use claudemesh_protocol::limits;
 use claudemesh_protocol::limits::KEY_PREFIX_MIN_CHARS;
 use claudemesh_protocol::ops::policy::Policy;
@@ -75,8 +77,9 @@ pub fn parse(text: &str) -> Result<Policy, String> {
     })
 }
 
-/// Every way to name the target that was typed as `target`: names, keys and `@groups` of the peers it may mean. Rules
-/// with `peers` are matched against these.
+/// Every way to name the target that was typed as `target`: names, keys and `@groups` of the peers and members it may
+/// mean, connected or not. Who is named by a session is meant as a member, too, and the other way round: a rule about
+/// somebody holds for all of that person's sessions. Rules with `peers` are matched against these.
 ///
 /// # Errors
 /// [`IpcError`].
@@ -85,22 +88,66 @@ pub async fn names_of(
     mesh: Option<&str>,
     target: &str,
 ) -> Result<Vec<String>, IpcError> {
-    let typed = target.to_lowercase();
-    let is_prefix = typed.chars().count() >= KEY_PREFIX_MIN_CHARS;
-    let mut names = Vec::new();
-    for peer in client.peers(mesh, PeerFilter::WithControlPlane).await?.peers {
-        let keys: Vec<String> = std::iter::once(peer.row.pubkey.to_hex())
-            .chain(peer.row.member_pubkey.map(claudemesh_protocol::PublicKey::to_hex))
-            .collect();
-        let is_meant = peer.row.display_name.to_lowercase() == typed
-            || is_prefix && keys.iter().any(|key| key.starts_with(&typed));
-        if is_meant {
-            names.push(peer.row.display_name);
-            names.extend(keys);
-            names.extend(peer.row.groups.iter().map(|group| format!("@{}", group.name)));
-        }
+    let peers = client.peers(mesh, PeerFilter::WithControlPlane).await?.peers;
+    let members = client.members(mesh).await?.members;
+    let typed = without_mesh(target, mesh).to_lowercase();
+    let known: Vec<Known> = peers
+        .iter()
+        .map(|peer| Known {
+            name: &peer.row.display_name,
+            keys: std::iter::once(peer.row.pubkey.to_hex())
+                .chain(peer.row.member_pubkey.map(claudemesh_protocol::PublicKey::to_hex))
+                .collect(),
+            groups: &peer.row.groups,
+        })
+        .chain(members.iter().map(|member| Known {
+            name: &member.row.display_name,
+            keys: vec![member.row.pubkey.to_hex()],
+            groups: &member.row.groups,
+        }))
+        .collect();
+    Ok(names_among(&known, &typed))
+}
+
+/// Somebody who may be meant.
+struct Known<'a> {
+    name: &'a str,
+    keys: Vec<String>,
+    groups: &'a [Group],
+}
+
+impl Known<'_> {
+    fn is_called(&self, typed: &str) -> bool {
+        let is_prefix = typed.chars().count() >= KEY_PREFIX_MIN_CHARS;
+        self.name.to_lowercase() == typed
+            || is_prefix && self.keys.iter().any(|key| key.starts_with(typed))
     }
-    Ok(names)
+}
+
+/// Names, keys and groups of everybody called `typed`, and of everybody who shares a key with one of these.
+fn names_among(known: &[Known<'_>], typed: &str) -> Vec<String> {
+    let keys: BTreeSet<&str> = known
+        .iter()
+        .filter(|one| one.is_called(typed))
+        .flat_map(|one| one.keys.iter().map(String::as_str))
+        .collect();
+    let mut names = Vec::new();
+    for one in known.iter().filter(|one| one.keys.iter().any(|key| keys.contains(key.as_str()))) {
+        names.push(one.name.to_owned());
+        names.extend(one.keys.iter().cloned());
+        names.extend(one.groups.iter().map(|group| format!("@{}", group.name)));
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// `Mou@dev` and `dev:Mou` without the mesh.
+fn without_mesh<'a>(target: &'a str, mesh: Option<&str>) -> &'a str {
+    let Some(mesh) = mesh else { return target };
+    let behind = target.rsplit_once('@').filter(|(name, slug)| !name.is_empty() && *slug == mesh);
+    let before = target.split_once(':').filter(|(slug, name)| !name.is_empty() && *slug == mesh);
+    behind.map(|(name, _)| name).or(before.map(|(_, name)| name)).unwrap_or(target)
 }
 
 /// One line of the audit log.
@@ -196,6 +243,36 @@ mod tests {
         reason: None,
         outcome: "cancelled",
     };
+
+    #[test]
+    fn a_session_is_its_member_and_the_member_its_sessions() {
+        let group = Group::parse_lenient("ops").unwrap();
+        let known = |name, keys: &[&str], groups| Known {
+            name,
+            keys: keys.iter().map(|key| key.repeat(32)).collect(),
+            groups,
+        };
+        let groups = [group];
+        let all = [
+            known("builder", &["aa", "bb"], &groups),
+            known("Bob", &["bb"], &[]),
+            known("Cleo", &["cc"], &[]),
+        ];
+        let names = |typed: &str| names_among(&all, typed);
+        for typed in ["builder", "bob", &"bb".repeat(32), &"aa".repeat(4)] {
+            let names = names(typed);
+            for name in ["builder", "Bob", "@ops", &"bb".repeat(32)] {
+                assert!(names.iter().any(|known| known == name), "{typed}: {names:?}");
+            }
+            assert!(!names.iter().any(|known| known == "Cleo"), "{typed}: {names:?}");
+        }
+        assert_eq!(names("cleo"), ["Cleo".to_owned(), "cc".repeat(32)]);
+        assert!(names("nobody").is_empty() && names("bb").is_empty());
+        assert_eq!(without_mesh("Bob@dev", Some("dev")), "Bob");
+        assert_eq!(without_mesh("dev:Bob", Some("dev")), "Bob");
+        assert_eq!(without_mesh("Bob@eng", Some("dev")), "Bob@eng");
+        assert_eq!(without_mesh("@dev", Some("dev")), "@dev");
+    }
 
     #[test]
     fn the_documented_file_is_read() {

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::fake::{Bench, PATIENCE};
 
-/// daemon §6 Accept: broker down at boot, up after 20 s: the same handle opens without restart, of both kinds.
+/// Daemon spec §6 Accept 1: broker down at boot, up after 20 s: the same handle opens without restart, of both kinds.
 #[tokio::test(start_paused = true)]
 async fn the_first_failure_takes_the_reconnect_road() {
     for role in [Role::ControlPlane, Role::Session] {
@@ -29,7 +29,7 @@ async fn the_first_failure_takes_the_reconnect_road() {
     }
 }
 
-/// daemon §6 Accept: fake broker that never acks hello: each dial follows the 5 s ack timeout by 0.25–30 s, upper bound
+/// Daemon spec §6 Accept 2: fake broker that never acks hello: each dial follows the 5 s ack timeout by 0.25–30 s, upper bound
 /// growing along the schedule; streams do not grow over 10 min.
 #[tokio::test(start_paused = true)]
 async fn a_hello_without_answer_is_given_up_after_five_seconds() {
@@ -54,8 +54,8 @@ async fn a_hello_without_answer_is_given_up_after_five_seconds() {
     }
 }
 
-/// daemon §6 Accept: broker accepting then closing with 1000 immediately: ≤ 20 dials in the first 2 min, then ≤ 8 per
-/// min.
+/// Daemon spec §6 Accept 5: broker accepting then closing with 1000 immediately: ≤ 20 dials in the first 2 min, then ≤ 8 per
+/// min. What it costs is measured in the daemon's suite, `mesh/quiet.rs`.
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_accepts_and_closes_is_not_hammered() {
     let mut bench = Bench::new(Role::ControlPlane);
@@ -122,7 +122,7 @@ async fn each_of_two_hundred_cuts_is_followed_by_a_dial_in_time() {
     }
 }
 
-/// daemon §6 Accept: drop packets silently: terminate between 75 s and 106 s after the last frame; reconnect succeeds when
+/// Daemon spec §6 Accept 3: drop packets silently: terminate between 75 s and 106 s after the last frame; reconnect succeeds when
 /// traffic returns.
 #[tokio::test(start_paused = true)]
 async fn a_black_hole_is_noticed() {
@@ -241,7 +241,7 @@ async fn a_refused_broker_sees_4010_and_is_tried_again_in_five_minutes() {
     assert_eq!(retry_in, Some(Duration::from_mins(5)));
 }
 
-/// daemon §6 Accept: SIGSTOP 60 s / SIGCONT: reconnect ≤ 3 s after CONT. The clock that jumps is what a process sees
+/// Daemon spec §6 Accept 4: SIGSTOP 60 s / SIGCONT: reconnect ≤ 3 s after CONT. The clock that jumps is what a process sees
 /// that stood still.
 #[tokio::test(start_paused = true)]
 async fn a_stop_of_a_minute_is_made_up_for_in_three_seconds() {
@@ -260,7 +260,7 @@ async fn a_stop_of_a_minute_is_made_up_for_in_three_seconds() {
     }
 }
 
-/// daemon §6 Accept: SIGSTOP 120 s: the socket counts as dead at once.
+/// Daemon spec §6 Accept 4: SIGSTOP 120 s: the socket counts as dead at once.
 #[tokio::test(start_paused = true)]
 async fn a_stop_of_two_minutes_gives_the_socket_up_at_once() {
     let mut bench = Bench::new(Role::ControlPlane);

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::fake::Bench;
 
-/// daemon §6 Accept: fuzz inbound frames (random bytes, invalid JSON, deep nesting 10 000): no panic, the connection
+/// Daemon spec §6 Accept 6: fuzz inbound frames (random bytes, invalid JSON, deep nesting 10 000): no panic, the connection
 /// stays, the counter rises.
 #[tokio::test(start_paused = true)]
 async fn rubbish_is_counted_and_survived() {
@@ -62,7 +62,7 @@ async fn a_push_with_wrong_types_is_told_with_its_ids() {
     assert_eq!(ack.client_message_id.as_deref(), Some("c"));
 }
 
-/// daemon §6 Accept: fuzz inbound frames (10 MiB frame): the socket ends as 1009, and the broker is told so.
+/// Daemon spec §6 Accept 6: fuzz inbound frames (10 MiB frame): the socket ends as 1009, and the broker is told so.
 #[tokio::test(start_paused = true)]
 async fn an_oversized_frame_ends_the_socket() {
     let mut bench = Bench::new(Role::ControlPlane);

@@ -12,7 +12,7 @@ use hyper::header::AUTHORIZATION;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use crate::mesh::MeshHandle;
+use crate::mesh::Line;
 use crate::sessions::Session;
 
 /// The connection a request came on.
@@ -36,6 +36,12 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// Whoever runs a program of his own, without a session.
+    pub(crate) fn person() -> Self {
+        let peer = Peer { pid: None, close: CancellationToken::new() };
+        Self { session: None, is_token_unknown: false, peer }
+    }
+
     /// The session, on routes that need one.
     pub(crate) fn need_session(&self) -> Result<&Arc<Session>, Failure> {
         self.session.as_ref().ok_or_else(|| {
@@ -53,7 +59,7 @@ impl Caller {
 
     /// The key of the session in this mesh; `None` when there is no session, it has no presence, or it is of another
     /// mesh, where the member speaks for it.
-    pub(crate) fn key_in(&self, mesh: &MeshHandle) -> Option<PublicKey> {
+    pub(crate) fn key_in(&self, mesh: &impl Line) -> Option<PublicKey> {
         self.session.as_ref().filter(|session| session.mesh == mesh.slug())?.key()
     }
 

@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 use super::caller::Caller;
 use super::failure::Failure;
 use super::slots::Slot;
-use super::{Api, input, mesh_choice};
+use super::{Api, input};
 use crate::events::{Filter, Subscription, View};
+use crate::ops::not_attached;
 use crate::sessions::activity::LivePath;
 
 /// Period of keepalive comments.
@@ -81,7 +82,7 @@ fn filter_of(api: &Api, caller: &Caller, query: EventsQuery) -> Result<Filter, F
     if let Some(slug) = &query.mesh
         && api.mesh(slug).is_none()
     {
-        return Err(mesh_choice::not_attached(slug));
+        return Err(not_attached(slug));
     }
     let kinds =
         query.kinds.map(|kinds| kinds.split(',').map(|kind| kind.trim().to_owned()).collect());

@@ -89,11 +89,15 @@ impl Failure {
         &self.0.message
     }
 
+    /// Status, body, and when to try again.
+    pub(crate) fn into_body(self, request_id: String) -> (u16, ErrorBody, Option<Duration>) {
+        let Parts { status, code, message, hint, extra, retry_after } = *self.0;
+        (status, ErrorBody { error: code, message, hint, request_id, extra }, retry_after)
+    }
+
     /// The answer, complete.
     pub(crate) fn into_answer(self, request_id: &str) -> Response {
-        let Parts { status, code, message, hint, extra, retry_after } = *self.0;
-        let request_id = request_id.to_owned();
-        let body = ErrorBody { error: code, message, hint, request_id, extra };
+        let (status, body, retry_after) = self.into_body(request_id.to_owned());
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = Response::new(axum::body::Body::new(Full::from(bytes)));
         *response.status_mut() =

@@ -14,9 +14,10 @@ use claudemesh_protocol::limits::RECEIPT_PATH_MAX_CHARS;
 
 use super::caller::Caller;
 use super::failure::Failure;
-use super::{Api, input, mesh_choice};
+use super::{Api, input};
 use crate::inbox::{InboxFilter, Scope, SearchFilter, SessionScope, Stamp};
 use crate::mesh::Via;
+use crate::ops::{Place as _, not_attached};
 use crate::sessions::{Opening, Session};
 
 const PAGE_DEFAULT: u32 = 100;
@@ -58,7 +59,7 @@ pub(super) async fn list(
     if let Some(slug) = &filter.mesh
         && api.mesh(slug).is_none()
     {
-        return Err(mesh_choice::not_attached(slug));
+        return Err(not_attached(slug));
     }
     let scope = api.scope(&caller)?;
     if filter.after.is_none() {
@@ -120,7 +121,7 @@ pub(super) async fn search(
     if let Some(slug) = &query.mesh
         && api.mesh(slug).is_none()
     {
-        return Err(mesh_choice::not_attached(slug));
+        return Err(not_attached(slug));
     }
     let inbox = &api.daemon.context().inbox;
     if !inbox.is_searchable() {
@@ -274,7 +275,7 @@ impl Api {
     pub(crate) fn scope(&self, caller: &Caller) -> Result<Scope, Failure> {
         let Some(session) = &caller.session else { return Ok(Scope::Everything) };
         let scope = self.session_scope(session);
-        scope.map(Scope::Session).ok_or_else(|| mesh_choice::not_attached(&session.mesh))
+        scope.map(Scope::Session).ok_or_else(|| not_attached(&session.mesh))
     }
 
     /// Asks the brokers for what they still hold: best effort, for a moment. The mesh does it at most once in five

@@ -1,5 +1,6 @@
 //! `POST /v1/send`: the accept algorithm (daemon spec §10.1, §10.4). A 2xx answer means that the row is on disk.
 
+mod direct;
 mod request;
 mod target;
 
@@ -21,11 +22,14 @@ use zeroize::Zeroizing;
 use super::Api;
 use super::caller::Caller;
 use super::failure::Failure;
-use crate::mesh::{MeshHandle, Resolved, Sender};
+use crate::mesh::{Line, MeshHandle, Resolved, Sender};
+use crate::ops::Place;
 use crate::outbox::{Accepted, ExistingRow, NewRow, SealedBody};
 use crate::pressure::Level;
+pub(crate) use direct::{hand_over, unconfirmed};
 pub(crate) use request::Letter;
 pub(super) use request::check_id;
+pub(crate) use target::{destination, put_together, searched};
 
 pub(super) async fn send(
     State(api): State<Arc<Api>>,
@@ -51,16 +55,16 @@ pub(super) async fn space_left(api: &Api) -> Result<(), Failure> {
 }
 
 /// Where a letter goes.
-pub(crate) enum Addressed {
+pub(crate) enum Addressed<L> {
     /// It was accepted before, for the target of then.
-    Again(MeshHandle, Box<ExistingRow>),
+    Again(L, Box<ExistingRow>),
     /// To one target.
-    One(MeshHandle, Resolved),
+    One(L, Resolved),
     /// To the own other sessions.
-    Siblings(MeshHandle, Vec<PublicKey>),
+    Siblings(L, Vec<PublicKey>),
 }
 
-impl Addressed {
+impl<L> Addressed<L> {
     /// What a session needs to send it: one key is `dm`, everything else `broadcast`.
     pub(crate) fn capability(&self) -> Capability {
         let is_direct = match self {
@@ -73,27 +77,15 @@ impl Addressed {
 }
 
 impl Api {
-    /// Whom a letter means.
-    pub(crate) async fn address(
-        &self,
-        caller: &Caller,
-        letter: &Letter,
-    ) -> Result<Addressed, Failure> {
-        if let Some((mesh, row)) = self.row_to_reuse(caller, letter).await? {
-            return Ok(Addressed::Again(mesh, Box::new(row)));
-        }
-        self.destination(caller, letter)
-    }
-
     /// Accepts a letter, durably.
-    pub(crate) async fn deliver(
+    pub(super) async fn accept_letter(
         &self,
         caller: &Caller,
         letter: &Letter,
-        addressed: Addressed,
+        addressed: Addressed<MeshHandle>,
     ) -> Result<SendReply, Failure> {
         space_left(self).await?;
-        let sent = self.accept(caller, letter, addressed).await;
+        let sent = accept(self, caller, letter, addressed).await;
         if let Err(failure) = &sent
             && failure.code() == ErrorCode::InsufficientStorage.as_str()
         {
@@ -102,32 +94,8 @@ impl Api {
         sent
     }
 
-    async fn accept(
-        &self,
-        caller: &Caller,
-        letter: &Letter,
-        addressed: Addressed,
-    ) -> Result<SendReply, Failure> {
-        match addressed {
-            Addressed::Siblings(mesh, keys) => self.fan_out(caller, letter, &mesh, &keys).await,
-            Addressed::One(mesh, resolved) => {
-                self.accept_one(caller, letter, &mesh, &resolved, None).await
-            }
-            Addressed::Again(mesh, row) => {
-                let same = Resolved {
-                    target: row.target_spec.clone(),
-                    recipient_online: online(&mesh, &row.target_spec),
-                    is_self_member: false,
-                    is_caller: false,
-                    is_known: true,
-                };
-                self.accept_one(caller, letter, &mesh, &same, Some(&row)).await
-            }
-        }
-    }
-
     /// Step 2: a repeated request means the target that the first one meant, whatever the name means by now.
-    async fn row_to_reuse(
+    pub(super) async fn row_to_reuse(
         &self,
         caller: &Caller,
         letter: &Letter,
@@ -142,7 +110,7 @@ impl Api {
         Ok(is_same.then_some((mesh, row)))
     }
 
-    async fn accept_one(
+    pub(super) async fn accept_one(
         &self,
         caller: &Caller,
         letter: &Letter,
@@ -185,62 +153,6 @@ impl Api {
             self.daemon.settle(mesh, &parent, caller.session.as_deref()).await;
         }
         Ok(reply)
-    }
-
-    /// A message to oneself: one for each sibling session, `<id>`, `<id>:1`, `<id>:2`, … (daemon spec §10.2).
-    async fn fan_out(
-        &self,
-        caller: &Caller,
-        letter: &Letter,
-        mesh: &MeshHandle,
-        keys: &[PublicKey],
-    ) -> Result<SendReply, Failure> {
-        let mut results = Vec::with_capacity(keys.len());
-        let mut first = None;
-        let mut failure = None;
-        for (index, key) in keys.iter().enumerate() {
-            let mut copy = letter.clone();
-            if index > 0 {
-                copy.client_message_id = format!("{}:{index}", letter.client_message_id);
-            }
-            let target = TargetSpec::Key(*key);
-            let resolved = Resolved {
-                recipient_online: online(mesh, &target),
-                target,
-                is_self_member: false,
-                is_caller: false,
-                is_known: true,
-            };
-            let mut entry = FanoutEntry {
-                target: key.to_hex(),
-                ok: true,
-                client_message_id: Some(copy.client_message_id.clone()),
-                error: None,
-            };
-            match self.accept_one(caller, &copy, mesh, &resolved, None).await {
-                Ok(reply) => first = first.or(Some(reply)),
-                Err(refused) => {
-                    entry.ok = false;
-                    entry.error = Some(refused.code().to_owned());
-                    failure = Some(refused);
-                }
-            }
-            results.push(entry);
-        }
-        match (first, failure) {
-            (Some(mut reply), _) => {
-                reply.client_message_id.clone_from(&letter.client_message_id);
-                reply.target = mesh.member().public.to_hex();
-                reply.recipient_online = None;
-                reply.results = Some(results);
-                Ok(reply)
-            }
-            (None, Some(failure)) => Err(failure),
-            (None, None) => Err(Failure::new(
-                ErrorCode::TargetNotFound,
-                "no other session of yours is connected",
-            )),
-        }
     }
 
     /// The id a reply names, as it is stored: the broker's where it is known, else the client's.
@@ -288,8 +200,88 @@ impl Api {
     }
 }
 
+/// Accepts a letter, once or for each own session.
+pub(crate) async fn accept<P: Place>(
+    place: &P,
+    caller: &Caller,
+    letter: &Letter,
+    addressed: Addressed<P::Line>,
+) -> Result<SendReply, Failure> {
+    match addressed {
+        Addressed::Siblings(mesh, keys) => fan_out(place, caller, letter, &mesh, &keys).await,
+        Addressed::One(mesh, resolved) => {
+            place.accept_one(caller, letter, &mesh, &resolved, None).await
+        }
+        Addressed::Again(mesh, row) => {
+            let same = Resolved {
+                target: row.target_spec.clone(),
+                recipient_online: online(&mesh, &row.target_spec),
+                is_self_member: false,
+                is_caller: false,
+                is_known: true,
+            };
+            place.accept_one(caller, letter, &mesh, &same, Some(&row)).await
+        }
+    }
+}
+
+/// A message to oneself: one for each sibling session, `<id>`, `<id>:1`, `<id>:2`, … (daemon spec §10.2).
+async fn fan_out<P: Place>(
+    place: &P,
+    caller: &Caller,
+    letter: &Letter,
+    mesh: &P::Line,
+    keys: &[PublicKey],
+) -> Result<SendReply, Failure> {
+    let mut results = Vec::with_capacity(keys.len());
+    let mut first = None;
+    let mut failure = None;
+    for (index, key) in keys.iter().enumerate() {
+        let mut copy = letter.clone();
+        if index > 0 {
+            copy.client_message_id = format!("{}:{index}", letter.client_message_id);
+        }
+        let target = TargetSpec::Key(*key);
+        let resolved = Resolved {
+            recipient_online: online(mesh, &target),
+            target,
+            is_self_member: false,
+            is_caller: false,
+            is_known: true,
+        };
+        let mut entry = FanoutEntry {
+            target: key.to_hex(),
+            ok: true,
+            client_message_id: Some(copy.client_message_id.clone()),
+            error: None,
+        };
+        match place.accept_one(caller, &copy, mesh, &resolved, None).await {
+            Ok(reply) => first = first.or(Some(reply)),
+            Err(refused) => {
+                entry.ok = false;
+                entry.error = Some(refused.code().to_owned());
+                failure = Some(refused);
+            }
+        }
+        results.push(entry);
+    }
+    match (first, failure) {
+        (Some(mut reply), _) => {
+            reply.client_message_id.clone_from(&letter.client_message_id);
+            reply.target = mesh.member().public.to_hex();
+            reply.recipient_online = None;
+            reply.results = Some(results);
+            Ok(reply)
+        }
+        (None, Some(failure)) => Err(failure),
+        (None, None) => {
+            Err(Failure::new(ErrorCode::TargetNotFound, "no other session of yours is connected"))
+        }
+    }
+}
+
 /// Whether somebody with this key is there, from memory alone.
-fn online(mesh: &MeshHandle, target: &TargetSpec) -> Option<bool> {
+fn online(mesh: &impl Line, target: &TargetSpec) -> Option<bool> {
     match mesh.resolve(&target.to_string(), None) {
         crate::mesh::Resolution::One(resolved) => resolved.recipient_online,
         _ => None,
@@ -332,14 +324,14 @@ pub(super) fn destination_of(target: &TargetSpec) -> (DestinationKind, String) {
 }
 
 /// One message to one resolved target.
-struct Draft<'a> {
+struct Draft<'a, L> {
     caller: &'a Caller,
     letter: &'a Letter,
-    mesh: &'a MeshHandle,
+    mesh: &'a L,
     resolved: &'a Resolved,
 }
 
-impl Draft<'_> {
+impl<L: Line> Draft<'_, L> {
     /// Step 3: encrypts; only for a row that will be inserted.
     fn seal(
         &self,
@@ -413,6 +405,7 @@ impl Draft<'_> {
             history_id: None,
             meta_dropped: false,
             results: None,
+            broker_answer: None,
         }
     }
 }

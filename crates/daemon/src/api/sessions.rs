@@ -6,18 +6,19 @@ use axum::Json;
 use axum::extract::{Extension, Path, Request, State};
 use claudemesh_ipc::SessionToken;
 use claudemesh_ipc::api::session::{
-    DeregisterReply, GroupSpec, HookEvent, PresenceOffer, SessionReply, SessionsReply,
+    DeregisterReply, GroupSpec, Heartbeat, HookEvent, PresenceOffer, SessionReply, SessionsReply,
 };
 use claudemesh_ipc::api::{MessageMode, RegisterReply, SessionView, StatusReply, StatusReport};
 use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::limits::MEMBER_NAME_MAX_CHARS;
-use claudemesh_protocol::{ErrorCode, Group, GroupName, PeerStatus};
+use claudemesh_protocol::{ErrorCode, Group, GroupName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::caller::Caller;
 use super::failure::Failure;
-use super::{Api, input, mesh_choice};
+use super::{Api, input};
+use crate::ops::not_attached;
 use crate::sessions::{NewSession, Offer, Opening, RegisterError, Report, Session, TokenHash};
 
 /// Longest session id that is no UUID.
@@ -56,7 +57,7 @@ pub(super) async fn register(
     let mut offer_error = None;
     let offer = offer_of(&body, &mut offer_error)?;
     let new = checked(body, offer)?;
-    let mesh = api.mesh(&new.mesh).ok_or_else(|| mesh_choice::not_attached(&new.mesh))?;
+    let mesh = api.mesh(&new.mesh).ok_or_else(|| not_attached(&new.mesh))?;
     let registered = api.daemon.register(new, &mesh).await.map_err(|error| match error {
         RegisterError::PidNotOurs(_) => Failure::new(ErrorCode::PidNotOurs, error.to_string()),
         RegisterError::TooMany => Failure::new(ErrorCode::TooManySessions, error.to_string()),
@@ -195,20 +196,19 @@ pub(super) async fn deregister_token(
     Ok(Json(DeregisterReply { ok: true, token_prefix: ended.token_prefix.clone() }))
 }
 
-/// `POST /v1/heartbeat`: the gate has noted that the session was heard of.
+/// `POST /v1/heartbeat`: the gate has noted that the session was heard of; its MCP server also says what it counted.
 pub(super) async fn heartbeat(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<Value>, Failure> {
-    #[derive(Deserialize)]
-    struct Heartbeat {
-        status: Option<PeerStatus>,
-    }
     let body: Heartbeat = input::json(request, input::SMALL).await?;
-    if let (Some(_), Some(session)) = (body.status, &caller.session) {
-        let report = Report { status: body.status, ..Report::default() };
-        api.take_report(session, report).await;
+    if let Some(session) = &caller.session {
+        session.activity.counters.tools(body.tool_calls, body.errors);
+        if body.status.is_some() {
+            let report = Report { status: body.status, ..Report::default() };
+            api.take_report(session, report).await;
+        }
     }
     Ok(Json(json!({ "ok": true })))
 }

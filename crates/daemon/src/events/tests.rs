@@ -39,7 +39,7 @@ fn id_of(text: &str) -> String {
     text.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned()
 }
 
-/// daemon §14 Accept: sessions A,B on one daemon: each subscriber's stream equals the oracle set, in order, without duplicates.
+/// Daemon spec §14 Accept 1: sessions A,B on one daemon: each subscriber's stream equals the oracle set, in order, without duplicates.
 #[test]
 fn each_session_gets_exactly_its_own_messages_once() {
     let bus = EventBus::new();
@@ -75,7 +75,7 @@ fn each_session_gets_exactly_its_own_messages_once() {
     assert_eq!(at_member, oracle.2);
 }
 
-/// daemon §14 Accept: subscriber killed and restarted with `Last-Event-ID` during traffic: no gap, no duplicate.
+/// Daemon spec §14 Accept 2: subscriber killed and restarted with `Last-Event-ID` during traffic: no gap, no duplicate.
 #[test]
 fn coming_back_with_an_id_continues_there() {
     let bus = EventBus::new();
@@ -108,7 +108,7 @@ fn an_unknown_or_forgotten_id_is_answered_with_lagged() {
     }
 }
 
-/// daemon §14 Accept: subscriber that never reads: it gets `lagged`; memory bounded.
+/// Daemon spec §14 Accept 3: subscriber that never reads: it gets `lagged`; memory bounded.
 #[test]
 fn who_does_not_read_loses_the_oldest_and_is_told() {
     let bus = EventBus::new();

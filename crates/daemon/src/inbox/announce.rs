@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use claudemesh_ipc::api::{EventKind, InboxItem, RecipientKind};
+use claudemesh_ipc::api::{EventKind, InboxItem, MessageMode, RecipientKind};
 use claudemesh_protocol::{Priority, PublicKey};
 use serde_json::{Map, Value};
 
@@ -27,7 +27,9 @@ impl Inbox {
                 let lane = if has_twin(&session, item, twins) {
                     Lane::Off
                 } else {
-                    session.activity.admit(session.message_mode, item.priority, seq)
+                    let lane = session.activity.admit(session.message_mode, item.priority, seq);
+                    count(&session, item, lane);
+                    lane
                 };
                 (session, lane)
             })
@@ -65,6 +67,14 @@ impl Inbox {
             self.events.publish(message_event(&told, Audience::Listed, quiet, false));
         }
         in_lane(Lane::Held).next().is_some() && in_lane(Lane::Push).next().is_none()
+    }
+
+    /// Counts a message that is told in a digest.
+    pub(super) fn count_late(&self, item: &InboxItem) {
+        for session in self.sessions_for(item) {
+            let is_off = session.message_mode == MessageMode::Off;
+            count(&session, item, if is_off { Lane::Off } else { Lane::Quiet });
+        }
     }
 
     /// The copy of a message to a session takes over what the session has of the copy to its member, which it hides.
@@ -173,7 +183,6 @@ impl Inbox {
 
     /// How many live sessions a message to the member is put before.
     fn given_to(&self, mesh: &str) -> usize {
-        use claudemesh_ipc::api::MessageMode;
         let live = self.sessions.live(mesh);
         live.iter().filter(|session| session.message_mode == MessageMode::Push).count()
     }
@@ -189,6 +198,13 @@ fn has_twin(session: &Session, item: &InboxItem, twins: &[Twin]) -> bool {
         _ => twins.iter().any(|twin| {
             twin.kind == RecipientKind::Session && Some(twin.recipient) == session.key()
         }),
+    }
+}
+
+/// Counts a message for a session that it came in for; one that stays away from its member's messages gets only its own.
+fn count(session: &Session, item: &InboxItem, lane: Lane) {
+    if lane != Lane::Off || item.recipient_kind == Some(RecipientKind::Session) {
+        session.activity.counters.message_in();
     }
 }
 

@@ -73,6 +73,7 @@ impl Inbox {
         let Some(Stored { seq, id, twins }) = stored else { return Ok(Inserted::Duplicate) };
         let mut item = new.into_item(id, now, is_late);
         if is_late {
+            self.count_late(&item);
             self.digests.add(&item, now);
         } else {
             item.held = self.announce(&item, seq, &twins);

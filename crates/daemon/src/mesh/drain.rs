@@ -16,7 +16,7 @@ use claudemesh_protocol::limits::{
     DUE_QUERY_INTERVAL, LEGACY_FRAME_MAX_BYTES, OUTBOX_IN_FLIGHT, OUTBOX_MAX_AGE_DEFAULT_HOURS,
     SEND_ACK_TIMEOUT,
 };
-use claudemesh_protocol::wire::{Ack, Send};
+use claudemesh_protocol::wire::{Ack, Send, WrappedKey};
 use claudemesh_protocol::{MemberId, PublicKey, TargetSpec};
 use claudemesh_sqlite::crash_point;
 use futures_util::FutureExt as _;
@@ -28,6 +28,7 @@ use super::Mesh;
 use super::announce::object;
 use super::flush::Flush;
 use super::outcome::{Outcome, Reason, RowFacts, of_ack, of_error, retry_wait};
+use super::roster::RosterView;
 use super::seal::{Draft, audience, reseal_group, wrap_keys};
 use crate::outbox::{ClaimFrom, Done, OutboundRow, SealedBody};
 use crate::storage::{Causes, StorageError};
@@ -231,35 +232,13 @@ async fn send(mesh: &Arc<Mesh>, row: &OutboundRow) -> Attempt {
     };
     let keys_bytes: usize = wrapped_keys.iter().flatten().map(|wrapped| wrapped.key.len()).sum();
     let frame_bytes = row.body.ciphertext.len() + keys_bytes;
-    let frame = Send {
-        target_spec: row.target_spec.to_string(),
-        priority: Some(row.priority.as_str().to_owned()),
-        nonce: row.body.nonce.as_str().into(),
-        ciphertext: row.body.ciphertext.as_str().into(),
-        id: Some(row.client_message_id.clone()),
-        client_message_id: Some(row.client_message_id.clone()),
-        request_fingerprint: Some(row.fingerprint.to_hex()),
-        mentions: (!row.mentions.is_empty()).then(|| row.mentions.clone()),
-        reply_to_id: row.reply_to_id.clone(),
-        body_version: u8::try_from(row.body.body_version).ok(),
-        wrapped_keys,
-        key_epoch: row.body.key_epoch,
-        expires_at: asked_expiry(row, mesh.negotiated().max_age),
-        hops: Some(row.hops),
-    };
+    let frame = frame_of(row, wrapped_keys, mesh.negotiated().max_age);
     let opens = connection.counters().opens;
     let answer = connection
         .send_message_then(frame, SEND_ACK_TIMEOUT, || crash_point("drain.after_write_before_ack"))
         .await;
     match answer {
-        Ok(ack) => {
-            let facts = RowFacts {
-                attempts: row.attempts,
-                body_version: u8::try_from(row.body.body_version).unwrap_or(u8::MAX),
-                is_group: matches!(row.target_spec, TargetSpec::Everyone | TargetSpec::Group(_)),
-            };
-            Attempt { outcome: of_ack(&ack, facts), ack, left_out, on: None }
-        }
+        Ok(ack) => Attempt { outcome: of_ack(&ack, facts_of(row)), ack, left_out, on: None },
         Err(RequestError::Disconnected) if is_too_big(&connection, frame_bytes) => {
             let reason = Reason::new(
                 "payload_too_large",
@@ -274,12 +253,45 @@ async fn send(mesh: &Arc<Mesh>, row: &OutboundRow) -> Attempt {
     }
 }
 
+/// The frame of a row.
+pub(super) fn frame_of(
+    row: &OutboundRow,
+    wrapped_keys: Option<Vec<WrappedKey>>,
+    max_age: Duration,
+) -> Send {
+    Send {
+        target_spec: row.target_spec.to_string(),
+        priority: Some(row.priority.as_str().to_owned()),
+        nonce: row.body.nonce.as_str().into(),
+        ciphertext: row.body.ciphertext.as_str().into(),
+        id: Some(row.client_message_id.clone()),
+        client_message_id: Some(row.client_message_id.clone()),
+        request_fingerprint: Some(row.fingerprint.to_hex()),
+        mentions: (!row.mentions.is_empty()).then(|| row.mentions.clone()),
+        reply_to_id: row.reply_to_id.clone(),
+        body_version: u8::try_from(row.body.body_version).ok(),
+        wrapped_keys,
+        key_epoch: row.body.key_epoch,
+        expires_at: asked_expiry(row, max_age),
+        hops: Some(row.hops),
+    }
+}
+
+/// What the decision about an answer needs to know of a row.
+pub(super) fn facts_of(row: &OutboundRow) -> RowFacts {
+    RowFacts {
+        attempts: row.attempts,
+        body_version: u8::try_from(row.body.body_version).unwrap_or(u8::MAX),
+        is_group: matches!(row.target_spec, TargetSpec::Everyone | TargetSpec::Group(_)),
+    }
+}
+
 /// Content keys for the audience of this moment.
 async fn wraps(
     mesh: &Arc<Mesh>,
     row: &OutboundRow,
     keys: Arc<KeyPair>,
-) -> Result<(Vec<claudemesh_protocol::wire::WrappedKey>, Vec<MemberId>), RequestError> {
+) -> Result<(Vec<WrappedKey>, Vec<MemberId>), RequestError> {
     // Whoever joined before the message was accepted gets a key.
     let view = mesh.roster.view();
     let is_newer = view.asked_at.is_some_and(|asked_at| asked_at > row.enqueued_at);
@@ -365,9 +377,10 @@ async fn write_outcome(
                 broker_message_id: Some(attempt.ack.message_id.clone()).filter(|id| !id.is_empty()),
                 history_id: attempt.ack.history_id.clone(),
                 transport: "broker",
-                answer: answer_of(attempt),
+                answer: answer_of(&attempt.ack, &attempt.left_out),
             };
             outbox.done(&row.id, done, clock::now()).await?;
+            mesh.count_out(row.sender_session_pubkey);
             mesh.announce(EventKind::MessageSent, sent_event(row, attempt));
             if let Some(parent) = &row.reply_to_id {
                 mesh.reply_accepted(parent).await;
@@ -396,7 +409,7 @@ async fn write_outcome(
             outbox.retry(&row.id, at, &reason.code, &reason.text).await?;
         }
         Outcome::Release => outbox.release(std::slice::from_ref(&row.id)).await?,
-        Outcome::Reseal(reason) => match resealed(mesh, row) {
+        Outcome::Reseal(reason) => match resealed(&mesh.roster.view(), mesh.member.public, row) {
             Ok(body) => outbox.reseal(&row.id, body, &reason.code, clock::now()).await?,
             Err(text) => mesh.announce_dead(outbox.dead(&row.id, &reason.code, &text).await?),
         },
@@ -404,18 +417,21 @@ async fn write_outcome(
     Ok(())
 }
 
-fn resealed(mesh: &Mesh, row: &OutboundRow) -> Result<SealedBody, String> {
+/// The encrypted form of a row whose plaintext form the broker refused.
+pub(super) fn resealed(
+    view: &RosterView,
+    own_member: PublicKey,
+    row: &OutboundRow,
+) -> Result<SealedBody, String> {
     let text = std::str::from_utf8(&row.payload).map_err(|error| error.to_string())?;
     let meta: Option<Meta> = row.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok());
     let draft = Draft { target: &row.target_spec, text, meta: meta.as_ref(), hops: row.hops };
-    let sealed = reseal_group(&draft, &mesh.roster.view(), mesh.member.public)
-        .map_err(|error| error.message)?;
+    let sealed = reseal_group(&draft, view, own_member).map_err(|error| error.message)?;
     Ok(sealed.into())
 }
 
 /// What the broker said beside its ids, and whom we left out ourselves.
-fn answer_of(attempt: &Attempt) -> BrokerAnswer {
-    let ack = &attempt.ack;
+pub(super) fn answer_of(ack: &Ack, left_out: &[MemberId]) -> BrokerAnswer {
     BrokerAnswer {
         recipient_online: ack.recipient_online,
         rerouted_to: ack.rerouted_to,
@@ -423,7 +439,7 @@ fn answer_of(attempt: &Attempt) -> BrokerAnswer {
         held: ack.held.filter(|count| *count > 0),
         skipped_no_key: ack.skipped_no_key.filter(|count| *count > 0),
         unreadable_by: ack.unreadable_by.clone().unwrap_or_default(),
-        left_out: attempt.left_out.clone(),
+        left_out: left_out.to_vec(),
         duplicate: ack.duplicate == Some(true),
     }
 }
@@ -436,7 +452,8 @@ fn sent_event(row: &OutboundRow, attempt: &Attempt) -> Map<String, Value> {
         "target": row.target_spec,
         "transport": "broker",
     }));
-    data.extend(object(serde_json::to_value(answer_of(attempt)).unwrap_or_default()));
+    let answer = answer_of(&attempt.ack, &attempt.left_out);
+    data.extend(object(serde_json::to_value(answer).unwrap_or_default()));
     data
 }
 

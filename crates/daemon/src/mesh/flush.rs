@@ -61,6 +61,7 @@ impl Mesh {
             }
         };
         self.open_presence(SessionPresence {
+            counted: None,
             keys: Arc::new(stored.keys),
             caps: stored.allowed_caps,
             info: PresenceInfo {

@@ -9,14 +9,15 @@ use claudemesh_crypto::KeyPair;
 use claudemesh_ipc::api::MeshStatus;
 use claudemesh_protocol::body::Meta;
 use claudemesh_protocol::error::ErrorCode;
+use claudemesh_protocol::invite::PlainHttp;
 use claudemesh_protocol::limits::{PULL_INTERVAL, REQUEST_TIMEOUT};
-use claudemesh_protocol::wire::{ClientFrame, MemberRow, PeerRow, ServerFrame};
-use claudemesh_protocol::{MeshId, PeerRole, PublicKey, TargetSpec};
+use claudemesh_protocol::wire::{ClientFrame, MemberRow, ServerFrame};
+use claudemesh_protocol::{MeshId, PublicKey, TargetSpec};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::resolve::{Asker, Resolution, resolve};
-use super::roster::{is_addressable, member_of};
+use super::roster::{Listing, Peers};
 use super::seal::{Draft, Policy, SealError, Sealed, seal};
 use super::session::SessionPresence;
 use super::{MemberIdentity, MeshHandle, api_status};
@@ -68,15 +69,6 @@ pub struct MeshError {
     pub code: ErrorCode,
     /// For people.
     pub message: String,
-}
-
-/// Who is there.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Peers {
-    /// Presences.
-    pub peers: Vec<PeerRow>,
-    /// One row for each other member who is reachable without a session: only its daemon is there.
-    pub no_session: Vec<PeerRow>,
 }
 
 /// Health of one mesh's connection.
@@ -175,19 +167,12 @@ impl MeshHandle {
 
     /// Keys of our member's live sessions on all its machines, except one.
     pub fn own_live_sessions(&self, except: Option<PublicKey>) -> Vec<PublicKey> {
-        let own = self.mesh.member.public;
-        let view = self.mesh.roster.view();
-        let rows = view.peers.iter().filter(|row| is_session(row) && member_of(row) == own);
-        rows.map(|row| row.pubkey).filter(|key| Some(*key) != except).collect()
+        self.mesh.roster.view().live_sessions(self.mesh.member.public, except)
     }
 
     /// The name of a session or member, as far as the roster in memory has it.
     pub fn name_of(&self, key: PublicKey) -> Option<String> {
-        let view = self.mesh.roster.view();
-        let session = view.presence(key).filter(|row| is_session(row));
-        let name = session.map(|row| &row.display_name);
-        let name = name.or_else(|| view.member(key).map(|row| &row.display_name));
-        name.filter(|name| !name.is_empty()).cloned()
+        self.mesh.roster.view().name_of(key)
     }
 
     /// The member key behind a session's key, as far as the roster in memory has it; else the key itself.
@@ -202,13 +187,7 @@ impl MeshHandle {
 
     /// Every key the member behind `key` is known by here: the key itself, its member key, and those of its presences.
     pub fn keys_of_member(&self, key: PublicKey) -> Vec<PublicKey> {
-        let view = self.mesh.roster.view();
-        let member = view.presence(key).map_or(key, member_of);
-        let rows = view.peers.iter().filter(|row| member_of(row) == member);
-        let mut keys: Vec<_> = rows.map(|row| row.pubkey).chain([key, member]).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
+        self.mesh.roster.view().keys_of_member(key)
     }
 
     /// Seals a message for `target`; CPU only.
@@ -251,33 +230,7 @@ impl MeshHandle {
     /// [`MeshError`] when the broker cannot be asked; never an empty list in place of it.
     pub async fn peers(&self, listing: Listing) -> Result<Peers, MeshError> {
         self.fetch_roster().await?;
-        let view = self.mesh.roster.view();
-        let peers: Vec<PeerRow> = match listing {
-            Listing::Addressable => {
-                view.peers.iter().filter(|row| is_addressable(row)).cloned().collect()
-            }
-            Listing::All => view.peers.iter().chain(&view.passing).cloned().collect(),
-        };
-        let has_session = |member: PublicKey| {
-            view.peers.iter().any(|row| is_session(row) && member_of(row) == member)
-        };
-        let mut no_session: Vec<PeerRow> = Vec::new();
-        for row in view.peers.iter().filter(|row| !is_addressable(row)) {
-            let member = member_of(row);
-            let is_listed = no_session.iter().any(|listed| listed.pubkey == member);
-            if member == self.mesh.member.public || has_session(member) || is_listed {
-                continue;
-            }
-            let name = view.member(member).map_or(&row.display_name, |row| &row.display_name);
-            no_session.push(PeerRow {
-                pubkey: member,
-                member_pubkey: Some(member),
-                display_name: name.clone(),
-                peer_role: Some("member".to_owned()),
-                ..row.clone()
-            });
-        }
-        Ok(Peers { peers, no_session })
+        Ok(self.mesh.roster.view().listed_for(self.mesh.member.public, listing))
     }
 
     /// The roster, absent members included, asked of the broker.
@@ -324,15 +277,8 @@ impl MeshHandle {
     /// [`RequestError`]; the broker's own code when it refuses.
     pub async fn rename_member(&self, name: &str) -> Result<(), RequestError> {
         let mesh = &self.mesh;
-        let http = BrokerHttp::new(&mesh.broker_url, mesh.context.settings.plain);
-        let renamed = match &http {
-            Ok(http) => {
-                let (member, now) = (&mesh.member, crate::clock::now());
-                http.rename_member(&mesh.id, &member.member_id, &member.keys, name, now).await
-            }
-            Err(error) => return Err(http_error(error)),
-        };
-        renamed.map_err(|error| http_error(&error))?;
+        let plain = mesh.context.settings.plain;
+        rename(&mesh.broker_url, plain, &mesh.id, &mesh.member, name).await?;
         mesh.refresh.soon();
         Ok(())
     }
@@ -389,7 +335,13 @@ impl MeshHandle {
         }
     }
 
-    async fn fetch_roster(&self) -> Result<(), MeshError> {
+    pub(super) async fn fetch_roster(&self) -> Result<(), MeshError> {
+        if self.is_revoked() {
+            return Err(MeshError {
+                code: ErrorCode::MemberRevoked,
+                message: format!("this member was removed from \"{}\"", self.mesh.slug),
+            });
+        }
         if !self.mesh.is_open() {
             return Err(MeshError {
                 code: ErrorCode::BrokerUnavailable,
@@ -407,20 +359,21 @@ impl MeshHandle {
     }
 }
 
-/// What a listing of peers contains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listing {
-    /// What people can name.
-    Addressable,
-    /// The connections of daemons too, and those that only pass by.
-    All,
+/// Gives `member` another name, over the broker's HTTP side, signed by the member's key.
+pub(super) async fn rename(
+    broker_url: &str,
+    plain: PlainHttp,
+    mesh: &MeshId,
+    member: &MemberIdentity,
+    name: &str,
+) -> Result<(), RequestError> {
+    let http = BrokerHttp::new(broker_url, plain).map_err(|error| http_error(&error))?;
+    let now = crate::clock::now();
+    let renamed = http.rename_member(mesh, &member.member_id, &member.keys, name, now).await;
+    renamed.map_err(|error| http_error(&error))
 }
 
-fn is_session(row: &PeerRow) -> bool {
-    row.peer_role.as_deref().is_none_or(|role| role == PeerRole::Session.as_str())
-}
-
-fn code_of(error: &claudemesh_client::RequestError) -> ErrorCode {
+pub(super) fn code_of(error: &claudemesh_client::RequestError) -> ErrorCode {
     match error {
         claudemesh_client::RequestError::Timeout => ErrorCode::BrokerTimeout,
         claudemesh_client::RequestError::Refused(frame) => {

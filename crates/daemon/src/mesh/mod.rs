@@ -28,12 +28,15 @@ use crate::outbox::Outbox;
 use crate::sessions::Sessions;
 
 mod announce;
+mod cold;
 mod control;
+mod counts;
 mod drain;
 mod features;
 mod flush;
 mod handle;
 mod hearsay;
+mod line;
 mod open;
 mod outcome;
 mod ping;
@@ -49,11 +52,14 @@ mod sender;
 mod session;
 mod supervise;
 
+pub(crate) use cold::{ColdLine, Terms};
 pub use features::Negotiated;
-pub use handle::{Listing, MeshError, MeshLink, Peers, RequestError, Sender, Via};
+pub use handle::{MeshError, MeshLink, RequestError, Sender, Via};
+pub(crate) use line::Line;
 pub use ping::PingTimes;
 pub use receive::DroppedCounts;
 pub use resolve::{Candidate, Resolution, Resolved};
+pub use roster::{Listing, Peers};
 pub use seal::{SealError, Sealed};
 
 use drain::InFlight;
@@ -104,6 +110,8 @@ pub struct MeshSettings {
     pub timing: Timing,
     /// How long messages may wait.
     pub max_age: AgeSettings,
+    /// Time between two reports of a session's counters.
+    pub stats_every: Duration,
 }
 
 /// How long messages may wait for a broker, in hours (daemon spec §11.5).

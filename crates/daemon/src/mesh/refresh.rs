@@ -125,17 +125,8 @@ pub(super) async fn run(mesh: Arc<Mesh>) {
 async fn fetch(mesh: &Mesh) -> Result<(), RequestError> {
     let connection = mesh.control().ok_or(RequestError::NotOpen)?;
     let asked_at = clock::now();
-    let (peers, members) = tokio::join!(list_peers(&connection), list_members(&connection));
-    let peers = peers?;
-    let members = match members {
-        Ok(members) => members,
-        Err(RequestError::Refused(error)) if error.code == "unknown_message_type" => {
-            members_of(&peers)
-        }
-        // An old broker drops frames it does not know without an answer.
-        Err(RequestError::Timeout) if mesh.negotiated().is_legacy => members_of(&peers),
-        Err(error) => return Err(error),
-    };
+    let is_legacy = mesh.negotiated().is_legacy;
+    let (peers, members) = lists(&connection, is_legacy, REQUEST_TIMEOUT).await?;
     // Who is a member again was not removed for good.
     mesh.removed
         .lock()
@@ -145,15 +136,42 @@ async fn fetch(mesh: &Mesh) -> Result<(), RequestError> {
     Ok(())
 }
 
-async fn list_peers(connection: &Connection) -> Result<Vec<PeerRow>, RequestError> {
-    match connection.request(&ClientFrame::ListPeers(Box::default()), REQUEST_TIMEOUT).await? {
+/// Presences and members, both within `limit`.
+pub(super) async fn lists(
+    connection: &Connection,
+    is_legacy: bool,
+    limit: Duration,
+) -> Result<(Vec<PeerRow>, Vec<MemberRow>), RequestError> {
+    let (peers, members) =
+        tokio::join!(list_peers(connection, limit), list_members(connection, limit));
+    let peers = peers?;
+    let members = match members {
+        Ok(members) => members,
+        Err(RequestError::Refused(error)) if error.code == "unknown_message_type" => {
+            members_of(&peers)
+        }
+        // An old broker drops frames it does not know without an answer.
+        Err(RequestError::Timeout) if is_legacy => members_of(&peers),
+        Err(error) => return Err(error),
+    };
+    Ok((peers, members))
+}
+
+async fn list_peers(
+    connection: &Connection,
+    limit: Duration,
+) -> Result<Vec<PeerRow>, RequestError> {
+    match connection.request(&ClientFrame::ListPeers(Box::default()), limit).await? {
         ServerFrame::PeersList(list) => Ok(list.peers),
         _ => Err(RequestError::UnexpectedReply),
     }
 }
 
-async fn list_members(connection: &Connection) -> Result<Vec<MemberRow>, RequestError> {
-    match connection.request(&ClientFrame::ListMembers(Box::default()), REQUEST_TIMEOUT).await? {
+async fn list_members(
+    connection: &Connection,
+    limit: Duration,
+) -> Result<Vec<MemberRow>, RequestError> {
+    match connection.request(&ClientFrame::ListMembers(Box::default()), limit).await? {
         ServerFrame::MembersList(list) => Ok(list.members),
         _ => Err(RequestError::UnexpectedReply),
     }

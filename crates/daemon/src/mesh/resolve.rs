@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// daemon §10 Accept: `to:"dana"` where member dana has only a daemon, or is away for a day, or has two sessions; with a
+    /// Daemon spec §10 Accept 6: `to:"dana"` where member dana has only a daemon, or is away for a day, or has two sessions; with a
     /// live session of another member beside them it is ambiguous.
     #[test]
     fn a_name_finds_a_session_else_the_member() {
@@ -278,7 +278,7 @@ mod tests {
         assert!(matches!(resolve("dana", &namesakes, ASKER), Resolution::Ambiguous(_)));
     }
 
-    /// daemon §10 Accept: `to:"deadbeef"` with a peer named so and another whose key starts so: goes to the name; `cafe12` is
+    /// Daemon spec §10 Accept 5: `to:"deadbeef"` with a peer named so and another whose key starts so: goes to the name; `cafe12` is
     /// too short for a prefix.
     #[test]
     fn names_win_over_prefixes_of_at_least_eight_characters() {

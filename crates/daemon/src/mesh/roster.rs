@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 /// One snapshot of presences and members.
 #[derive(Debug, Clone, Default)]
-pub(super) struct RosterView {
+pub(crate) struct RosterView {
     /// Presences, as `peers_list` gave them.
     pub peers: Vec<PeerRow>,
     /// Connections that come to send something and go again (`transient`): nobody is there, but what they say is proved
@@ -29,12 +29,35 @@ pub(super) struct RosterView {
     pub former: Arc<BTreeMap<PublicKey, PublicKey>>,
 }
 
+/// Who is there.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Peers {
+    /// Presences.
+    pub peers: Vec<PeerRow>,
+    /// One row for each other member who is reachable without a session: only its daemon is there.
+    pub no_session: Vec<PeerRow>,
+}
+
+/// What a listing of peers contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// What people can name.
+    Addressable,
+    /// The connections of daemons too, and those that only pass by.
+    All,
+}
+
 /// Sessions remembered after they have left.
 const FORMER_MAX: usize = 4_096;
 
 /// The member key behind a presence.
 pub(super) fn member_of(row: &PeerRow) -> PublicKey {
     row.member_pubkey.unwrap_or(row.pubkey)
+}
+
+/// True for the presences of sessions; old brokers say no role.
+pub(super) fn is_session(row: &PeerRow) -> bool {
+    row.peer_role.as_deref().is_none_or(|role| role == PeerRole::Session.as_str())
 }
 
 /// True for presences people can name: sessions and services, but no daemon's own connection.
@@ -49,7 +72,7 @@ pub(super) fn lists(row: &PeerRow, capability: &str) -> bool {
 
 impl RosterView {
     /// The member with this key.
-    pub(super) fn member(&self, key: PublicKey) -> Option<&MemberRow> {
+    pub(crate) fn member(&self, key: PublicKey) -> Option<&MemberRow> {
         self.members.iter().find(|member| member.pubkey == key)
     }
 
@@ -69,9 +92,67 @@ impl RosterView {
     }
 
     /// The member behind a session that is or was here.
-    pub(super) fn member_behind(&self, session: PublicKey) -> Option<PublicKey> {
+    pub(crate) fn member_behind(&self, session: PublicKey) -> Option<PublicKey> {
         let present = self.listed(session).map(member_of);
         present.or_else(|| self.former.get(&session).copied())
+    }
+
+    /// The name of a session or member.
+    pub(crate) fn name_of(&self, key: PublicKey) -> Option<String> {
+        let session = self.presence(key).filter(|row| is_session(row));
+        let name = session.map(|row| &row.display_name);
+        let name = name.or_else(|| self.member(key).map(|row| &row.display_name));
+        name.filter(|name| !name.is_empty()).cloned()
+    }
+
+    /// Every key the member behind `key` is known by: the key itself, its member key, and those of its presences.
+    pub(crate) fn keys_of_member(&self, key: PublicKey) -> Vec<PublicKey> {
+        let member = self.presence(key).map_or(key, member_of);
+        let rows = self.peers.iter().filter(|row| member_of(row) == member);
+        let mut keys: Vec<_> = rows.map(|row| row.pubkey).chain([key, member]).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// Keys of a member's live sessions on all its machines, except one.
+    pub(crate) fn live_sessions(
+        &self,
+        member: PublicKey,
+        except: Option<PublicKey>,
+    ) -> Vec<PublicKey> {
+        let rows = self.peers.iter().filter(|row| is_session(row) && member_of(row) == member);
+        rows.map(|row| row.pubkey).filter(|key| Some(*key) != except).collect()
+    }
+
+    /// Who is there, as the member `own` lists it. With [`Listing::All`] daemons' own connections too.
+    pub(crate) fn listed_for(&self, own: PublicKey, listing: Listing) -> Peers {
+        let peers: Vec<PeerRow> = match listing {
+            Listing::Addressable => {
+                self.peers.iter().filter(|row| is_addressable(row)).cloned().collect()
+            }
+            Listing::All => self.peers.iter().chain(&self.passing).cloned().collect(),
+        };
+        let has_session = |member: PublicKey| {
+            self.peers.iter().any(|row| is_session(row) && member_of(row) == member)
+        };
+        let mut no_session: Vec<PeerRow> = Vec::new();
+        for row in self.peers.iter().filter(|row| !is_addressable(row)) {
+            let member = member_of(row);
+            let is_listed = no_session.iter().any(|listed| listed.pubkey == member);
+            if member == own || has_session(member) || is_listed {
+                continue;
+            }
+            let name = self.member(member).map_or(&row.display_name, |row| &row.display_name);
+            no_session.push(PeerRow {
+                pubkey: member,
+                member_pubkey: Some(member),
+                display_name: name.clone(),
+                peer_role: Some("member".to_owned()),
+                ..row.clone()
+            });
+        }
+        Peers { peers, no_session }
     }
 
     /// True when the key belongs to somebody here, present or absent.

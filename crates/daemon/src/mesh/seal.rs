@@ -311,7 +311,7 @@ mod tests {
         String::from_utf8(direct::open(&sealed, sender.public(), recipient).unwrap()).unwrap()
     }
 
-    /// daemon §10 Accept: message of exactly `max_bytes` fits; one byte more does not.
+    /// Daemon spec §10 Accept 7: message of exactly `max_bytes` fits; one byte more does not.
     #[test]
     fn the_size_limit_is_exact() {
         let (sender, recipient) = (KeyPair::generate(), KeyPair::generate());

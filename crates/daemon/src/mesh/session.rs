@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Mesh;
+use super::counts::{Counted, tell_last};
 use super::receive::Receiver;
 use super::supervise::supervise;
 use crate::sessions::Session;
@@ -39,6 +40,8 @@ pub(super) struct SessionLink {
     pub(super) stop: CancellationToken,
     /// Opened only to send what an ended session left behind.
     pub(super) purpose: Purpose,
+    /// Whose counters it tells.
+    counted: Option<Counted>,
 }
 
 /// Why a session connection is open.
@@ -103,6 +106,9 @@ impl SessionLinks {
     fn end(&mut self, key: &PublicKey) -> bool {
         let link = self.0.remove(key);
         if let Some(link) = &link {
+            if let (Some(counted), Some(connection)) = (&link.counted, &*link.connection.lock()) {
+                tell_last(counted, connection);
+            }
             link.stop.cancel();
         }
         link.is_some()
@@ -128,6 +134,7 @@ pub(super) struct SessionPresence {
     pub(super) caps: Option<CapabilitySet>,
     pub(super) info: PresenceInfo,
     pub(super) purpose: Purpose,
+    pub(super) counted: Option<Counted>,
 }
 
 impl SessionPresence {
@@ -147,6 +154,7 @@ impl SessionPresence {
                 groups: (!session.groups.is_empty()).then(|| session.groups.clone()),
             },
             purpose: Purpose::Live,
+            counted: Some(Counted::of(session)),
         })
     }
 }
@@ -177,6 +185,7 @@ impl Mesh {
             source: Arc::clone(&source),
             stop: stop.clone(),
             purpose: presence.purpose,
+            counted: presence.counted.clone(),
         };
         {
             let mut sessions = self.sessions.lock();
@@ -186,9 +195,11 @@ impl Mesh {
             self.roster.begin_own(key);
         }
         let mesh = Arc::clone(self);
+        let counted = presence.counted;
         self.tasks.spawn(async move {
             let run = || {
-                run(Arc::clone(&mesh), Arc::clone(&source), Arc::clone(&connection), stop.clone())
+                let (source, connection) = (Arc::clone(&source), Arc::clone(&connection));
+                run(Arc::clone(&mesh), source, connection, counted.clone(), stop.clone())
             };
             supervise("session", &mesh.slug, &stop, run).await;
         });
@@ -275,6 +286,7 @@ async fn run(
     mesh: Arc<Mesh>,
     source: Arc<SessionHelloSource>,
     slot: Arc<Mutex<Option<Connection>>>,
+    counted: Option<Counted>,
     stop: CancellationToken,
 ) {
     let keys = Arc::clone(&source.session);
@@ -291,9 +303,17 @@ async fn run(
     let mut receiver =
         Receiver::of_session(Arc::clone(&mesh), connection.clone(), Arc::clone(&keys));
     let mut renew_at = Instant::now() + ATTESTATION_TTL;
+    let mut stats_at = Instant::now() + settings.stats_every;
     loop {
         let event = tokio::select! {
             biased;
+            () = sleep_until(stats_at) => {
+                stats_at = Instant::now() + settings.stats_every;
+                if let Some(counted) = &counted {
+                    mesh.tell_counts(counted, &connection).await;
+                }
+                continue;
+            }
             () = sleep_until(renew_at) => {
                 renew_at = Instant::now() + ATTESTATION_TTL;
                 connection.renew();
@@ -303,8 +323,11 @@ async fn run(
         };
         match event {
             None => return,
-            Some(ConnectionEvent::Opened(_)) => {
+            Some(ConnectionEvent::Opened(ack)) => {
                 receiver.opened().await;
+                if let Some(counted) = &counted {
+                    mesh.counted_on(counted, &connection, ack.restored_stats).await;
+                }
                 mesh.hurry(Some(keys.public()));
                 if let Some(session) = mesh.context.sessions.by_key(&mesh.slug, &keys.public()) {
                     mesh.tell_status(&session);
@@ -362,6 +385,7 @@ mod tests {
             source: Arc::new(source),
             stop: CancellationToken::new(),
             purpose,
+            counted: None,
         }
     }
 

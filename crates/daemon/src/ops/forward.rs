@@ -5,19 +5,19 @@ use claudemesh_protocol::ops::{OperationKind, Shape};
 use claudemesh_protocol::wire::{ClientFrame, FrameKind, ServerFrame};
 use serde_json::{Map, Value};
 
-use super::{Answer, Call, fields, lost_or_failed, unfit};
+use super::{Answer, Call, Place, fields, lost_or_failed, unfit};
 use crate::api::Failure;
-use crate::mesh::MeshHandle;
+use crate::mesh::Line as _;
 
-pub(super) async fn run(
-    call: Call<'_>,
+pub(super) async fn run<P: Place>(
+    call: Call<'_, P>,
     frame: FrameKind,
     arguments: Map<String, Value>,
 ) -> Result<Answer, Failure> {
     if let (true, Shape::List(list)) = (call.spec.is_aggregating(), call.spec.shape) {
         let arguments = &arguments;
         return call
-            .each(list, |mesh: MeshHandle| async move { ask(call, frame, &mesh, arguments).await })
+            .each(list, |mesh: P::Line| async move { ask(call, frame, &mesh, arguments).await })
             .await;
     }
     let mesh = call.one_mesh()?;
@@ -27,10 +27,10 @@ pub(super) async fn run(
 }
 
 /// The reply's own fields. On several presences of ours all must have been answered.
-async fn ask(
-    call: Call<'_>,
+async fn ask<P: Place>(
+    call: Call<'_, P>,
     frame: FrameKind,
-    mesh: &MeshHandle,
+    mesh: &P::Line,
     arguments: &Map<String, Value>,
 ) -> Result<Map<String, Value>, Failure> {
     let message = ClientFrame::of_operation(call.kind, arguments.clone())
@@ -39,7 +39,7 @@ async fn ask(
     let asked = call
         .roads(mesh)
         .into_iter()
-        .map(|via| mesh.request_within(via, message.clone(), call.spec.timeout));
+        .map(|via| mesh.request_within(via, message.clone(), call.limit));
     let mut reply = None;
     for answer in futures_util::future::join_all(asked).await {
         reply = Some(answer.map_err(|error| lost_or_failed(call.spec, &error))?);
@@ -63,9 +63,9 @@ fn unexpected() -> Failure {
     Failure::of_broker("broker_error", "the broker gave an unexpected answer")
 }
 
-fn shaped(
-    call: Call<'_>,
-    mesh: &MeshHandle,
+fn shaped<P: Place>(
+    call: Call<'_, P>,
+    mesh: &P::Line,
     mut reply: Map<String, Value>,
     arguments: Map<String, Value>,
 ) -> Result<Map<String, Value>, Failure> {
@@ -104,7 +104,7 @@ fn is_empty(value: Option<&Value>) -> bool {
 }
 
 /// The record asked for is not there; named by the first thing that was asked for.
-fn absent(call: Call<'_>, arguments: &Map<String, Value>) -> Failure {
+fn absent<P>(call: Call<'_, P>, arguments: &Map<String, Value>) -> Failure {
     let asked = call.spec.verb.and_then(|verb| arguments.get(*verb.positional.first()?));
     let message = match asked {
         Some(asked) => format!("there is no {asked} on \"{}\"", call.mesh.unwrap_or("this mesh")),
@@ -114,7 +114,7 @@ fn absent(call: Call<'_>, arguments: &Map<String, Value>) -> Failure {
 }
 
 /// What follows here from what the broker did there.
-fn settled(call: Call<'_>, mesh: &MeshHandle, arguments: &Map<String, Value>) {
+fn settled<P: Place>(call: Call<'_, P>, mesh: &P::Line, arguments: &Map<String, Value>) {
     if call.kind == OperationKind::StateSet
         && let Some(key) = arguments.get("key").and_then(Value::as_str)
     {

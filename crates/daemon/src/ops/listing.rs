@@ -7,25 +7,25 @@ use claudemesh_ipc::api::system::{OpEntry, OpsReply};
 use claudemesh_protocol::ops::OperationKind;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Call};
+use super::{Answer, Call, Place};
 use crate::api::Failure;
-use crate::mesh::MeshHandle;
+use crate::mesh::Line;
 
 /// What one mesh answered.
-pub(super) type Part = (MeshHandle, Result<Map<String, Value>, Failure>);
+type Part<L> = (L, Result<Map<String, Value>, Failure>);
 
-impl Call<'_> {
+impl<P: Place> Call<'_, P> {
     /// Asks the named mesh, or all of them side by side, for the list called `list`, and puts the answers together. A
     /// mesh that cannot answer is named in `errors`; only when none can it is a failure.
     pub(super) async fn each<F>(
         &self,
         list: &str,
-        ask: impl Fn(MeshHandle) -> F,
+        ask: impl Fn(P::Line) -> F,
     ) -> Result<Answer, Failure>
     where
         F: Future<Output = Result<Map<String, Value>, Failure>> + Send,
     {
-        let meshes = self.api.meshes(self.mesh, self.caller)?;
+        let meshes = self.place.meshes(self.mesh, self.caller)?;
         let mut asked = Vec::with_capacity(meshes.len());
         for mesh in meshes {
             let answer = ask(mesh.clone());
@@ -36,7 +36,7 @@ impl Call<'_> {
 }
 
 /// One list of the lists of several meshes. Numbers beside it, such as a total, add up.
-fn put_together(list: &str, parts: Vec<Part>) -> Result<Answer, Failure> {
+fn put_together<L: Line>(list: &str, parts: Vec<Part<L>>) -> Result<Answer, Failure> {
     let only = match parts.as_slice() {
         [(mesh, _)] => Some(mesh.slug().to_owned()),
         _ => None,

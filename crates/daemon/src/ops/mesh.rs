@@ -10,16 +10,16 @@ use claudemesh_protocol::status::Priority;
 use claudemesh_protocol::{PeerStatus, PublicKey};
 
 use super::roster::unreachable;
-use super::{Answer, Call, fields};
-use crate::api::Failure;
-use crate::mesh::{Listing, MeshHandle, Via};
+use super::{Answer, Call, Place, fields};
+use crate::api::{Api, Failure};
+use crate::mesh::{Line as _, Listing, MeshHandle, Via};
 
 /// Time for one ping; three of them fit into the operation's own time.
 const PING_WAIT: Duration = Duration::from_secs(4);
 
 /// `mesh.stats`.
-pub(super) async fn stats(call: Call<'_>) -> Result<Answer, Failure> {
-    call.each("peers", |mesh: MeshHandle| async move {
+pub(super) async fn stats<P: Place>(call: Call<'_, P>) -> Result<Answer, Failure> {
+    call.each("peers", |mesh: P::Line| async move {
         let peers = mesh.peers(Listing::Addressable).await.map_err(unreachable)?.peers;
         let mut peers: Vec<PeerStats> = peers
             .into_iter()
@@ -39,7 +39,7 @@ pub(super) async fn stats(call: Call<'_>) -> Result<Answer, Failure> {
 
 /// `mesh.ping`: a message from the caller's session to its own member, through the broker and back to this daemon, which
 /// shows it to nobody.
-pub(super) async fn ping(call: Call<'_>, asked: Ping) -> Result<Answer, Failure> {
+pub(super) async fn ping(call: Call<'_, Api>, asked: Ping) -> Result<Answer, Failure> {
     let mesh = call.one_mesh()?;
     let peers = match mesh.peers(Listing::Addressable).await {
         Ok(found) => Some(found),
@@ -79,8 +79,8 @@ fn word(mode: MessageMode) -> String {
 }
 
 /// The session that pings: the caller's, else any of ours that is connected.
-fn sender(call: Call<'_>, mesh: &MeshHandle) -> Option<PublicKey> {
-    let mut roads = call.api.presences(mesh, call.caller).into_iter();
+fn sender(call: Call<'_, Api>, mesh: &MeshHandle) -> Option<PublicKey> {
+    let mut roads = call.place.presences(mesh, call.caller).into_iter();
     roads.find_map(|via| match via {
         Via::Session(key) if mesh.session_status(&key) == Some(MeshStatus::Open) => Some(key),
         _ => None,

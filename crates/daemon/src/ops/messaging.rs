@@ -12,12 +12,12 @@ use claudemesh_protocol::wire::{ClientFrame, LoopUnblock, ServerFrame};
 use claudemesh_protocol::{ErrorCode, TargetSpec};
 use serde_json::Value;
 
-use super::{Answer, Call, broker_failure, fields};
+use super::{Answer, Call, Place, broker_failure, fields, not_attached};
 use crate::api::input;
 use crate::api::send::{Addressed, Letter};
-use crate::api::{Failure, mesh_choice};
+use crate::api::{Api, Failure};
 use crate::inbox::InboxFilter;
-use crate::mesh::Via;
+use crate::mesh::{Line, Via};
 
 /// Targets of one call (MCP spec §7.1).
 const TARGETS_MAX: usize = 32;
@@ -29,7 +29,10 @@ const MESSAGES_MAX: u32 = 200;
 const PAGE_MAX_BYTES: usize = MCP_RESULT_MAX_BYTES / 4 * 3;
 
 /// `message.send`: one message for each target that is somebody else, under `<id>/<n>` when a list was given.
-pub(super) async fn send(call: Call<'_>, asked: SendMessage) -> Result<Answer, Failure> {
+pub(super) async fn send<P: Place>(
+    call: Call<'_, P>,
+    asked: SendMessage,
+) -> Result<Answer, Failure> {
     let letters = letters(call, &asked)?;
     let mut sent: HashMap<Destination, SendOutcome> = HashMap::new();
     let mut results = Vec::with_capacity(letters.len());
@@ -63,22 +66,22 @@ pub(super) async fn send(call: Call<'_>, asked: SendMessage) -> Result<Answer, F
 type Destination = (String, Option<TargetSpec>);
 
 /// Sends one letter, unless the same peer got it under another name.
-async fn one(
-    call: Call<'_>,
+async fn one<P: Place>(
+    call: Call<'_, P>,
     letter: &Letter,
     sent: &HashMap<Destination, SendOutcome>,
 ) -> Result<(Destination, SendOutcome), Failure> {
-    let addressed = call.api.address(call.caller, letter).await?;
+    let addressed = call.place.address(call.caller, letter).await?;
     call.caller.need_capability(addressed.capability())?;
     let destination = destination(&addressed);
     if let Some(same) = sent.get(&destination) {
         return Ok((destination, SendOutcome { to: letter.to.clone(), ..same.clone() }));
     }
-    let reply = call.api.deliver(call.caller, letter, addressed).await?;
+    let reply = call.place.deliver(call.caller, letter, addressed).await?;
     Ok((destination, accepted(&letter.to, reply)))
 }
 
-fn destination(addressed: &Addressed) -> Destination {
+fn destination(addressed: &Addressed<impl Line>) -> Destination {
     match addressed {
         Addressed::Again(mesh, row) => (mesh.slug().to_owned(), Some(row.target_spec.clone())),
         Addressed::One(mesh, resolved) => (mesh.slug().to_owned(), Some(resolved.target.clone())),
@@ -86,7 +89,7 @@ fn destination(addressed: &Addressed) -> Destination {
     }
 }
 
-fn letters(call: Call<'_>, asked: &SendMessage) -> Result<Vec<Letter>, Failure> {
+fn letters<P>(call: Call<'_, P>, asked: &SendMessage) -> Result<Vec<Letter>, Failure> {
     let request = |to: String, client_message_id: Option<String>| SendRequest {
         to,
         message: asked.message.clone(),
@@ -154,12 +157,12 @@ fn accepted(to: &str, reply: SendReply) -> SendOutcome {
 }
 
 /// `message.inbox`: what nobody read yet, oldest first.
-pub(super) async fn inbox(call: Call<'_>, asked: CheckMessages) -> Result<Answer, Failure> {
-    let Call { api, caller, mesh, .. } = call;
+pub(super) async fn inbox(call: Call<'_, Api>, asked: CheckMessages) -> Result<Answer, Failure> {
+    let Call { place: api, caller, mesh, .. } = call;
     if let Some(slug) = mesh
         && api.mesh(slug).is_none()
     {
-        return Err(mesh_choice::not_attached(slug));
+        return Err(not_attached(slug));
     }
     let filter = InboxFilter {
         since: input::time("since", asked.since.as_deref())?,
@@ -192,13 +195,16 @@ fn fitting(messages: &[InboxItem]) -> usize {
 
 /// `peer.unblock-loop`: lifts the stop of a loop between our sessions and a peer's (wire spec §4.10). The daemon cannot
 /// tell a person from a script; the command line asks for a terminal, and no MCP tool leads here.
-pub(super) async fn unblock(call: Call<'_>, asked: OnePeer) -> Result<Answer, Failure> {
-    let (mesh, resolved) = call.api.peer(call.caller, call.mesh, &asked.peer)?;
+pub(super) async fn unblock<P: Place>(
+    call: Call<'_, P>,
+    asked: OnePeer,
+) -> Result<Answer, Failure> {
+    let (mesh, resolved) = call.place.peer(call.caller, call.mesh, &asked.peer).await?;
     let TargetSpec::Key(key) = resolved.target else {
         return Err(Failure::new(ErrorCode::InvalidTarget, "a loop has one peer, not a group"));
     };
     let mut is_lifted = false;
-    for peer in mesh.keys_of_member(key) {
+    for peer in mesh.roster().keys_of_member(key) {
         let frame = ClientFrame::LoopUnblock(Box::new(LoopUnblock { peer }));
         let answer =
             mesh.request(Via::Member, frame).await.map_err(|error| broker_failure(&error))?;

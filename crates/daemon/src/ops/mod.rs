@@ -7,12 +7,14 @@ mod group;
 mod listing;
 mod mesh;
 mod messaging;
+mod place;
 mod profile;
 mod roster;
 mod status;
 mod trust;
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use claudemesh_protocol::ErrorCode;
 use claudemesh_protocol::ops::{
@@ -24,9 +26,10 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::api::{Api, Caller, Failure};
-use crate::mesh::{MeshHandle, RequestError, Via};
+use crate::mesh::{Line, RequestError, Via};
 
 pub(crate) use listing::table;
+pub(crate) use place::{Place, mesh_required, not_attached};
 pub(crate) use profile::apply_profile;
 
 /// The field of every operation that says on which mesh it runs, and its other name.
@@ -42,19 +45,37 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn on(mesh: &MeshHandle, result: Map<String, Value>) -> Self {
+    fn on(mesh: &impl Line, result: Map<String, Value>) -> Self {
         Self { mesh: Some(mesh.slug().to_owned()), result }
     }
 }
 
 /// A call whose arguments and capability have been checked.
-#[derive(Clone, Copy)]
-struct Call<'a> {
-    api: &'a Api,
+struct Call<'a, P> {
+    place: &'a P,
     caller: &'a Caller,
     kind: OperationKind,
     spec: &'a Operation,
     mesh: Option<&'a str>,
+    /// Time for one answer of the broker.
+    limit: Duration,
+}
+
+impl<P> Clone for Call<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for Call<'_, P> {}
+
+/// How long an operation may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// One answer of the broker.
+    pub(crate) answer: Duration,
+    /// All of it.
+    pub(crate) whole: Duration,
 }
 
 /// Runs an operation for `caller`.
@@ -67,7 +88,23 @@ pub(crate) async fn run(
     caller: &Caller,
     kind: OperationKind,
     mesh: Option<&str>,
+    arguments: Map<String, Value>,
+) -> Result<Answer, Failure> {
+    let time = kind.spec().timeout;
+    run_at(api, caller, kind, mesh, arguments, Limits { answer: time, whole: time }).await
+}
+
+/// The same at any place and within these limits.
+///
+/// # Errors
+/// As [`run`]; `daemon_unreachable` for what only a daemon can do.
+pub(crate) async fn run_at<P: Place>(
+    place: &P,
+    caller: &Caller,
+    kind: OperationKind,
+    mesh: Option<&str>,
     mut arguments: Map<String, Value>,
+    limits: Limits,
 ) -> Result<Answer, Failure> {
     let spec = kind.spec();
     caller.need_access(spec.access)?;
@@ -75,10 +112,14 @@ pub(crate) async fn run(
     let arguments = kind.arguments(arguments).map_err(|error| refused(&error))?;
     let shown = shown(&spec, &arguments);
     let began = Instant::now();
-    let call = Call { api, caller, kind, spec: &spec, mesh: mesh.as_deref() };
-    let outcome = match tokio::time::timeout(spec.timeout, dispatch(call, arguments)).await {
+    if spec.needs_daemon_for(&arguments) && place.as_daemon().is_none() {
+        return Err(needs_daemon(&spec));
+    }
+    let mesh = mesh.as_deref();
+    let call = Call { place, caller, kind, spec: &spec, mesh, limit: limits.answer };
+    let outcome = match tokio::time::timeout(limits.whole, dispatch(call, arguments)).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(too_late(&spec)),
+        Err(_) => Err(too_late(&spec, limits.whole)),
     };
     let code = outcome.as_ref().err().map(Failure::code);
     let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -86,7 +127,10 @@ pub(crate) async fn run(
     outcome
 }
 
-async fn dispatch(call: Call<'_>, arguments: Map<String, Value>) -> Result<Answer, Failure> {
+async fn dispatch<P: Place>(
+    call: Call<'_, P>,
+    arguments: Map<String, Value>,
+) -> Result<Answer, Failure> {
     let operation = match call.spec.run {
         Run::Forward(frame) => return forward::run(call, frame, arguments).await,
         Run::Daemon(operation) => operation,
@@ -94,7 +138,9 @@ async fn dispatch(call: Call<'_>, arguments: Map<String, Value>) -> Result<Answe
     match operation {
         DaemonOperation::MessageSend => messaging::send(call, typed(arguments)?).await,
         DaemonOperation::MessageStatus => status::run(call, typed(arguments)?).await,
-        DaemonOperation::MessageInbox => messaging::inbox(call, typed(arguments)?).await,
+        DaemonOperation::MessageInbox => {
+            messaging::inbox(call.in_daemon()?, typed(arguments)?).await
+        }
         DaemonOperation::PeerList => roster::peers(call, typed(arguments)?).await,
         DaemonOperation::PeerUnblockLoop => messaging::unblock(call, typed(arguments)?).await,
         DaemonOperation::ProfileSummary => profile::summary(call, typed(arguments)?).await,
@@ -103,7 +149,7 @@ async fn dispatch(call: Call<'_>, arguments: Map<String, Value>) -> Result<Answe
         DaemonOperation::ProfileEdit => profile::edit(call, typed(arguments)?).await,
         DaemonOperation::GroupList => group::list(call).await,
         DaemonOperation::MeshStats => mesh::stats(call).await,
-        DaemonOperation::MeshPing => mesh::ping(call, typed(arguments)?).await,
+        DaemonOperation::MeshPing => mesh::ping(call.in_daemon()?, typed(arguments)?).await,
         DaemonOperation::MemberList => roster::members(call).await,
         DaemonOperation::PeerVerify => trust::verify(call, typed(arguments)?).await,
         DaemonOperation::GrantList => trust::list(call).await,
@@ -113,25 +159,32 @@ async fn dispatch(call: Call<'_>, arguments: Map<String, Value>) -> Result<Answe
     }
 }
 
-impl Call<'_> {
+impl<'a, P: Place> Call<'a, P> {
+    /// The same call, for what only a daemon can do.
+    fn in_daemon(self) -> Result<Call<'a, Api>, Failure> {
+        let Self { place, caller, kind, spec, mesh, limit } = self;
+        let place = place.as_daemon().ok_or_else(|| needs_daemon(spec))?;
+        Ok(Call { place, caller, kind, spec, mesh, limit })
+    }
+
     /// The one mesh it runs on.
-    fn one_mesh(&self) -> Result<MeshHandle, Failure> {
-        self.api.one_mesh(self.mesh, self.caller)
+    fn one_mesh(&self) -> Result<P::Line, Failure> {
+        self.place.one_mesh(self.mesh, self.caller)
     }
 
     /// The connections it goes out on in one mesh: for a read one, for a write each presence the caller speaks for.
-    fn roads(&self, mesh: &MeshHandle) -> Vec<Via> {
+    fn roads(&self, mesh: &P::Line) -> Vec<Via> {
         match self.spec.scope {
             Scope::Member | Scope::Local => vec![Via::Member],
             Scope::Session if self.spec.class == Class::Read => {
                 vec![self.voice(mesh)]
             }
-            Scope::Session => self.api.presences(mesh, self.caller),
+            Scope::Session => self.place.presences(mesh, self.caller),
         }
     }
 
     /// The caller's own connection in a mesh: its session's there, else the member's.
-    fn voice(&self, mesh: &MeshHandle) -> Via {
+    fn voice(&self, mesh: &P::Line) -> Via {
         self.caller.key_in(mesh).map_or(Via::Member, Via::Session)
     }
 }
@@ -211,12 +264,19 @@ fn outcome_unknown(spec: &Operation) -> Failure {
     Failure::new(ErrorCode::OutcomeUnknown, message).hint("look before you ask again")
 }
 
+/// It is about the daemon's own data, or about a presence that a call does not have.
+fn needs_daemon(spec: &Operation) -> Failure {
+    let words = spec.verb.map_or(spec.name, |verb| verb.words);
+    Failure::new(ErrorCode::DaemonUnreachable, format!("{words} needs the daemon"))
+        .hint("claudemesh daemon up")
+}
+
 /// The operation's own time is over.
-fn too_late(spec: &Operation) -> Failure {
+fn too_late(spec: &Operation, limit: Duration) -> Failure {
     if !spec.is_idempotent && spec.class != Class::Read {
         return outcome_unknown(spec);
     }
-    let seconds = spec.timeout.as_secs();
+    let seconds = limit.as_secs();
     Failure::new(ErrorCode::Timeout, format!("{} took longer than {seconds} s", spec.name))
 }
 

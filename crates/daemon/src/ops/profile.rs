@@ -6,33 +6,39 @@ use claudemesh_protocol::ops::profile::{Applied, Profile, Status, Summary, Visib
 use claudemesh_protocol::status::StatusSource;
 use claudemesh_protocol::wire::{ClientFrame, SetProfile, SetStatus, SetSummary, SetVisible};
 
-use super::{Answer, Call, broker_failure, fields};
+use super::{Answer, Call, Place, broker_failure, fields};
 use crate::api::{Api, Caller, Failure};
-use crate::mesh::{MeshHandle, Via};
+use crate::mesh::{Line, Via};
 
 /// `profile.summary`.
-pub(super) async fn summary(call: Call<'_>, asked: Summary) -> Result<Answer, Failure> {
+pub(super) async fn summary<P: Place>(
+    call: Call<'_, P>,
+    asked: Summary,
+) -> Result<Answer, Failure> {
     let mut change = Change::default();
     change.summary(asked.summary);
     change.apply_to(call).await
 }
 
 /// `profile.status`.
-pub(super) async fn status(call: Call<'_>, asked: Status) -> Result<Answer, Failure> {
+pub(super) async fn status<P: Place>(call: Call<'_, P>, asked: Status) -> Result<Answer, Failure> {
     let mut change = Change::default();
     change.status(asked.status);
     change.apply_to(call).await
 }
 
 /// `profile.visible`.
-pub(super) async fn visible(call: Call<'_>, asked: Visible) -> Result<Answer, Failure> {
+pub(super) async fn visible<P: Place>(
+    call: Call<'_, P>,
+    asked: Visible,
+) -> Result<Answer, Failure> {
     let mut change = Change::default();
     change.visible(asked.visible);
     change.apply_to(call).await
 }
 
 /// `profile.edit`; without a field nothing changes.
-pub(super) async fn edit(call: Call<'_>, asked: Profile) -> Result<Answer, Failure> {
+pub(super) async fn edit<P: Place>(call: Call<'_, P>, asked: Profile) -> Result<Answer, Failure> {
     let mut change = Change::default();
     change.profile(SetProfile {
         avatar: asked.avatar,
@@ -112,8 +118,8 @@ impl Change {
         }
     }
 
-    async fn apply_to(self, call: Call<'_>) -> Result<Answer, Failure> {
-        let applied = self.apply(call.api, call.caller, call.mesh).await?;
+    async fn apply_to<P: Place>(self, call: Call<'_, P>) -> Result<Answer, Failure> {
+        let applied = self.apply(call.place, call.caller, call.mesh).await?;
         let mesh = match applied.meshes.as_slice() {
             [only] => Some(only.clone()),
             _ => None,
@@ -122,13 +128,13 @@ impl Change {
     }
 
     /// On the named mesh, else on all; a failure only when none took it.
-    async fn apply(
+    async fn apply<P: Place>(
         mut self,
-        api: &Api,
+        place: &P,
         caller: &Caller,
         mesh: Option<&str>,
     ) -> Result<Applied, Failure> {
-        let meshes = api.meshes(mesh, caller)?;
+        let meshes = place.meshes(mesh, caller)?;
         if self.display_name.is_some() {
             self.applied.push("display_name");
         }
@@ -140,11 +146,11 @@ impl Change {
         };
         let mut last_failure = None;
         for mesh in &meshes {
-            let roads = api.presences(mesh, caller);
+            let roads = place.presences(mesh, caller);
             if roads.iter().any(|via| matches!(via, Via::Session(_))) {
                 "session".clone_into(&mut applied.target);
             }
-            match self.say(api, mesh, &roads).await {
+            match self.say(place, mesh, &roads).await {
                 Ok(()) => applied.meshes.push(mesh.slug().to_owned()),
                 Err(failure) => last_failure = Some(failure),
             }
@@ -155,7 +161,7 @@ impl Change {
         }
     }
 
-    async fn say(&self, api: &Api, mesh: &MeshHandle, roads: &[Via]) -> Result<(), Failure> {
+    async fn say<P: Place>(&self, place: &P, mesh: &P::Line, roads: &[Via]) -> Result<(), Failure> {
         if let Some(name) = &self.display_name {
             mesh.rename_member(name).await.map_err(|error| broker_failure(&error))?;
         }
@@ -164,7 +170,7 @@ impl Change {
                 mesh.request(*via, frame.clone()).await.map_err(|error| broker_failure(&error))?;
             }
         }
-        if let Some(status) = self.status {
+        if let (Some(status), Some(api)) = (self.status, place.as_daemon()) {
             api.daemon().set_status_by_hand(mesh.slug(), roads, status).await;
         }
         Ok(())

@@ -5,15 +5,18 @@ use claudemesh_protocol::ops::administration::{MemberEntry, MembersReply};
 use claudemesh_protocol::ops::messaging::{ListPeers, PeerEntry, PeersReply};
 use claudemesh_protocol::wire::PeerRow;
 
-use super::{Answer, Call, fields};
+use super::{Answer, Call, Place, fields};
 use crate::api::Failure;
-use crate::mesh::{Listing, MeshError, MeshHandle};
+use crate::mesh::{Line as _, Listing, MeshError};
 
 /// `peer.list`.
-pub(super) async fn peers(call: Call<'_>, asked: ListPeers) -> Result<Answer, Failure> {
+pub(super) async fn peers<P: Place>(
+    call: Call<'_, P>,
+    asked: ListPeers,
+) -> Result<Answer, Failure> {
     let listing = if asked.all == Some(true) { Listing::All } else { Listing::Addressable };
     let this_session = call.caller.session.as_ref().and_then(|session| session.key());
-    call.each("peers", |mesh: MeshHandle| async move {
+    call.each("peers", |mesh: P::Line| async move {
         let found = mesh.peers(listing).await.map_err(unreachable)?;
         let entry = |row: PeerRow, no_session: bool| PeerEntry {
             is_self: is_own(&row, mesh.member().public),
@@ -30,8 +33,8 @@ pub(super) async fn peers(call: Call<'_>, asked: ListPeers) -> Result<Answer, Fa
 }
 
 /// `member.list`.
-pub(super) async fn members(call: Call<'_>) -> Result<Answer, Failure> {
-    call.each("members", |mesh: MeshHandle| async move {
+pub(super) async fn members<P: Place>(call: Call<'_, P>) -> Result<Answer, Failure> {
+    call.each("members", |mesh: P::Line| async move {
         let rows = mesh.members().await.map_err(unreachable)?;
         let members = rows.into_iter().map(|row| MemberEntry {
             is_self: row.pubkey == mesh.member().public,

@@ -10,9 +10,9 @@ use claudemesh_protocol::wire::{ClientFrame, MessageStatus, ReceiptState, Server
 use claudemesh_protocol::{ErrorCode, PublicKey, Timestamp};
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Call, broker_failure, fields};
+use super::{Answer, Call, Place, broker_failure, fields};
 use crate::api::Failure;
-use crate::mesh::{MeshHandle, RequestError, Via};
+use crate::mesh::{Line, RequestError, Via};
 
 /// Who vouches for what is told from the outbox; the broker's own words for others stand in wire spec §3.1.
 const SENDER: &str = "sender_daemon";
@@ -22,14 +22,17 @@ const BROKER: &str = "broker";
 /// Code of a row whose time was over before the broker took it (daemon spec §11.5).
 const TOO_OLD: &str = "max_age_exceeded";
 
-pub(super) async fn run(call: Call<'_>, asked: MessageStatus) -> Result<Answer, Failure> {
+pub(super) async fn run<P: Place>(
+    call: Call<'_, P>,
+    asked: MessageStatus,
+) -> Result<Answer, Failure> {
     let id = asked.message_id;
     if id.chars().count() < ID_PREFIX_MIN_CHARS {
         let chars = id.chars().count();
         let message = format!("id is {chars} chars, needs ≥{ID_PREFIX_MIN_CHARS}");
         return Err(Failure::new(ErrorCode::InvalidArgument, message));
     }
-    let mut rows = call.api.daemon().context().outbox.by_id(&id).await?;
+    let mut rows = call.place.sent_from_here(&id).await?;
     if rows.len() > 1 {
         return Err(Failure::new(
             ErrorCode::AmbiguousPrefix,
@@ -38,7 +41,7 @@ pub(super) async fn run(call: Call<'_>, asked: MessageStatus) -> Result<Answer, 
     }
     let row = rows.pop();
     let slug = row.as_ref().map(|row| row.mesh.as_str()).or(call.mesh);
-    let mesh = call.api.one_mesh(slug, call.caller)?;
+    let mesh = call.place.one_mesh(slug, call.caller)?;
     let via = call.voice(&mesh);
     let answer = match row.as_ref().map(|row| row.broker_message_id.as_ref()) {
         Some(None) => None,
@@ -50,6 +53,8 @@ pub(super) async fn run(call: Call<'_>, asked: MessageStatus) -> Result<Answer, 
         (None, Some(row)) => fields(&from_row(row, &mesh))?,
         (None, None) => return Err(Failure::new(ErrorCode::NotFound, "no message of that id")),
     };
+    // Without names the answer is as true as with them.
+    let _ = mesh.look().await;
     name(&mut result, &mesh, row.as_ref());
     result.insert("mesh".to_owned(), mesh.slug().into());
     if let Some(row) = &row {
@@ -60,7 +65,7 @@ pub(super) async fn run(call: Call<'_>, asked: MessageStatus) -> Result<Answer, 
 
 /// Asks the broker. `None` when it cannot be asked and the row can answer for it.
 async fn ask(
-    mesh: &MeshHandle,
+    mesh: &impl Line,
     via: Via,
     message_id: String,
     row: Option<&OutboxItem>,
@@ -86,7 +91,7 @@ fn is_silence(error: &RequestError) -> bool {
 }
 
 /// Names in place of keys, where the roster has them: for the target, and for recipients that the broker has no name of.
-fn name(fields: &mut Map<String, Value>, mesh: &MeshHandle, row: Option<&OutboxItem>) {
+fn name(fields: &mut Map<String, Value>, mesh: &impl Line, row: Option<&OutboxItem>) {
     let key = |value: Option<&Value>| value.and_then(Value::as_str)?.parse::<PublicKey>().ok();
     let typed = || row.map(|row| row.to.clone()).filter(|to| to.parse::<PublicKey>().is_err());
     if let Some(target) = key(fields.get("targetSpec"))
@@ -105,7 +110,7 @@ fn name(fields: &mut Map<String, Value>, mesh: &MeshHandle, row: Option<&OutboxI
 }
 
 /// The answer without the broker, in the same shape; `live:false` says so.
-fn from_row(row: &OutboxItem, mesh: &MeshHandle) -> Value {
+fn from_row(row: &OutboxItem, mesh: &impl Line) -> Value {
     let recipients = match row.status {
         RowStatus::Done if row.receipts.is_empty() => vec![accepted(row, mesh)],
         RowStatus::Done => {
@@ -133,7 +138,7 @@ fn has_arrived(progress: &RecipientProgress) -> bool {
     progress.asserted_by != BROKER
 }
 
-fn accepted(row: &OutboxItem, mesh: &MeshHandle) -> Value {
+fn accepted(row: &OutboxItem, mesh: &impl Line) -> Value {
     let next = match row.target.parse::<PublicKey>() {
         Ok(key) => {
             format!(
@@ -151,12 +156,12 @@ fn accepted(row: &OutboxItem, mesh: &MeshHandle) -> Value {
 }
 
 /// Whom the row is for, in words: the roster's name, else what was typed.
-fn name_for(row: &OutboxItem, mesh: &MeshHandle) -> String {
+fn name_for(row: &OutboxItem, mesh: &impl Line) -> String {
     let known = row.target.parse().ok().and_then(|key| mesh.name_of(key));
     known.unwrap_or_else(|| row.to.clone())
 }
 
-fn reported(row: &OutboxItem, progress: &RecipientProgress, mesh: &MeshHandle) -> Value {
+fn reported(row: &OutboxItem, progress: &RecipientProgress, mesh: &impl Line) -> Value {
     let is_direct = row.target.parse::<PublicKey>().is_ok();
     let name = mesh
         .name_of(progress.recipient)
@@ -177,7 +182,7 @@ fn reported(row: &OutboxItem, progress: &RecipientProgress, mesh: &MeshHandle) -
 }
 
 /// A message the broker has not accepted: waiting on this machine, or given up.
-fn not_sent(row: &OutboxItem, mesh: &MeshHandle) -> Value {
+fn not_sent(row: &OutboxItem, mesh: &impl Line) -> Value {
     let code = row.last_error_code.as_deref();
     let (state, reason, next) = match row.status {
         RowStatus::Dead if code == Some(TOO_OLD) => {

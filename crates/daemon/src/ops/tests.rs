@@ -57,6 +57,12 @@ fn a_lost_answer_is_unknown_only_where_a_repeat_would_do_it_twice() {
     }
     let refused = RequestError { may_have_run: false, code: "forbidden".to_owned(), ..lost };
     assert_eq!(lost_or_failed(&OperationKind::PeerBan.spec(), &refused).code(), "forbidden");
-    assert_eq!(too_late(&OperationKind::PeerBan.spec()).code(), "outcome_unknown");
-    assert_eq!(too_late(&OperationKind::AuditVerify.spec()).code(), "timeout");
+    assert_eq!(
+        too_late(&OperationKind::PeerBan.spec(), Duration::from_secs(5)).code(),
+        "outcome_unknown"
+    );
+    assert_eq!(
+        too_late(&OperationKind::AuditVerify.spec(), Duration::from_secs(5)).code(),
+        "timeout"
+    );
 }

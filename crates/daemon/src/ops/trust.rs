@@ -15,22 +15,25 @@ use claudemesh_protocol::wire::{ClientFrame, GetGrants, GrantsResult, ServerFram
 use claudemesh_protocol::{ErrorCode, PublicKey, TargetSpec};
 
 use super::roster::unreachable;
-use super::{Answer, Call, broker_failure, fields};
+use super::{Answer, Call, Place, broker_failure, fields};
 use crate::api::Failure;
-use crate::mesh::{MeshHandle, Via};
+use crate::mesh::{Line, Via};
 
 /// Characters of a key shown in place of a name.
 const KEY_SHOWN_CHARS: usize = 16;
 
 /// `peer.verify`: of one member, present or absent; else of every other member that is online.
-pub(super) async fn verify(call: Call<'_>, asked: MaybePeer) -> Result<Answer, Failure> {
+pub(super) async fn verify<P: Place>(
+    call: Call<'_, P>,
+    asked: MaybePeer,
+) -> Result<Answer, Failure> {
     if let Some(peer) = asked.peer {
         let (mesh, member, name) = named(call, &peer).await?;
         let numbers = SafetyNumbers { peers: vec![number(&mesh, member, name)] };
         let call = Call { mesh: Some(mesh.slug()), ..call };
         return call.each("peers", |_| std::future::ready(fields(&numbers))).await;
     }
-    call.each("peers", |mesh: MeshHandle| async move {
+    call.each("peers", |mesh: P::Line| async move {
         let members = mesh.members().await.map_err(unreachable)?;
         let own = mesh.member().public;
         let others = members.into_iter().filter(|row| row.online && row.pubkey != own);
@@ -40,15 +43,16 @@ pub(super) async fn verify(call: Call<'_>, asked: MaybePeer) -> Result<Answer, F
     .await
 }
 
-fn number(mesh: &MeshHandle, member: PublicKey, peer: String) -> SafetyNumber {
+fn number(mesh: &impl Line, member: PublicKey, peer: String) -> SafetyNumber {
     let safety_number = safety_number(mesh.member().public, member);
     SafetyNumber { peer, member_pubkey: member, safety_number }
 }
 
 /// `grant.list`.
-pub(super) async fn list(call: Call<'_>) -> Result<Answer, Failure> {
-    call.each("grants", |mesh: MeshHandle| async move {
+pub(super) async fn list<P: Place>(call: Call<'_, P>) -> Result<Answer, Failure> {
+    call.each("grants", |mesh: P::Line| async move {
         let granted = ask(&mesh, GetGrants {}).await?.grants;
+        mesh.look().await.map_err(unreachable)?;
         let grants = granted.iter().map(|(key, now)| GrantState {
             peer: name_of(&mesh, *key),
             member_pubkey: *key,
@@ -61,24 +65,30 @@ pub(super) async fn list(call: Call<'_>) -> Result<Answer, Failure> {
 }
 
 /// `grant.add`: what it has, and these.
-pub(super) async fn add(call: Call<'_>, asked: ChangeGrant) -> Result<Answer, Failure> {
+pub(super) async fn add<P: Place>(
+    call: Call<'_, P>,
+    asked: ChangeGrant,
+) -> Result<Answer, Failure> {
     change(call, asked, |now, given| now.union(given).copied().collect()).await
 }
 
 /// `grant.remove`: what it has, without these.
-pub(super) async fn remove(call: Call<'_>, asked: ChangeGrant) -> Result<Answer, Failure> {
+pub(super) async fn remove<P: Place>(
+    call: Call<'_, P>,
+    asked: ChangeGrant,
+) -> Result<Answer, Failure> {
     change(call, asked, |now, taken| now.difference(taken).copied().collect()).await
 }
 
 /// `grant.block`.
-pub(super) async fn block(call: Call<'_>, asked: OnePeer) -> Result<Answer, Failure> {
+pub(super) async fn block<P: Place>(call: Call<'_, P>, asked: OnePeer) -> Result<Answer, Failure> {
     let (mesh, member, name) = named(call, &asked.peer).await?;
-    let _one_at_a_time = call.api.changing_grants().await;
+    let _one_at_a_time = call.place.changing_grants().await;
     write(&mesh, member, name, Some(Vec::new())).await
 }
 
-async fn change(
-    call: Call<'_>,
+async fn change<P: Place>(
+    call: Call<'_, P>,
     asked: ChangeGrant,
     merge: fn(&BTreeSet<Grant>, &BTreeSet<Grant>) -> Vec<Grant>,
 ) -> Result<Answer, Failure> {
@@ -87,7 +97,7 @@ async fn change(
         return Err(Failure::field("reset", "\"reset\" goes back to the defaults, without a list"));
     }
     let (mesh, member, name) = named(call, &asked.peer).await?;
-    let _one_at_a_time = call.api.changing_grants().await;
+    let _one_at_a_time = call.place.changing_grants().await;
     if is_reset {
         return write(&mesh, member, name, None).await;
     }
@@ -104,7 +114,7 @@ async fn change(
 
 /// Writes one entry and tells what the broker keeps now.
 async fn write(
-    mesh: &MeshHandle,
+    mesh: &impl Line,
     member: PublicKey,
     peer: String,
     entry: Option<Vec<Grant>>,
@@ -122,7 +132,7 @@ async fn write(
     Ok(Answer::on(mesh, result))
 }
 
-async fn ask(mesh: &MeshHandle, frame: impl Into<ClientFrame>) -> Result<GrantsResult, Failure> {
+async fn ask(mesh: &impl Line, frame: impl Into<ClientFrame>) -> Result<GrantsResult, Failure> {
     match mesh.request(Via::Member, frame.into()).await {
         Ok(ServerFrame::GrantsResult(result)) => Ok(*result),
         Ok(_) => Err(Failure::of_broker("broker_error", "the broker gave an unexpected answer")),
@@ -131,25 +141,28 @@ async fn ask(mesh: &MeshHandle, frame: impl Into<ClientFrame>) -> Result<GrantsR
 }
 
 /// The member that a name, key or prefix means, present or absent, and its name.
-async fn named(call: Call<'_>, text: &str) -> Result<(MeshHandle, PublicKey, String), Failure> {
-    let (mesh, resolved) = match call.api.peer(call.caller, call.mesh, text) {
+async fn named<P: Place>(
+    call: Call<'_, P>,
+    text: &str,
+) -> Result<(P::Line, PublicKey, String), Failure> {
+    let (mesh, resolved) = match call.place.peer(call.caller, call.mesh, text).await {
         Err(failure) if failure.code() == ErrorCode::TargetNotFound.as_str() => {
             // Whoever joined a moment ago is not in the roster yet.
-            for mesh in call.api.meshes(call.mesh, call.caller)? {
+            for mesh in call.place.meshes(call.mesh, call.caller)? {
                 let _ = mesh.members().await;
             }
-            call.api.peer(call.caller, call.mesh, text)?
+            call.place.peer(call.caller, call.mesh, text).await?
         }
         found => found?,
     };
     let TargetSpec::Key(key) = resolved.target else {
         return Err(Failure::new(ErrorCode::InvalidTarget, format!("{text:?} is no single peer")));
     };
-    let member = mesh.member_behind(key);
+    let member = mesh.roster().member_behind(key).unwrap_or(key);
     if member == mesh.member().public {
         return Err(Failure::new(ErrorCode::SelfTarget, "that is you"));
     }
-    if !mesh.is_member(member) {
+    if mesh.roster().member(member).is_none() {
         let message = format!("no member of \"{}\" has the key {text}", mesh.slug());
         return Err(Failure::new(ErrorCode::TargetNotFound, message));
     }
@@ -157,7 +170,7 @@ async fn named(call: Call<'_>, text: &str) -> Result<(MeshHandle, PublicKey, Str
     Ok((mesh, member, name))
 }
 
-fn name_of(mesh: &MeshHandle, key: PublicKey) -> String {
+fn name_of(mesh: &impl Line, key: PublicKey) -> String {
     mesh.name_of(key).unwrap_or_else(|| key.short(KEY_SHOWN_CHARS))
 }
 

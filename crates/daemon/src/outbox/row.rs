@@ -77,6 +77,34 @@ pub struct NewRow {
     pub expires_at: Timestamp,
 }
 
+impl NewRow {
+    /// The row as it is sent at once by whoever keeps none; its id is the sender's.
+    pub(crate) fn outbound(self) -> OutboundRow {
+        OutboundRow {
+            id: self.client_message_id.clone(),
+            client_message_id: self.client_message_id,
+            fingerprint: self.fingerprint,
+            mesh: self.mesh,
+            to_raw: self.to_raw,
+            destination_kind: self.destination_kind,
+            target_spec: self.target_spec,
+            channel: self.channel.to_owned(),
+            priority: self.priority,
+            payload: self.payload,
+            meta: self.meta,
+            reply_to_id: self.reply_to_id,
+            mentions: self.mentions,
+            body: self.body,
+            sender_session_pubkey: self.sender_session_pubkey,
+            hops: self.hops,
+            attempts: 0,
+            enqueued_at: self.enqueued_at,
+            expires_at: self.expires_at,
+            last_error_code: None,
+        }
+    }
+}
+
 /// An encrypted body as it lies in the row; the same for every attempt.
 #[derive(Clone)]
 pub struct SealedBody {

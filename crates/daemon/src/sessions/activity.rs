@@ -12,6 +12,8 @@ use claudemesh_protocol::{PeerStatus, Priority, StatusSource};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::counters::Counters;
+
 /// A status `working` that was set by hand holds messages back for this long, as at the broker (wire spec §4.4): no
 /// hook will report its end.
 const MANUAL_WORKING_TTL: Duration = Duration::from_mins(1);
@@ -26,6 +28,8 @@ pub struct Activity {
     state: Mutex<State>,
     /// One more than the most hops among the messages shown to it; 0 when none was (daemon spec §10.6).
     next_hops: AtomicU32,
+    /// What it has counted.
+    pub counters: Counters,
 }
 
 /// Messages of which is known that they wait for one session; more are one run of numbers.

@@ -242,7 +242,7 @@ mod tests {
     const ID: &str = "6f1b2c3d-0000-4000-8000-0123456789ab";
     const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-    /// daemon §8 Accept: same UUID launched twice concurrently 100×: one key file, both processes agree on the pubkey.
+    /// Daemon spec §8 Accept 5: same UUID launched twice concurrently 100×: one key file, both processes agree on the pubkey.
     #[test]
     fn two_who_make_it_at_once_agree() {
         let dir = tempfile::tempdir().unwrap();
@@ -259,7 +259,7 @@ mod tests {
         }
     }
 
-    /// daemon §8 Accept: register with session_id `../../x`: key file never created outside the sessions dir.
+    /// Daemon spec §8 Accept 7: register with session_id `../../x`: key file never created outside the sessions dir.
     #[test]
     fn names_unfit_for_a_path_make_no_file() {
         let dir = tempfile::tempdir().unwrap();

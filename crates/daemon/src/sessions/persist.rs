@@ -12,7 +12,7 @@ use claudemesh_protocol::{Group, PeerStatus, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Activity, Session, Sessions, TokenHash};
+use super::{Activity, Counts, Session, Sessions, TokenHash};
 use crate::blocking;
 use crate::home::file::{self, Symlinks};
 
@@ -64,6 +64,8 @@ struct Record {
     /// A restart in the middle of a turn must not open the gate.
     #[serde(default = "idle")]
     status: PeerStatus,
+    #[serde(default, skip_serializing_if = "Counts::is_zero")]
+    counts: Counts,
 }
 
 const fn idle() -> PeerStatus {
@@ -136,6 +138,7 @@ impl Sessions {
         };
         let activity = Activity::default();
         activity.restore(record.status);
+        activity.counters.restore(record.counts);
         Some(Arc::new(Session {
             token_hash,
             token_prefix: record.token_prefix,
@@ -218,6 +221,7 @@ impl Record {
             ambient: session.ambient,
             registered_at: session.registered_at.as_millis(),
             status: session.activity.status(),
+            counts: session.activity.counters.counts(),
         }
     }
 }

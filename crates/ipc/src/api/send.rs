@@ -4,7 +4,7 @@ use claudemesh_protocol::Priority;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::outbox::RowStatus;
+use super::outbox::{BrokerAnswer, RowStatus};
 
 /// A message to one target. Strict: an unknown field is refused.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -72,6 +72,9 @@ pub struct SendReply {
     /// A send to oneself: one entry per sibling session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results: Option<Vec<FanoutEntry>>,
+    /// What the broker said, where the message went to it at once: without a daemon (CLI spec §1.15).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker_answer: Option<BrokerAnswer>,
 }
 
 /// One recipient of a send to oneself.

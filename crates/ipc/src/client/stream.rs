@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::UnixStream;
 
+use super::stand_in::StandIn;
+
 /// Opens a connection to a daemon that lives in the same process.
 pub type Opener = Arc<dyn Fn() -> io::Result<DuplexStream> + Send + Sync>;
 
@@ -17,6 +19,7 @@ pub type Opener = Arc<dyn Fn() -> io::Result<DuplexStream> + Send + Sync>;
 pub(super) enum Road {
     Socket(PathBuf),
     Opened(Opener),
+    StandIn(Arc<dyn StandIn>),
 }
 
 /// A connection to a daemon.

@@ -12,9 +12,9 @@ use super::refusal;
 use crate::api::Api;
 use crate::api::caller::Caller;
 use crate::api::failure::Failure;
-use crate::api::mesh_choice::not_attached;
 use crate::api::send::{RequestParts, check_id, destination_of, seal_failure, space_left};
 use crate::mesh::{MeshHandle, Resolution};
+use crate::ops::not_attached;
 use crate::outbox::operator::{InFlight, Untouched};
 use crate::outbox::{NewRow, OutboundRow, SealedBody};
 

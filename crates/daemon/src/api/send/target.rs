@@ -6,133 +6,109 @@ use serde_json::{Value, json};
 
 use super::Addressed;
 use super::request::Letter;
-use crate::api::Api;
 use crate::api::caller::Caller;
 use crate::api::failure::Failure;
-use crate::api::mesh_choice::mesh_required;
-use crate::mesh::{Candidate, MeshHandle, Resolution, Resolved};
+use crate::mesh::{Candidate, Line as _, Resolution, Resolved};
+use crate::ops::{Place, mesh_required};
 
-impl Api {
-    pub(super) fn destination(
-        &self,
-        caller: &Caller,
-        letter: &Letter,
-    ) -> Result<Addressed, Failure> {
-        let (mesh, resolved) = self.resolve(caller, letter)?;
-        if resolved.is_caller {
-            return Err(Failure::new(ErrorCode::SelfTarget, "that is this session itself"));
-        }
-        if !resolved.is_self_member {
-            return Ok(Addressed::One(mesh, resolved));
-        }
-        if !letter.to_self {
-            return Err(Failure::new(ErrorCode::SelfTarget, "that is you")
-                .hint("`--self` sends to your other sessions"));
-        }
-        let mut keys = mesh.own_live_sessions(caller.key_in(&mesh));
-        // A repeated request gives each session the same id again.
-        keys.sort_unstable();
-        Ok(Addressed::Siblings(mesh, keys))
+/// Where a letter goes.
+pub(crate) async fn destination<P: Place>(
+    place: &P,
+    caller: &Caller,
+    letter: &Letter,
+) -> Result<Addressed<P::Line>, Failure> {
+    let (mesh, resolved) = place.peer(caller, letter.mesh.as_deref(), &letter.to).await?;
+    if resolved.is_caller {
+        return Err(Failure::new(ErrorCode::SelfTarget, "that is this session itself"));
     }
-
-    fn resolve(&self, caller: &Caller, letter: &Letter) -> Result<(MeshHandle, Resolved), Failure> {
-        self.peer(caller, letter.mesh.as_deref(), &letter.to)
+    if !resolved.is_self_member {
+        return Ok(Addressed::One(mesh, resolved));
     }
-
-    /// Whom `text` means, in the mesh it names, in `mesh`, or in whichever knows it.
-    pub(crate) fn peer(
-        &self,
-        caller: &Caller,
-        mesh: Option<&str>,
-        text: &str,
-    ) -> Result<(MeshHandle, Resolved), Failure> {
-        let (meshes, text) = self.searched(caller, mesh, text)?;
-        let answers: Vec<_> = meshes
-            .into_iter()
-            .map(|mesh| {
-                let answer = mesh.resolve(&text, caller.key_in(&mesh));
-                (mesh, answer)
-            })
-            .collect();
-        self.put_together(&text, answers)
+    if !letter.to_self {
+        return Err(Failure::new(ErrorCode::SelfTarget, "that is you")
+            .hint("`--self` sends to your other sessions"));
     }
+    let mut keys = mesh.roster().live_sessions(mesh.member().public, caller.key_in(&mesh));
+    // A repeated request gives each session the same id again.
+    keys.sort_unstable();
+    Ok(Addressed::Siblings(mesh, keys))
+}
 
-    /// The meshes to search and the text without its mesh.
-    fn searched(
-        &self,
-        caller: &Caller,
-        mesh: Option<&str>,
-        text: &str,
-    ) -> Result<(Vec<MeshHandle>, String), Failure> {
-        if let Some((slug, rest)) = text.split_once(':')
-            && let Some(mesh) = self.mesh(slug)
-        {
-            return Ok((vec![mesh], rest.to_owned()));
-        }
-        let meshes = self.meshes(mesh, caller)?;
-        if meshes.is_empty() {
-            return Err(mesh_required(&meshes));
-        }
-        Ok((meshes, text.to_owned()))
+/// The meshes to search and the text without its mesh.
+pub(crate) fn searched<P: Place + ?Sized>(
+    place: &P,
+    caller: &Caller,
+    mesh: Option<&str>,
+    text: &str,
+) -> Result<(Vec<P::Line>, String), Failure> {
+    if let Some((slug, rest)) = text.split_once(':')
+        && let Some(mesh) = place.mesh(slug)
+    {
+        return Ok((vec![mesh], rest.to_owned()));
     }
+    let meshes = place.meshes(mesh, caller)?;
+    if meshes.is_empty() {
+        return Err(mesh_required(&meshes));
+    }
+    Ok((meshes, text.to_owned()))
+}
 
-    fn put_together(
-        &self,
-        text: &str,
-        mut answers: Vec<(MeshHandle, Resolution)>,
-    ) -> Result<(MeshHandle, Resolved), Failure> {
-        let is_only = answers.len() == 1;
-        let mut refusal = None;
-        let mut candidates: Vec<Value> = Vec::new();
-        let mut hits = Vec::new();
-        let (mut names, mut is_refreshing) = (Vec::new(), false);
-        let all: Vec<_> = answers.iter().map(|(mesh, _)| mesh.clone()).collect();
-        for (mesh, answer) in answers.drain(..) {
-            match answer {
-                // A whole key need not be known, but then nothing says which mesh it belongs to.
-                Resolution::One(resolved) if is_only || resolved.is_known => {
-                    hits.push((mesh, resolved));
-                }
-                Resolution::One(_) => {}
-                Resolution::Ambiguous(found) => {
-                    candidates.extend(
-                        found.iter().map(|candidate| candidate_json(candidate, mesh.slug())),
-                    );
-                }
-                Resolution::None { names: known, is_refreshing: soon } => {
-                    names.extend(known);
-                    is_refreshing |= soon;
-                }
-                Resolution::Refused { code, message } => {
-                    refusal = Some(Failure::new(code, message));
-                }
+/// The answers of all meshes that were searched, as one.
+pub(crate) fn put_together<P: Place + ?Sized>(
+    place: &P,
+    text: &str,
+    mut answers: Vec<(P::Line, Resolution)>,
+) -> Result<(P::Line, Resolved), Failure> {
+    let is_only = answers.len() == 1;
+    let mut refusal = None;
+    let mut candidates: Vec<Value> = Vec::new();
+    let mut hits = Vec::new();
+    let (mut names, mut is_refreshing) = (Vec::new(), false);
+    let all: Vec<_> = answers.iter().map(|(mesh, _)| mesh.clone()).collect();
+    for (mesh, answer) in answers.drain(..) {
+        match answer {
+            // A whole key need not be known, but then nothing says which mesh it belongs to.
+            Resolution::One(resolved) if is_only || resolved.is_known => {
+                hits.push((mesh, resolved));
+            }
+            Resolution::One(_) => {}
+            Resolution::Ambiguous(found) => {
+                candidates
+                    .extend(found.iter().map(|candidate| candidate_json(candidate, mesh.slug())));
+            }
+            Resolution::None { names: known, is_refreshing: soon } => {
+                names.extend(known);
+                is_refreshing |= soon;
+            }
+            Resolution::Refused { code, message } => {
+                refusal = Some(Failure::new(code, message));
             }
         }
-        if candidates.is_empty() && hits.len() <= 1 {
-            return match (hits.pop(), refusal) {
-                (Some(hit), _) => Ok(hit),
-                (None, Some(refusal)) => Err(refusal),
-                (None, None) if is_key(text) => Err(mesh_required(&all)),
-                (None, None) => Err(not_found(text, names, is_refreshing)),
-            };
-        }
-        if candidates.is_empty() && hits.iter().all(|(_, resolved)| !resolved.target.is_direct()) {
-            // A group name exists everywhere: only the default mesh can be meant.
-            let default = self.daemon.default_mesh();
-            let meant = hits.into_iter().find(|(mesh, _)| default.as_deref() == Some(mesh.slug()));
-            return meant.ok_or_else(|| mesh_required(&all));
-        }
-        candidates.extend(hits.iter().map(|(mesh, resolved)| {
-            let key = match &resolved.target {
-                TargetSpec::Key(key) => Some(key.to_hex()),
-                _ => None,
-            };
-            json!({ "name": text, "pubkey": key, "mesh": mesh.slug() })
-        }));
-        Err(Failure::new(ErrorCode::AmbiguousTarget, format!("{text:?} may mean several"))
-            .with("candidates", candidates)
-            .hint("use the key, or <mesh>:<name>"))
     }
+    if candidates.is_empty() && hits.len() <= 1 {
+        return match (hits.pop(), refusal) {
+            (Some(hit), _) => Ok(hit),
+            (None, Some(refusal)) => Err(refusal),
+            (None, None) if is_key(text) => Err(mesh_required(&all)),
+            (None, None) => Err(not_found(text, names, is_refreshing)),
+        };
+    }
+    if candidates.is_empty() && hits.iter().all(|(_, resolved)| !resolved.target.is_direct()) {
+        // A group name exists everywhere: only the default mesh can be meant.
+        let default = place.default_mesh();
+        let meant = hits.into_iter().find(|(mesh, _)| default.as_deref() == Some(mesh.slug()));
+        return meant.ok_or_else(|| mesh_required(&all));
+    }
+    candidates.extend(hits.iter().map(|(mesh, resolved)| {
+        let key = match &resolved.target {
+            TargetSpec::Key(key) => Some(key.to_hex()),
+            _ => None,
+        };
+        json!({ "name": text, "pubkey": key, "mesh": mesh.slug() })
+    }));
+    Err(Failure::new(ErrorCode::AmbiguousTarget, format!("{text:?} may mean several"))
+        .with("candidates", candidates)
+        .hint("use the key, or <mesh>:<name>"))
 }
 
 fn is_key(text: &str) -> bool {

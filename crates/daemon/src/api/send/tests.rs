@@ -13,7 +13,7 @@ fn letter(change: impl FnOnce(&mut SendRequest), header: Option<&str>) -> Result
     Letter::checked(body, header.map(str::to_owned)).map_err(|failure| failure.code().to_owned())
 }
 
-/// daemon §10 Accept: `Idempotency-Key: a` with body id `b` → 400. Body-only, header-only, none each work.
+/// Daemon spec §10 Accept 4: `Idempotency-Key: a` with body id `b` → 400. Body-only, header-only, none each work.
 #[test]
 fn the_header_names_the_message_then_the_body_then_nobody() {
     let with = |id: &str| {

@@ -37,7 +37,7 @@ async fn rows(client: &Client) -> usize {
     client.outbox(&query).await.unwrap().items.len()
 }
 
-/// daemon §10 Accept: the 11-row table as a parameterised test (each × both senders); 409 prefixes equal the first 8 bytes.
+/// Daemon spec §10 Accept 1: the 11-row table as a parameterised test (each × both senders); 409 prefixes equal the first 8 bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_of_repeated_ids_holds_for_both_senders() {
     let home = Home::new();
@@ -92,7 +92,7 @@ async fn the_table_of_repeated_ids_holds_for_both_senders() {
     running.shutdown().await;
 }
 
-/// daemon §10 Accept: 64 threads POST the same cmid + body at once: one row; one 202 insert, others 202/200; different
+/// Daemon spec §10 Accept 2: 64 threads POST the same cmid + body at once: one row; one 202 insert, others 202/200; different
 /// bodies: one 202, the rest 409.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_sends_of_one_id_make_one_row() {
@@ -115,7 +115,7 @@ async fn concurrent_sends_of_one_id_make_one_row() {
     running.shutdown().await;
 }
 
-/// daemon §10 Accept: message of exactly `max_bytes` accepted; +1 byte → 413 and no row.
+/// Daemon spec §10 Accept 7: message of exactly `max_bytes` accepted; +1 byte → 413 and no row.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_message_is_taken_and_one_byte_more_is_not() {
     let home = Home::new();
@@ -133,7 +133,7 @@ async fn the_largest_message_is_taken_and_one_byte_more_is_not() {
     running.shutdown().await;
 }
 
-/// daemon §10 Accept: `to:"cafe12"` with no such name → 404. Targets that cannot be resolved consume no id.
+/// Daemon spec §10 Accept 5: `to:"cafe12"` with no such name → 404. Targets that cannot be resolved consume no id.
 #[tokio::test(flavor = "multi_thread")]
 async fn unresolved_targets_are_named_and_consume_no_id() {
     let home = Home::new();
@@ -210,7 +210,7 @@ async fn a_full_queue_refuses_until_it_empties() {
     running.shutdown().await;
 }
 
-/// daemon §11 Accept: fill the disk (small tmpfs; here a page limit of the database): 507, no corruption, and sends are taken again after space is freed.
+/// Daemon spec §11 Accept 6: fill the disk (small tmpfs; here a page limit of the database): 507, no corruption, and sends are taken again after space is freed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_and_recovers() {
     let home = Home::new();

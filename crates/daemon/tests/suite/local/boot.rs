@@ -11,7 +11,7 @@ use claudemesh_ipc::{Client, Paths};
 use super::process::{DaemonProcess, command, ended};
 use super::world::{Home, letter, some_key, until};
 
-/// Daemon §1: two `daemon up --foreground` started within 1 ms of each other: exactly one serves, the other exits 1;
+/// Daemon spec §1 Accept 1: two `daemon up --foreground` started within 1 ms of each other: exactly one serves, the other exits 1;
 /// never two, never none.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_simultaneous_starts_exactly_one_serves() {
@@ -34,7 +34,7 @@ async fn of_simultaneous_starts_exactly_one_serves() {
     }
 }
 
-/// Daemon §1: `kill -9` the daemon, start again immediately: boots without manual cleanup, stale socket removed.
+/// Daemon spec §1 Accept 2: `kill -9` the daemon, start again immediately: boots without manual cleanup, stale socket removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_kill_9_the_next_start_needs_no_clean_up() {
     let home = Home::new();
@@ -48,7 +48,7 @@ async fn after_kill_9_the_next_start_needs_no_clean_up() {
     assert_eq!(rows[0].client_message_id, sent.client_message_id);
 }
 
-/// Daemon §2: under `umask 000`, after first boot no file in the daemon dir is group/world readable except
+/// Daemon spec §2 Accept 1: under `umask 000`, after first boot no file in the daemon dir is group/world readable except
 /// `http.port`, `schema_version`.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_umask_000_files_are_private() {
@@ -85,7 +85,7 @@ async fn under_umask_000_files_are_private() {
     assert!(!home.paths.default_socket().exists() && !home.paths.pid_file().exists());
 }
 
-/// Daemon §1: SIGTERM during 50 in-flight sends: exit ≤ 8 s; no row lost.
+/// Daemon spec §1 Accept 6: SIGTERM during 50 in-flight sends: exit ≤ 8 s; no row lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_during_sends_loses_no_accepted_row() {
     let home = Home::new();
@@ -107,7 +107,7 @@ async fn sigterm_during_sends_loses_no_accepted_row() {
     running.shutdown().await;
 }
 
-/// Daemon §1: with no joined mesh the daemon runs; `claudemesh join` makes `/v1/health` list the mesh within 3 s
+/// Daemon spec §1 Accept 3: with no joined mesh the daemon runs; `claudemesh join` makes `/v1/health` list the mesh within 3 s
 /// without restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn meshes_attach_and_detach_as_the_config_changes() {
@@ -135,7 +135,7 @@ async fn meshes_attach_and_detach_as_the_config_changes() {
     running.shutdown().await;
 }
 
-/// Daemon §1: a broker that accepts TCP and never answers does not delay `/v1/version`.
+/// Daemon spec §1 Accept 4: a broker that accepts TCP and never answers does not delay `/v1/version`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_broker_delays_nothing() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -149,7 +149,7 @@ async fn a_silent_broker_delays_nothing() {
     running.shutdown().await;
 }
 
-/// daemon §13 Accept: corrupt `inbox.db` (flip 4 KiB): boots, quarantined file kept, new messages stored.
+/// Daemon spec §13 Accept 9: corrupt `inbox.db` (flip 4 KiB): boots, quarantined file kept, new messages stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_inbox_is_moved_aside() {
     let home = Home::new();
@@ -228,7 +228,7 @@ async fn a_long_path_moves_the_socket() {
     assert!(!socket.exists());
 }
 
-/// Daemon §2: replacing `sessions.json` by a symlink to another file: daemon logs and starts with an empty registry,
+/// Daemon spec §2 Accept 2: replacing `sessions.json` by a symlink to another file: daemon logs and starts with an empty registry,
 /// target file untouched.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_in_place_of_the_sessions_file_is_not_followed() {

@@ -37,7 +37,7 @@ async fn die_and_retry(point: &str) -> usize {
     before
 }
 
-/// daemon §10 Accept: kill -9 at `accept.after_commit_before_reply`: client retry with the same key → 202/200, one row.
+/// Daemon spec §10 Accept 3: kill -9 at `accept.after_commit_before_reply`: client retry with the same key → 202/200, one row.
 /// (One broker message: `mesh::crash`.)
 #[tokio::test(flavor = "multi_thread")]
 async fn death_after_the_commit_keeps_the_row() {
@@ -46,7 +46,7 @@ async fn death_after_the_commit_keeps_the_row() {
     }
 }
 
-/// daemon §10 Accept: kill -9 at `accept.before_commit`: retry inserts cleanly.
+/// Daemon spec §10 Accept 3: kill -9 at `accept.before_commit`: retry inserts cleanly.
 #[tokio::test(flavor = "multi_thread")]
 async fn death_before_the_commit_leaves_nothing() {
     for _ in 0..ROUNDS {
@@ -54,13 +54,13 @@ async fn death_before_the_commit_leaves_nothing() {
     }
 }
 
-/// daemon §11 Accept: failpoints around the commit, at random: no row that was answered 2xx is missing.
+/// Daemon spec §11 Accept 2: failpoints around the commit, at random: no row that was answered 2xx is missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_survives_any_death() {
     deaths_around_the_commit(2 * ROUNDS).await;
 }
 
-/// daemon §11 Accept: failpoints around the commit, 100×: no row that was answered 2xx is missing.
+/// Daemon spec §11 Accept 2: failpoints around the commit, 100×: no row that was answered 2xx is missing.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: make test-all"]
 async fn what_was_answered_survives_a_hundred_crashes() {
@@ -165,7 +165,7 @@ async fn death_in_the_middle_of_pruning_is_made_up_for() {
     }
 }
 
-/// Daemon spec §2: the small files are the old ones or the new ones, never a half.
+/// Daemon spec §2 Accept 3: the small files are the old ones or the new ones, never a half.
 #[tokio::test(flavor = "multi_thread")]
 async fn death_while_the_sessions_are_written_leaves_the_file_whole() {
     for _ in 0..ROUNDS {
@@ -189,7 +189,7 @@ async fn death_while_the_sessions_are_written_leaves_the_file_whole() {
     }
 }
 
-/// Daemon spec §2: as above for all other small files, which take one road; the first that a start writes is the pid.
+/// Daemon spec §2 Accept 3: as above for all other small files, which take one road; the first that a start writes is the pid.
 #[tokio::test(flavor = "multi_thread")]
 async fn death_while_a_small_file_is_written_leaves_the_others_whole() {
     for _ in 0..ROUNDS {

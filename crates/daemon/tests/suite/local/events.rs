@@ -18,7 +18,7 @@ async fn messages(events: &mut EventStream, count: usize) -> Vec<String> {
     found
 }
 
-/// daemon §14 Accept: sessions A,B on one daemon: each subscriber's stream equals the oracle set.
+/// Daemon spec §14 Accept 1: sessions A,B on one daemon: each subscriber's stream equals the oracle set.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_are_told_apart_by_session() {
     let home = Home::new();
@@ -50,7 +50,7 @@ async fn streams_are_told_apart_by_session() {
     running.shutdown().await;
 }
 
-/// daemon §14 Accept: subscriber killed and restarted with `Last-Event-ID` during traffic: no gap, no duplicate.
+/// Daemon spec §14 Accept 2: subscriber killed and restarted with `Last-Event-ID` during traffic: no gap, no duplicate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_subscriber_misses_nothing() {
     let home = Home::new();

@@ -29,7 +29,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/events"),
 ];
 
-/// Daemon §9: matrix test: every route × {token in query, Host `evil.com`, Origin set, OPTIONS, …} gives the
+/// Daemon spec §9 Accept 1: matrix test: every route × {token in query, Host `evil.com`, Origin set, OPTIONS, …} gives the
 /// documented status.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_refuses_what_no_client_of_ours_sends() {
@@ -85,7 +85,7 @@ async fn every_route_refuses_what_no_client_of_ours_sends() {
     running.shutdown().await;
 }
 
-/// Daemon §9: 257 parallel slow requests: the 257th gets 429, `/v1/health` still answers; after release all succeed.
+/// Daemon spec §9 Accept 3: 257 parallel slow requests: the 257th gets 429, `/v1/health` still answers; after release all succeed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_257th_request_in_flight_is_refused() {
     const BODY: &str = "{\"ids\":[\"x\"]}";
@@ -131,7 +131,7 @@ async fn the_257th_request_in_flight_is_refused() {
     running.shutdown().await;
 }
 
-/// Daemon §9: 33rd SSE stream → 429; closing one frees a slot within 1 s.
+/// Daemon spec §9 Accept 4: 33rd SSE stream → 429; closing one frees a slot within 1 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_33rd_stream_is_refused() {
     let home = Home::new();
@@ -150,7 +150,7 @@ async fn the_33rd_stream_is_refused() {
     running.shutdown().await;
 }
 
-/// Daemon §9: a session with caps calling beyond them → 403 `forbidden` with `cap`.
+/// Daemon spec §9 Accept 7: a session with caps calling beyond them → 403 `forbidden` with `cap`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_may_do_what_its_list_says() {
     let home = Home::new();

@@ -83,7 +83,7 @@ async fn listed(client: &Client, query: &InboxQuery) -> Vec<InboxItem> {
     client.inbox(query).await.unwrap().items
 }
 
-/// daemon §13 Accept: `next` DM to a `working` session: in the inbox at once, handed over at Stop or the next prompt;
+/// Daemon spec §13 Accept 2: `next` DM to a `working` session: in the inbox at once, handed over at Stop or the next prompt;
 /// `now` at the next tool boundary, or at once where a live path exists.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_working_session_is_told_when_its_gate_opens() {
@@ -165,7 +165,7 @@ async fn do_not_disturb_is_the_persons() {
     scene.running.shutdown().await;
 }
 
-/// daemon §13 Accept: member-key DM with 3 live sessions, one in mode `off`, one `inbox`: one row, pushed to the third
+/// Daemon spec §13 Accept 1: member-key DM with 3 live sessions, one in mode `off`, one `inbox`: one row, pushed to the third
 /// only, stored for the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_to_the_member_respects_the_modes_of_its_sessions() {
@@ -190,7 +190,7 @@ async fn a_message_to_the_member_respects_the_modes_of_its_sessions() {
     scene.running.shutdown().await;
 }
 
-/// daemon §13 Accept: with three in `push` all three see it once; after the first `--reply-to` the other two show
+/// Daemon spec §13 Accept 1: with three in `push` all three see it once; after the first `--reply-to` the other two show
 /// `answered elsewhere`.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_reply_settles_a_message_to_the_member() {
@@ -237,7 +237,7 @@ async fn the_first_reply_settles_a_message_to_the_member() {
     scene.running.shutdown().await;
 }
 
-/// daemon §13 Accept: broadcast with 3 local sessions: one row per recipient key that the broker addressed, exactly one
+/// Daemon spec §13 Accept 3: broadcast with 3 local sessions: one row per recipient key that the broker addressed, exactly one
 /// `message` event per session.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broadcast_to_three_sessions_is_three_rows_and_one_event_each() {

@@ -70,7 +70,7 @@ async fn scene() -> (Home, KeyPair, Running) {
     (home, member, running)
 }
 
-/// daemon §13 Accept: attacker peer resends another peer's cmid first: both messages are stored. Repeats are not.
+/// Daemon spec §13 Accept 5: attacker peer resends another peer's cmid first: both messages are stored. Repeats are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_message_is_stored_once_and_a_stolen_id_suppresses_nothing() {
     let (_home, member, running) = scene().await;
@@ -187,7 +187,7 @@ async fn the_same_message_to_both_keys_is_shown_once() {
     running.shutdown().await;
 }
 
-/// daemon §13 Accept: session A's `DELETE /v1/inbox?all=true` leaves B's session rows intact.
+/// Daemon spec §13 Accept 7: session A's `DELETE /v1/inbox?all=true` leaves B's session rows intact.
 #[tokio::test(flavor = "multi_thread")]
 async fn deletion_stays_in_scope() {
     let (_home, member, running) = scene().await;
@@ -237,7 +237,7 @@ async fn pages_do_not_shift_under_arrivals() {
     running.shutdown().await;
 }
 
-/// daemon §13 Accept: daemon away 2 h, 40 broadcasts and one DM held: 41 inbox rows, one `inbox_digest` event with count 40,
+/// Daemon spec §13 Accept 6: daemon away 2 h, 40 broadcasts and one DM held: 41 inbox rows, one `inbox_digest` event with count 40,
 /// one `message` event for the DM; a broadcast 5 min old is a normal `message` event.
 #[tokio::test(flavor = "multi_thread")]
 async fn late_broadcasts_are_announced_together() {
@@ -319,7 +319,7 @@ async fn a_direct_message_that_moved_to_the_member_is_known() {
     drop(home);
 }
 
-/// daemon §11 Accept: fill the disk: what could not be stored is not passed by what came behind it on the same socket.
+/// Daemon spec §11 Accept 6: fill the disk: what could not be stored is not passed by what came behind it on the same socket.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_message_that_found_no_room_nothing_of_its_socket_is_stored() {
     let home = Home::new();

@@ -42,7 +42,7 @@ impl Processes for Shifted {
     }
 }
 
-/// daemon §8 Accept: daemon restart with live sessions: all have their mesh and pubkey again.
+/// Daemon spec §8 Accept 1: daemon restart with live sessions: all have their mesh and pubkey again.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_survive_a_restart_with_their_keys() {
     let home = Home::new();
@@ -74,7 +74,7 @@ async fn sessions_survive_a_restart_with_their_keys() {
     running.shutdown().await;
 }
 
-/// daemon §8 Accept: pid-reuse simulation (fake start_time change): entry gone within one sweep; another session with the
+/// Daemon spec §8 Accept 2: pid-reuse simulation (fake start_time change): entry gone within one sweep; another session with the
 /// same pid number registers cleanly.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reused_pid_is_not_taken_for_the_session() {
@@ -268,7 +268,7 @@ async fn hook_reports_find_their_session() {
     running.shutdown().await;
 }
 
-/// daemon §8 Accept: `GET /v1/sessions`, `/v1/sessions/me`, logs, and core dumps' env contain no 128-hex secret and no
+/// Daemon spec §8 Accept 4: `GET /v1/sessions`, `/v1/sessions/me`, logs, and core dumps' env contain no 128-hex secret and no
 /// full token.
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_appear_nowhere() {
@@ -328,7 +328,7 @@ async fn secrets_appear_nowhere() {
     }
 }
 
-/// daemon §8 Accept: 100 sessions registered: a sweep costs < 5 ms CPU; it reads one small file for each and forks
+/// Daemon spec §8 Accept 3: 100 sessions registered: a sweep costs < 5 ms CPU; it reads one small file for each and forks
 /// nothing.
 #[tokio::test]
 async fn a_sweep_of_a_hundred_sessions_is_cheap() {

@@ -55,26 +55,26 @@ async fn sender_dies_at(point: &str, rounds: u64) {
     assert_eq!(world.count("message").await, rounds, "{point}: one message for each row");
 }
 
-/// daemon §11 Accept: kill -9 at `drain.after_inflight_before_write`: after restart exactly one broker message per row,
+/// Daemon spec §11 Accept 1: kill -9 at `drain.after_inflight_before_write`: after restart exactly one broker message per row,
 /// all rows `done`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn death_before_the_frame_is_written_sends_it_once() {
     sender_dies_at("drain.after_inflight_before_write", ROUNDS).await;
 }
 
-/// daemon §11 Accept: kill -9 at `drain.after_write_before_ack`: after restart exactly one broker message per row.
+/// Daemon spec §11 Accept 1: kill -9 at `drain.after_write_before_ack`: after restart exactly one broker message per row.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn death_before_the_ack_sends_it_once() {
     sender_dies_at("drain.after_write_before_ack", ROUNDS).await;
 }
 
-/// daemon §11 Accept: kill -9 at `drain.after_ack_before_done`: after restart exactly one broker message per row.
+/// Daemon spec §11 Accept 1: kill -9 at `drain.after_ack_before_done`: after restart exactly one broker message per row.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn death_after_the_ack_sends_it_once() {
     sender_dies_at("drain.after_ack_before_done", ROUNDS).await;
 }
 
-/// daemon §11 Accept: kill -9 at each of the three points of the drain, 100× each.
+/// Daemon spec §11 Accept 1: kill -9 at each of the three points of the drain, 100× each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: make test-all"]
 async fn three_hundred_crashes_of_the_drain_send_everything_once() {
@@ -87,13 +87,13 @@ async fn three_hundred_crashes_of_the_drain_send_everything_once() {
     }
 }
 
-/// daemon §13 Accept: kill -9 at `inbox.after_insert_before_ack`: one row, and the broker's row is delivered.
+/// Daemon spec §13 Accept 4: kill -9 at `inbox.after_insert_before_ack`: one row, and the broker's row is delivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn death_after_the_insert_shows_it_once() {
     receiver_dies_after_the_insert(ROUNDS).await;
 }
 
-/// daemon §13 Accept: kill -9 at `inbox.after_insert_before_ack` 100×.
+/// Daemon spec §13 Accept 4: kill -9 at `inbox.after_insert_before_ack` 100×.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: make test-all"]
 async fn a_hundred_deaths_after_the_insert_show_each_message_once() {
@@ -124,7 +124,7 @@ async fn receiver_dies_after_the_insert(rounds: u64) {
     assert_eq!(world.count("message").await, rounds);
 }
 
-/// daemon §8 Accept: daemon restart (`kill -9` + start) with 5 live sessions: all 5 have their mesh, pubkey and open
+/// Daemon spec §8 Accept 1: daemon restart (`kill -9` + start) with 5 live sessions: all 5 have their mesh, pubkey and open
 /// connections again ≤ 5 s; peers see no leave.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_are_back_after_a_kill_and_nobody_saw_them_go() {

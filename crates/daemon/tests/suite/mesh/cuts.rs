@@ -108,7 +108,7 @@ impl Drop for Proxy {
     }
 }
 
-/// daemon §11 Accept: FIFO: 500 DMs to one peer with the socket cut 20×: received order equals send order, each
+/// Daemon spec §11 Accept 4: FIFO: 500 DMs to one peer with the socket cut 20×: received order equals send order, each
 /// once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_holds_and_nothing_doubles_through_twenty_cuts() {
@@ -153,7 +153,7 @@ async fn cut_on_the_way(receiver: &Node, (near, far): (&Proxy, &Proxy), messages
     }
 }
 
-/// daemon §12 Accept: commit at the broker, drop the ack, saturate the rate limit, reconnect: row becomes `done` with the
+/// Daemon spec §12 Accept 1: commit at the broker, drop the ack, saturate the rate limit, reconnect: row becomes `done` with the
 /// original id; the peer has one copy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_of_a_committed_message_is_never_rate_limited() {

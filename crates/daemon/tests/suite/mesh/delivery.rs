@@ -94,7 +94,7 @@ async fn a_member_who_is_away_gets_it_on_return_once() {
     assert_eq!(bob.receives(3).await[2].body.as_deref(), Some("and now"));
 }
 
-/// daemon §6 Accept: broker down at boot, up later: both connection kinds open without restart, and a row queued
+/// Daemon spec §6 Accept 1: broker down at boot, up later: both connection kinds open without restart, and a row queued
 /// meanwhile is delivered. (The 20 s by the real schedule: `claudemesh-client`, `the_first_failure_takes_the_reconnect_road`.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_wait_for_a_broker_that_comes_later() {

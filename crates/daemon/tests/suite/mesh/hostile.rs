@@ -137,7 +137,7 @@ async fn a_redelivery_after_the_sender_became_known_is_not_shown_twice() {
     );
 }
 
-/// daemon §13 Accept: somebody who sends another's id first does not suppress the other's message.
+/// Daemon spec §13 Accept 5: somebody who sends another's id first does not suppress the other's message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stolen_id_suppresses_nothing() {
     let mut scene = scene().await;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::node::{Node, World, until};
 use crate::local::world::{Home, letter, some_key};
 
-/// daemon §11 Accept: mesh B unreachable with 1000 rows: mesh A's p99 accept→done < 200 ms.
+/// Daemon spec §11 Accept 3: mesh B unreachable with 1000 rows: mesh A's p99 accept→done < 200 ms.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_for_an_unreachable_mesh_slows_no_other() {
     const ROWS: usize = 1_000;

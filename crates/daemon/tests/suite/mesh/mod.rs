@@ -9,6 +9,7 @@ mod hostile;
 mod isolation;
 pub mod node;
 mod outcomes;
+mod quiet;
 mod receipts;
 mod roster;
 mod sessions;

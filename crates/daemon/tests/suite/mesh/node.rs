@@ -28,7 +28,7 @@ use claudemesh_ipc::api::{InboxItem, MeshStatus, MessageMode};
 use claudemesh_protocol::canonical::DestinationKind;
 use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::invite::PlainHttp;
-use claudemesh_protocol::limits::BrokerLimits;
+use claudemesh_protocol::limits::{BrokerLimits, STATS_EVERY};
 use claudemesh_protocol::{Group, MemberId, MeshId, Priority, PublicKey, TargetSpec, Timestamp};
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -149,6 +149,16 @@ impl Node {
     }
 
     pub async fn start_with(dir: Arc<TempDir>, entry: MeshEntry, max_age: AgeSettings) -> Self {
+        Self::start_counting(dir, entry, max_age, STATS_EVERY).await
+    }
+
+    /// With another time between two reports of the counters.
+    pub async fn start_counting(
+        dir: Arc<TempDir>,
+        entry: MeshEntry,
+        max_age: AgeSettings,
+        stats_every: Duration,
+    ) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let path = |name: &str| dir.path().join(name);
         let now = clock::now();
@@ -180,6 +190,7 @@ impl Node {
             pid: std::process::id(),
             timing,
             max_age,
+            stats_every,
         };
         let meshes = Meshes::new(MeshContext {
             outbox: outbox.clone(),

@@ -167,7 +167,7 @@ impl Scene {
     }
 }
 
-/// daemon §11 Accept: requeue of a dead DM: wire capture shows targetSpec = the peer, ciphertext not equal base64 of the
+/// Daemon spec §11 Accept 5: requeue of a dead DM: wire capture shows targetSpec = the peer, ciphertext not equal base64 of the
 /// payload, never `*`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_requeued_message_goes_sealed_to_its_peer() {
@@ -307,7 +307,7 @@ INSERT INTO outbox (id, client_message_id, request_fingerprint, payload, enqueue
   VALUES ('r4', 'c4', zeroblob(32), 'everybody', 1, 1, 'pending', 'home', '*', 'bm9uY2U=', 'ZXZlcnlib2R5', 'now');
 ";
 
-/// daemon §11 Accept: reference-schema database file imports without broadcasting anything (fake broker sees 0 sends).
+/// Daemon spec §11 Accept 7: reference-schema database file imports without broadcasting anything (fake broker sees 0 sends).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_clients_outbox_is_taken_over_without_sending_it() {
     let mut scene = scene(async |home: &Home| {

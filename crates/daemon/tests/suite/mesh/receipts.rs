@@ -110,7 +110,7 @@ impl Scene {
     }
 }
 
-/// daemon §13 Accept: `next` DM to a `working` session: receipt `held: busy` until it is handed over.
+/// Daemon spec §13 Accept 2: `next` DM to a `working` session: receipt `held: busy` until it is handed over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_to_a_busy_session_is_held_until_it_is_handed() {
     let mut scene = scene().await;

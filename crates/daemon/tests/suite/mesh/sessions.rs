@@ -18,7 +18,7 @@ use super::fake_broker::{FakeBroker, modern_features, serving};
 use super::node::{Node, SLUG, World, entry, until};
 use crate::local::world::{Home, register};
 
-/// daemon §7 Accept: two sessions A and B of one member: a message from A to B arrives once, at B only.
+/// Daemon spec §7 Accept 1: two sessions A and B of one member: a message from A to B arrives once, at B only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_between_two_sessions_of_one_member_arrives_at_the_other_only() {
     let world = World::new(1).await;
@@ -42,7 +42,7 @@ async fn a_message_between_two_sessions_of_one_member_arrives_at_the_other_only(
     assert_eq!(ana.received().await.len(), 1);
 }
 
-/// daemon §7 Accept: a session registered with `--caps dm` has the same capabilities after every reconnect.
+/// Daemon spec §7 Accept 2: a session registered with `--caps dm` has the same capabilities after every reconnect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn capabilities_survive_every_reconnect() {
     let world = World::new(1).await;
@@ -130,7 +130,7 @@ async fn rows_of_an_ended_session_are_flushed() {
     assert_eq!(came["pubkey"], serde_json::json!(next.key()));
 }
 
-/// daemon §8 Accept: message queued to a session, session exits: the row arrives through the member's control-plane
+/// Daemon spec §8 Accept 6: message queued to a session, session exits: the row arrives through the member's control-plane
 /// connection, opens with the stored session key pair, and is in the inbox of the relaunched session and of any live
 /// sibling, once each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,7 +224,7 @@ async fn a_session_that_stands_in_takes_its_members_messages_for_the_member() {
     }
 }
 
-/// daemon §7 Accept: a session registered 13 h ago reconnects; the broker sees a new `expiresAt`.
+/// Daemon spec §7 Accept 3: a session registered 13 h ago reconnects; the broker sees a new `expiresAt`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_session_reconnects_with_a_new_attestation() {
     let me = KeyPair::generate();
@@ -245,7 +245,7 @@ async fn an_old_session_reconnects_with_a_new_attestation() {
     assert!(expiries[0] < expiries[1]);
 }
 
-/// daemon §7 Accept: own session restart produces no `peer_joined` channel line in any of the user's sessions.
+/// Daemon spec §7 Accept 4: own session restart produces no `peer_joined` channel line in any of the user's sessions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ones_own_sessions_come_and_go_in_silence() {
     let world = World::new(2).await;
@@ -269,7 +269,7 @@ async fn ones_own_sessions_come_and_go_in_silence() {
     }
 }
 
-/// daemon §8 Accept: same UUID launched twice concurrently: broker shows one presence.
+/// Daemon spec §8 Accept 5: same UUID launched twice concurrently: broker shows one presence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_session_is_one_presence_however_often_it_is_launched() {
     const UUID: &str = "8f14e45f-ceea-467f-9a3b-0d5e6f7a8b9d";

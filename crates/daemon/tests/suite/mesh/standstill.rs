@@ -11,7 +11,7 @@ use super::node::{Node, World, event, until};
 use crate::local::process::DaemonProcess;
 use crate::local::world::{Home, letter};
 
-/// daemon §6 Accept: SIGSTOP 60 s / SIGCONT: reconnect ≤ 3 s after CONT; a watcher peer sees zero `peer_left`. (With a
+/// Daemon spec §6 Accept 4: SIGSTOP 60 s / SIGCONT: reconnect ≤ 3 s after CONT; a watcher peer sees zero `peer_left`. (With a
 /// clock that jumps: `claudemesh-client`, `a_stop_of_a_minute_is_made_up_for_in_three_seconds`.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: make test-all"]
@@ -47,7 +47,7 @@ async fn a_daemon_that_was_stopped_for_a_minute_never_left() {
     assert!(tokio::time::timeout(Duration::from_secs(40), told).await.is_err());
 }
 
-/// daemon §6 Accept: SIGSTOP 120 s: exactly one leave and one join. Here the broker gives up in two seconds and keeps the
+/// Daemon spec §6 Accept 4: SIGSTOP 120 s: exactly one leave and one join. Here the broker gives up in two seconds and keeps the
 /// presence for two more: with its own times (75 s and 90 s) a stop has to be longer than two minutes to be told at all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_that_was_stopped_for_longer_left_once_and_came_back_once() {

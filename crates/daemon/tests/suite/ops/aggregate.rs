@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::world::{HOME, Stage, done, object};
 
-/// MCP §2: aggregating reads use all meshes instead of failing; a mesh that cannot be asked is named.
+/// Daemon spec §5 Accept 1, MCP spec §2: aggregating reads use all meshes instead of failing; a mesh that cannot be asked is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_without_a_mesh_is_of_all_and_names_those_that_are_down() {
     let stage = Stage::with(|home| {

@@ -41,7 +41,8 @@ pub fn arguments(kind: Op) -> (u8, Value) {
     }
 }
 
-/// Daemon §9: for every op with a wire reply, the JSON keys of `result` equal those of the captured broker frame (plus
+/// Daemon spec §7 Accept 5: one round trip of every operation through daemon and real broker returns its documented result;
+/// §9 Accept 8: for every op with a wire reply, the JSON keys of `result` equal those of the captured broker frame (plus
 /// `mesh`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_operation_answers_what_the_broker_said() {

@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod contract;
+mod counters;
 mod messaging;
 mod refusals;
 mod state;

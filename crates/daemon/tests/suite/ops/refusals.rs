@@ -12,7 +12,7 @@ use crate::local::world::{Home, raw, register, status_of, token};
 use crate::mesh::cuts::Proxy;
 use crate::mesh::node::{World, until};
 
-/// Daemon §9: a session with caps `["dm"]` calling `POST /v1/state` with its token → 403 `forbidden` with
+/// Daemon spec §9 Accept 7: a session with caps `["dm"]` calling `POST /v1/state` with its token → 403 `forbidden` with
 /// `cap:"state-write"`; broker received nothing. And the same of every operation, for a session that may do nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_without_capabilities_reaches_no_broker() {
