@@ -8,6 +8,7 @@ use claudemesh_protocol::error::ErrorCode;
 use claudemesh_protocol::invite::PlainHttp;
 use claudemesh_protocol::ops::policy::Gated;
 
+use crate::cold::ColdPath;
 use crate::environment::Environment;
 use crate::failure::{Failure, Outcome};
 use crate::grammar::args::Global;
@@ -29,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) spoken: String,
     /// The verb as the policy gate sees it; `None` for what is not gated.
     pub(crate) gated: Option<Gated>,
+    /// Connections of this run, when it has no daemon.
+    pub(crate) cold: ColdPath,
 }
 
 impl Context {
@@ -65,7 +68,8 @@ impl Context {
             ));
         }
         let gated = words::of_canonical(words.canonical).and_then(words::Verb::gated);
-        Ok(Self { global, environment, out, paths, spoken: words.spoken.clone(), gated })
+        let (spoken, cold) = (words.spoken.clone(), ColdPath::default());
+        Ok(Self { global, environment, out, paths, spoken, gated, cold })
     }
 
     /// Now.

@@ -118,6 +118,11 @@ impl Failure {
         let mut failure = Self::of_word(&body.error, without_code(&body.error, &message));
         failure.action = body.hint;
         failure.background.extra = body.extra;
+        if let ("forbidden", Some(capability)) =
+            (failure.code.as_str(), failure.background.extra.get("cap").and_then(Value::as_str))
+        {
+            failure.message = format!("this session lacks the \"{capability}\" capability");
+        }
         if let Some(candidates) =
             failure.background.extra.get("candidates").and_then(Value::as_array)
         {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use claudemesh_ipc::policy::{self, AuditLine, PolicyError};
 use claudemesh_protocol::error::{ErrorCode, ExitCode};
+use claudemesh_protocol::ops::OperationKind;
 use claudemesh_protocol::ops::policy::{
     Action, ApprovalMode, Decision, Gated, Policy, Source, Verdict,
 };
@@ -228,7 +229,7 @@ impl Context {
 
     /// Every way to name a target: its names, its keys, its groups.
     async fn names_of(&self, meshes: &[String], target: &str) -> Outcome<Vec<String>> {
-        let client = self.daemon_client().await?;
+        let client = self.client_of(OperationKind::PeerList).await?;
         let mesh = match meshes {
             [only] => Some(only.as_str()),
             _ => None,

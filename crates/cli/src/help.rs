@@ -34,7 +34,9 @@ const GROUPS: [(&str, &[(&str, &str)]); 6] = [
         &[
             ("list", "meshes of this machine and your account"),
             ("members", "who belongs to a mesh"),
-            ("grant <peer> <what>", "what a peer may do towards you"),
+            ("grant <peer> <what>", "what a peer may do towards you; block <peer>, grants"),
+            ("kick|ban <peer>", "end sessions, remove a member; bans, unban <peer>"),
+            ("audit query", "who did what, for owner and admins; audit verify"),
             ("leave <slug>", "leave a mesh on this machine"),
             ("whoami", "this session, account, memberships"),
         ],

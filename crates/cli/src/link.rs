@@ -11,6 +11,7 @@ use claudemesh_ipc::{Client, IpcError};
 use claudemesh_protocol::error::{ErrorCode, ExitCode};
 use claudemesh_protocol::limits;
 
+use crate::cold::Mode;
 use crate::context::Context;
 use crate::detach;
 use crate::environment::NO_AUTOSPAWN;
@@ -69,8 +70,7 @@ impl Context {
     /// # Errors
     /// Exit 4 under `--no-daemon`, and when none can be reached or started.
     pub(crate) async fn daemon(&self) -> Outcome<Running> {
-        let is_strict = self.global.strict || self.environment.strict_daemon;
-        if self.global.no_daemon || self.environment.no_daemon && !is_strict {
+        if self.mode() == Mode::NoDaemon {
             return Err(self.needs_daemon());
         }
         if let Probe::Up(version) = self.probe().await? {
@@ -97,7 +97,7 @@ impl Context {
 
     /// A daemon that runs already; `None` when there is none or it may not be used.
     pub(crate) async fn running_daemon(&self) -> Option<Client> {
-        if self.global.no_daemon {
+        if self.mode() == Mode::NoDaemon {
             return None;
         }
         match self.probe().await {
@@ -106,7 +106,7 @@ impl Context {
         }
     }
 
-    fn needs_daemon(&self) -> Failure {
+    pub(crate) fn needs_daemon(&self) -> Failure {
         Failure::new(ErrorCode::DaemonUnreachable, format!("{} needs the daemon", self.spoken))
             .action("claudemesh daemon up")
     }

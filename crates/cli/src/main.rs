@@ -2,6 +2,7 @@
 //! broker, and renders; rules and state live in the other crates.
 
 mod attach;
+mod cold;
 mod context;
 mod detach;
 mod environment;

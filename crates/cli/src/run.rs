@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use claudemesh_protocol::error::ErrorCode;
 
@@ -36,7 +37,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Invocation::Version) => print(&version_line()),
         Ok(Invocation::Help(page)) => {
             let out = Output::new(grammar::scanned_flags(&args), &environment);
-            print(&help::page(page.as_deref(), out.stdout_style()))
+            print_page(&out, &help::page(page.as_deref(), out.stdout_style()))
         }
         Ok(Invocation::Bare(flags)) => bare(&flags, environment),
         Ok(Invocation::Command(words)) => command(&words, environment),
@@ -70,6 +71,11 @@ fn print(text: &str) -> ExitCode {
     // Nobody reading the help any more is no failure.
     Output::stream(text);
     ExitCode::SUCCESS
+}
+
+/// A page of the parser, whose signs are ours too.
+fn print_page(out: &Output, text: &str) -> ExitCode {
+    print(&out.stdout_style().characters(text))
 }
 
 fn refused(args: &[String], environment: &Environment, failure: &Failure) -> ExitCode {
@@ -112,7 +118,7 @@ fn command(words: &Words, environment: Environment) -> ExitCode {
     let scanned = grammar::scanned_flags(&words.args);
     let out = Output::new(scanned, &environment);
     let parsed = match grammar::parse(words, out.stdout_style().colour) {
-        Ok(Parsed::Help(text)) => return print(&text),
+        Ok(Parsed::Help(text)) => return print_page(&out, &text),
         Ok(parsed) => parsed,
         Err(failure) => return ExitCode::from(out.failure(&failure)),
     };
@@ -141,7 +147,8 @@ fn operate(invoked: &Invoked, context: &Context) -> ExitCode {
         return ExitCode::from(context.out.failure(&failure));
     }
     let result = current_thread().and_then(|runtime| {
-        let result = runtime.block_on(Box::pin(verbs::operation::run(context, invoked)));
+        let work = Box::pin(verbs::operation::run(context, invoked));
+        let result = runtime.block_on(to_the_end(context, work));
         runtime.shutdown_background();
         result
     });
@@ -165,13 +172,49 @@ fn execute(cli: Cli, context: Context) -> ExitCode {
                 return ExitCode::from(context.out.failure(&failure));
             }
             let result = current_thread().and_then(|runtime| {
-                let result = runtime.block_on(verbs::run(command, context));
+                let work = Box::pin(verbs::run(command, context));
+                let result = runtime.block_on(to_the_end(context, work));
                 // Nothing of a one-shot verb may hold up its exit.
                 runtime.shutdown_background();
                 result
             });
             finish(context, fields, result)
         }
+    }
+}
+
+/// Does `work`, and closes what it opened to the broker itself.
+async fn to_the_end<T>(context: &Context, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let result = within_budget(context, work).await;
+    context.end_connections().await;
+    result
+}
+
+/// Does `work` within `--timeout`, when that is given; time in which a person was asked does not count.
+///
+/// # Errors
+/// Exit 4 when the time is over.
+async fn within_budget<T>(context: &Context, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let Some(budget) = context.global.timeout else { return work.await };
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = over(context, budget) => {
+            let budget = Context::span(budget);
+            Err(Failure::new(ErrorCode::Timeout, format!("no answer within {budget}"))
+                .detail("it may have happened all the same"))
+        }
+    }
+}
+
+async fn over(context: &Context, budget: Duration) {
+    let began = tokio::time::Instant::now();
+    loop {
+        let end = began + budget + context.out.time_asked();
+        if tokio::time::Instant::now() >= end {
+            return;
+        }
+        tokio::time::sleep_until(end).await;
     }
 }
 

@@ -7,7 +7,6 @@ use claudemesh_protocol::error::{ErrorCode, ExitCode};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::grammar::words;
-use crate::output::prompt;
 
 /// What a verb does without `--mesh` when several meshes are joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +65,7 @@ impl Context {
         match (slugs.as_slice(), several) {
             ([only], _) => Ok(Chosen::One(only.clone())),
             (_, Several::Aggregate) => Ok(Chosen::All(slugs)),
-            _ if self.out.may_prompt() => prompt::choose("Mesh", slugs).map(Chosen::One),
+            _ if self.out.may_prompt() => self.out.choose("Mesh", slugs).map(Chosen::One),
             _ => Err(Failure::new(
                 ErrorCode::MeshRequired,
                 format!("missing --mesh ({} meshes joined: {})", slugs.len(), slugs.join(", ")),

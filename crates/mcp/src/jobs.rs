@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::stdio::Output;
-use crate::tools::{Call, Revision, Runner, busy};
-use crate::{completion, rpc};
+use crate::tools::{Call, Failure, Outcome, Revision, Runner, busy};
+use crate::{completion, resource, rpc};
 
 /// A request whose answer is not known at once.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(crate) enum Work {
     Call(Call),
     /// Proposals for an argument.
     Complete(Map<String, Value>),
+    /// The text of the resource, by this call.
+    Read(Call),
 }
 
 /// The jobs of one server.
@@ -91,13 +93,11 @@ impl Jobs {
                 return Some(rpc::Fault::new(job.id, rpc::INVALID_REQUEST, message).reply());
             }
             if running.len() >= MCP_CALLS_MAX + MCP_CALLS_WAITING_MAX {
-                return Some(rpc::result(
-                    &job.id,
-                    &match &job.work {
-                        Work::Call(call) => busy(job.revision, call.kind),
-                        Work::Complete(_) => completion::none(),
-                    },
-                ));
+                return Some(match &job.work {
+                    Work::Call(_) => rpc::result(&job.id, &busy(job.revision)),
+                    Work::Complete(_) => rpc::result(&job.id, &completion::none()),
+                    Work::Read(_) => unread_fault(job.id, &Failure::busy()),
+                });
             }
             running.insert(key.clone(), cancelled.clone());
         }
@@ -143,18 +143,32 @@ async fn run(
         match &job.work {
             Work::Call(call) => {
                 let outcome = runner.run(call, job.can_ask, cancelled).await?;
-                Some(outcome.to_result(call.kind, job.revision))
+                runner.tally.count(&outcome);
+                Some(Ok(outcome.to_result(call, job.revision, &runner.text)))
             }
             Work::Complete(params) => {
-                cancelled.run_until_cancelled(completion::complete(params, &runner.road)).await
+                let proposals = completion::complete(params, &runner.road);
+                cancelled.run_until_cancelled(proposals).await.map(Ok)
             }
+            Work::Read(call) => Some(match runner.run(call, job.can_ask, cancelled).await? {
+                Outcome::Done(messages) => Ok(resource::contents(&messages)),
+                Outcome::Failed(failure) => Err(failure),
+            }),
         }
     };
     let result = match &job.progress_token {
         Some(token) => Box::pin(with_progress(work, token, output)).await,
         None => Box::pin(work).await,
     };
-    result.map(|result| rpc::result(&job.id, &result))
+    result.map(|result| match result {
+        Ok(result) => rpc::result(&job.id, &result),
+        Err(failure) => unread_fault(job.id.clone(), &failure),
+    })
+}
+
+/// A resource that cannot be read has no result: its reader gets an error of the protocol.
+fn unread_fault(id: Value, failure: &Failure) -> Value {
+    rpc::Fault::new(id, rpc::INTERNAL_ERROR, failure.text()).reply()
 }
 
 /// Runs `work` and tells its seconds every [`MCP_PROGRESS_EVERY`].

@@ -28,6 +28,7 @@ mod log;
 mod message;
 mod pace;
 mod pipe;
+mod resource;
 mod road;
 mod rpc;
 mod seen;
@@ -41,6 +42,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use claudemesh_ipc::{Paths, env};
+use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::limits::MCP_FAREWELL;
 use claudemesh_protocol::ops::policy::ApprovalMode;
 use tokio::io::AsyncBufRead;
@@ -52,7 +54,9 @@ use tokio_util::task::TaskTracker;
 pub use crate::link::EnsureDaemon;
 pub use crate::session::{Ambient, Claim};
 pub use crate::stdio::{Output, output_to};
-pub use crate::tools::{Rules, Toolset, UnknownTools, entry as tool_entry};
+pub use crate::tools::{
+    Render, Rules, Shown, ToolText, Toolset, UnknownTools, entry as tool_entry,
+};
 
 /// Environment form of `--tools` (MCP spec §1).
 pub const TOOLS_VARIABLE: &str = "CLAUDEMESH_MCP_TOOLS";
@@ -80,6 +84,10 @@ pub struct Options {
     pub mesh: Option<String>,
     /// `--tools`.
     pub tools: Option<String>,
+    /// `--caps`.
+    pub caps: Option<CapabilitySet>,
+    /// `--tool-text`.
+    pub tool_text: ToolText,
     /// How much tools may do without a question.
     pub approval: ApprovalMode,
     /// The rules for tools.
@@ -106,6 +114,8 @@ pub struct Server {
     pub channel: Channel,
     /// What it offers.
     pub tools: Toolset,
+    /// What stands in the text of their results.
+    pub tool_text: ToolText,
     /// How much tools may do without a question.
     pub approval: ApprovalMode,
     /// The rules for tools.
@@ -126,13 +136,15 @@ pub async fn run(options: Options) -> ExitCode {
         }
     };
     log::start(options.paths.mcp_log_file(std::process::id()));
-    let claim =
+    let mut claim =
         Claim::read(options.mesh, options.ambient, options.ambient_mesh, options.display_name);
+    claim.caps = options.caps;
     let server = Server {
         paths: options.paths,
         claim,
         channel: options.channel,
         tools,
+        tool_text: options.tool_text,
         approval: options.approval,
         rules: options.rules,
         ensure_daemon: options.ensure_daemon,
@@ -171,6 +183,7 @@ where
     let (client_tx, client_rx) = watch::channel(server::Client::Unknown);
     let (news_tx, news_rx) = mpsc::channel(NEWS_QUEUE);
     let (marks, carry_marks) = seen::marks();
+    let (watched_tx, watcher) = resource::subscription();
     let pipe = pipe::Pipe::new(pipe::Parts {
         output: output.clone(),
         news_rx,
@@ -178,8 +191,11 @@ where
         marks,
         mesh: server.claim.mesh.clone(),
         channel: server.channel,
+        watcher,
     });
     let (road_works, road) = road::road();
+    let tally = tools::Tally::default();
+    let reporting = tally.clone().keep_reporting(road.clone());
     let runner = tools::Runner {
         gate: tools::Gate {
             mode: server.approval,
@@ -188,8 +204,11 @@ where
         },
         road,
         questions: tools::Questions::new(output.clone()),
+        text: server.tool_text,
+        tally: tally.clone(),
     };
-    let face = server::Face::new(server.channel, server.tools, server.claim.mesh.clone());
+    let face =
+        server::Face::new(server.channel, server.tools, server.claim.mesh.clone(), watched_tx);
     let link = link::Link {
         paths: server.paths,
         ensure_daemon: server.ensure_daemon,
@@ -197,6 +216,7 @@ where
         news_tx,
         client_rx,
         road: road_works,
+        tally,
         cancel: cancel.clone(),
     };
     let tasks = TaskTracker::new();
@@ -204,6 +224,10 @@ where
     let pipe_cancel = cancel.clone();
     tasks.spawn(async move {
         pipe_cancel.run_until_cancelled(Box::pin(pipe.run())).await;
+    });
+    let reporting_cancel = cancel.clone();
+    tasks.spawn(async move {
+        reporting_cancel.run_until_cancelled(reporting).await;
     });
     tasks.spawn(link.run());
     tasks.spawn(carry_marks);

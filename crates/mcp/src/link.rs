@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::road::{RoadWorks, Trouble};
 use crate::session::{Registrar, Standing};
+use crate::tools::Tally;
 use crate::{server, unread};
 
 /// Makes sure that a daemon runs, starting one where the rules of the command line allow it; the text says why not.
@@ -59,6 +60,8 @@ pub(crate) struct Link {
     pub client_rx: watch::Receiver<server::Client>,
     /// Tells tool calls how the road stands.
     pub road: RoadWorks,
+    /// What tool calls counted.
+    pub tally: Tally,
     /// Ends the task.
     pub cancel: CancellationToken,
 }
@@ -79,6 +82,9 @@ impl Link {
         let cancel = self.cancel.clone();
         cancel.run_until_cancelled(self.keep_open()).await;
         if let Ok(client) = self.client() {
+            if let Some(client) = self.registrar.own(&client) {
+                self.tally.report(&client).await;
+            }
             self.registrar.farewell(&client).await;
         }
     }
@@ -139,6 +145,14 @@ impl Link {
             .map_err(Trouble::unreachable)?;
         let client = self.client().map_err(|error| Trouble::unreachable(error.to_string()))?;
         let standing = self.registrar.standing(&client).await?;
+        if self.registrar.needs_session() && standing.session.is_none() {
+            return Err(Trouble {
+                code: ErrorCode::Forbidden,
+                reason: "--caps restricts a session, and none could be registered; with several \
+                         meshes, choose one by --mesh"
+                    .to_owned(),
+            });
+        }
         self.road.open(&standing);
         let _ = self.client_rx.wait_for(|client| *client == server::Client::Ready).await;
         let query = EventsQuery {

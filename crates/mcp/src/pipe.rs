@@ -15,7 +15,7 @@ use crate::link::News;
 use crate::pace::{Budget, PresenceWindow, Recent};
 use crate::session::Standing;
 use crate::stdio::Output;
-use crate::{Channel, announcement, clock, message, rpc, seen, server, unread, welcome};
+use crate::{Channel, announcement, clock, message, resource, rpc, seen, server, unread, welcome};
 
 /// The client no longer reads: the pipe has nothing left to do.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(crate) struct Parts {
     pub mesh: Option<String>,
     /// Whether anything is pushed at all.
     pub channel: Channel,
+    /// Tells a client that watches the inbox.
+    pub watcher: resource::Watcher,
 }
 
 /// The pipe's memory.
@@ -153,6 +155,7 @@ impl Pipe {
                 _ => Ok(()),
             },
             News::Connected(standing) => {
+                self.parts.watcher.changed(Instant::now());
                 self.parts.marks.use_client(standing.client.clone());
                 self.standing = Some(standing);
                 match self.unreachable {
@@ -168,12 +171,18 @@ impl Pipe {
                 self.standing = Some(standing);
                 Ok(())
             }
-            News::Missed { items, is_complete } => self.push_missed(items, is_complete).await,
+            News::Missed { items, is_complete } => {
+                self.parts.watcher.changed(Instant::now());
+                self.push_missed(items, is_complete).await
+            }
             News::Event(event) => self.hear_event(event).await,
         }
     }
 
     async fn hear_event(&mut self, event: Event) -> Result<(), ClientGone> {
+        if matches!(event.kind, EventKind::Message | EventKind::InboxDigest) {
+            self.parts.watcher.changed(Instant::now());
+        }
         match &event.kind {
             EventKind::Message => {
                 let is_pushed = event.data.get("push").and_then(Value::as_bool).unwrap_or(true);
@@ -292,6 +301,9 @@ impl Pipe {
 
     async fn do_what_is_due(&mut self) -> Result<(), ClientGone> {
         let now = Instant::now();
+        if let Some(updated) = self.parts.watcher.take(now) {
+            self.write_value(&updated).await?;
+        }
         if self.presence.closes_at().is_some_and(|at| at <= now)
             && let Some(notification) = self.presence.close()
         {
@@ -376,7 +388,12 @@ impl Pipe {
             Welcome::Due { latest, .. } => Some(latest),
             Welcome::Early | Welcome::Done => None,
         };
-        let others = [self.presence.closes_at(), self.budget.report_at(), self.inbox_line.due_at()];
+        let others = [
+            self.presence.closes_at(),
+            self.budget.report_at(),
+            self.inbox_line.due_at(),
+            self.parts.watcher.due_at(),
+        ];
         others.into_iter().chain([welcome]).flatten().min()
     }
 

@@ -12,6 +12,8 @@ pub(crate) const INVALID_REQUEST: i64 = -32600;
 pub(crate) const METHOD_NOT_FOUND: i64 = -32601;
 /// The parameters do not fit the method.
 pub(crate) const INVALID_PARAMS: i64 = -32602;
+/// The request was understood and could not be carried out.
+pub(crate) const INTERNAL_ERROR: i64 = -32603;
 /// MCP: no resource under that URI.
 pub(crate) const RESOURCE_NOT_FOUND: i64 = -32002;
 

@@ -4,12 +4,13 @@
 
 use claudemesh_protocol::limits::MCP_LINE_MAX_BYTES;
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use crate::jobs::{Job, Work};
 use crate::rpc::{self, Fault, Incoming};
 use crate::stdio::Read;
 use crate::tools::{Call, Revision, Toolset, listing};
-use crate::{Channel, instructions};
+use crate::{Channel, instructions, resource};
 
 /// The server's name; the channel flag of the client names it too.
 pub(crate) const SERVER_NAME: &str = "claudemesh";
@@ -65,12 +66,19 @@ pub(crate) struct Face {
     mesh: Option<String>,
     revision: Revision,
     can_ask: bool,
+    watched_tx: watch::Sender<bool>,
 }
 
 impl Face {
-    /// Before the handshake: the newest revision, and a client that cannot ask anybody.
-    pub(crate) const fn new(channel: Channel, tools: Toolset, mesh: Option<String>) -> Self {
-        Self { channel, tools, mesh, revision: Revision::NEWEST, can_ask: false }
+    /// Before the handshake: the newest revision, and a client that cannot ask anybody. `watched_tx` tells whether the
+    /// client watches the inbox.
+    pub(crate) const fn new(
+        channel: Channel,
+        tools: Toolset,
+        mesh: Option<String>,
+        watched_tx: watch::Sender<bool>,
+    ) -> Self {
+        Self { channel, tools, mesh, revision: Revision::NEWEST, can_ask: false, watched_tx }
     }
 
     /// Answers one line of the client.
@@ -111,6 +119,9 @@ impl Face {
                 }
             },
             "completion/complete" => Work::Complete(params),
+            "resources/read" if self.offers(&params) => {
+                Work::Read(resource::reading(self.mesh.as_deref()))
+            }
             _ => {
                 return Step::Reply(match self.result_of(method, &params) {
                     Ok(result) => rpc::result(&id, &result),
@@ -145,7 +156,11 @@ impl Face {
             "ping" => Ok(json!({})),
             "tools/list" => Ok(listing(&self.tools, self.revision)),
             "prompts/list" => Ok(json!({"prompts": []})),
-            "resources/list" => Ok(json!({"resources": []})),
+            "resources/list" => Ok(resource::listing(&self.tools)),
+            "resources/subscribe" | "resources/unsubscribe" if self.offers(params) => {
+                self.watched_tx.send_replace(method == "resources/subscribe");
+                Ok(json!({}))
+            }
             "resources/templates/list" => Ok(json!({"resourceTemplates": []})),
             "logging/setLevel" => match text("level") {
                 Some(level) if LOG_LEVELS.contains(&level) => Ok(json!({})),
@@ -155,9 +170,19 @@ impl Face {
                 )),
             },
             "prompts/get" => Err((rpc::INVALID_PARAMS, "no prompt of that name".into())),
-            "resources/read" => Err((rpc::RESOURCE_NOT_FOUND, "no resource of that name".into())),
+            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => match text("uri")
+            {
+                Some(_) => Err((rpc::RESOURCE_NOT_FOUND, "no resource of that name".into())),
+                None => Err((rpc::INVALID_PARAMS, format!("{method} needs the uri of a resource"))),
+            },
             other => Err((rpc::METHOD_NOT_FOUND, format!("method not found: {}", name_of(other)))),
         }
+    }
+
+    /// True when the request is about the resource of a server with tools.
+    fn offers(&self, params: &Map<String, Value>) -> bool {
+        let uri = params.get("uri").and_then(Value::as_str);
+        !self.tools.is_empty() && uri == Some(resource::UNREAD)
     }
 
     fn initialize_result(&self) -> Value {
@@ -168,8 +193,14 @@ impl Face {
             "logging": {},
             "completions": {},
         });
-        if let (Channel::Push, Some(object)) = (self.channel, capabilities.as_object_mut()) {
-            object.insert("experimental".into(), json!({"claude/channel": {}}));
+        if let Some(object) = capabilities.as_object_mut() {
+            if self.channel == Channel::Push {
+                object.insert("experimental".into(), json!({"claude/channel": {}}));
+            }
+            if !self.tools.is_empty() {
+                let watched = json!({"listChanged": true, "subscribe": true});
+                object.insert("resources".into(), watched);
+            }
         }
         json!({
             "protocolVersion": self.revision.as_str(),
@@ -199,7 +230,13 @@ mod tests {
     use super::*;
 
     fn answer(line: &[u8], channel: Channel) -> Answer {
-        Face::new(channel, Toolset::default(), None).answer(&Read::Line(line))
+        answer_of(line, channel, "none")
+    }
+
+    fn answer_of(line: &[u8], channel: Channel, tools: &str) -> Answer {
+        let tools = Toolset::parse(tools).unwrap();
+        let (watched_tx, _) = resource::subscription();
+        Face::new(channel, tools, None, watched_tx).answer(&Read::Line(line))
     }
 
     fn reply(line: &[u8], channel: Channel) -> Value {
@@ -262,6 +299,41 @@ mod tests {
         assert_eq!(request("logging/setLevel", &json!({"level": "info"}))["result"], json!({}));
         assert_eq!(request("logging/setLevel", &json!({"level": "loud"}))["error"]["code"], -32602);
         assert_eq!(request("ping", &Value::Null)["result"], json!({}));
+    }
+
+    /// MCP spec §12: the inbox as a resource, in catalogue mode only.
+    #[test]
+    fn a_server_with_tools_has_the_inbox_as_its_resource() {
+        let ask = |method: &str, uri: &Value, tools: &str| {
+            let line = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"uri": uri}});
+            answer_of(line.to_string().as_bytes(), Channel::Off, tools).step
+        };
+        let reply = |method: &str, uri: &Value, tools: &str| match ask(method, uri, tools) {
+            Step::Reply(reply) => reply,
+            other => panic!("{other:?}"),
+        };
+        let unread = json!(resource::UNREAD);
+        let listed = reply("resources/list", &Value::Null, "state");
+        assert_eq!(listed["result"]["resources"][0]["uri"], unread);
+        assert_eq!(reply("resources/subscribe", &unread, "state")["result"], json!({}));
+        assert!(matches!(
+            ask("resources/read", &unread, "state"),
+            Step::Begin(job) if matches!(&job.work, Work::Read(call) if call.arguments["mark_seen"] == false)
+        ));
+        for method in ["resources/read", "resources/subscribe", "resources/unsubscribe"] {
+            assert_eq!(reply(method, &unread, "none")["error"]["code"], -32002, "{method}");
+            let other = json!("inbox://claudemesh/other");
+            assert_eq!(reply(method, &other, "state")["error"]["code"], -32002, "{method}");
+            assert_eq!(reply(method, &Value::Null, "state")["error"]["code"], -32602, "{method}");
+        }
+        let hello = |tools: &str| {
+            let line = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize",
+                "params": {"protocolVersion": "2025-11-25"}});
+            let answer = answer_of(line.to_string().as_bytes(), Channel::Push, tools);
+            let Step::Reply(reply) = answer.step else { panic!("no reply") };
+            reply["result"]["capabilities"]["resources"]["subscribe"] == true
+        };
+        assert!(hello("state") && !hello("none"));
     }
 
     #[test]

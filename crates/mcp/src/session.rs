@@ -2,6 +2,7 @@
 
 use claudemesh_ipc::api::{RegisterRequest, SessionView};
 use claudemesh_ipc::{Client, IpcError, SessionToken, env};
+use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::error::ErrorCode;
 use claudemesh_protocol::limits::MEMBER_NAME_MAX_CHARS;
 use claudemesh_protocol::text::sanitized_line;
@@ -33,6 +34,9 @@ pub struct Claim {
     pub role: Option<String>,
     /// Directory the agent works in.
     pub cwd: Option<String>,
+    /// What the session may do at most, when it is restricted. A server that could not register such a session speaks
+    /// for nobody, and never for the member.
+    pub caps: Option<CapabilitySet>,
 }
 
 /// Whether a session that was not launched registers itself.
@@ -71,6 +75,7 @@ impl Claim {
             display_name: sanitized_line(name.trim(), MEMBER_NAME_MAX_CHARS),
             role: env::text(ROLE),
             cwd,
+            caps: None,
         }
     }
 }
@@ -106,6 +111,11 @@ impl Registrar {
         self.claim.mesh.as_deref()
     }
 
+    /// True when nothing may be done but by a session: one that is restricted has more rights as its member.
+    pub(crate) fn needs_session(&self) -> bool {
+        self.claim.caps.is_some()
+    }
+
     /// The standing with the daemon behind `client`, registered anew where that is needed.
     ///
     /// # Errors
@@ -118,6 +128,13 @@ impl Registrar {
             Ambient::Off => Ok(self.member_only(client)),
             Ambient::Register => self.ambient(client).await,
         }
+    }
+
+    /// Speaks for the session, when there is one.
+    pub(crate) fn own(&self, client: &Client) -> Option<Client> {
+        let minted = self.minted.as_ref().map(|(token, _)| token);
+        let token = self.claim.token.as_ref().or(minted)?;
+        Some(client.clone().with_token(Some(token.clone())))
     }
 
     /// Ends a session that this process registered for itself; a launched one belongs to its launcher.
@@ -183,6 +200,7 @@ impl Registrar {
         request.cwd.clone_from(&claim.cwd);
         request.role.clone_from(&claim.role);
         request.ambient = kind == SessionKind::Ambient;
+        request.caps = self.claim.caps;
         let mut reply = client.register_session(&request).await;
         if reply.as_ref().is_err_and(|error| error.is(ErrorCode::PidNotOurs)) {
             // The parent belongs to somebody else (sudo, a container's init): the session lives as long as we do.

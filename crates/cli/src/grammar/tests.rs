@@ -7,6 +7,8 @@ use super::classify::{Invocation, Words, classify};
 use super::{Invoked, Parsed, operations, parse};
 use crate::failure::Failure;
 
+mod random;
+
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }

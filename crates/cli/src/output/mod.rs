@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -70,6 +71,8 @@ pub(crate) struct Output {
     stderr: Style,
     /// Warnings of this run: none is said twice.
     warned: Arc<Mutex<BTreeSet<String>>>,
+    /// How long a person was thinking.
+    asked: Arc<Mutex<Duration>>,
 }
 
 /// The flags that decide about output; filled from the parsed arguments, or from a plain scan when they do not parse.
@@ -120,6 +123,7 @@ impl Output {
             stdout: style(environment.stdout_is_terminal),
             stderr: style(environment.stderr_is_terminal),
             warned: Arc::default(),
+            asked: Arc::default(),
         }
     }
 
@@ -131,6 +135,11 @@ impl Output {
     /// Full ids instead of prefixes.
     pub(crate) fn is_verbose(&self) -> bool {
         self.is_verbose
+    }
+
+    /// How long questions stood on the terminal so far: time that no budget counts.
+    pub(crate) fn time_asked(&self) -> Duration {
+        *self.asked.lock()
     }
 
     /// True when a question may be asked (CLI spec §1.11).

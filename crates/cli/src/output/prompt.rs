@@ -1,9 +1,12 @@
 //! Questions. They go to stderr, and only when [`Output::may_prompt`] allows one (CLI spec §1.11, §8.4).
 
+use std::time::Instant;
+
 use claudemesh_protocol::error::ErrorCode;
+use inquire::ui::{RenderConfig, Styled};
 use inquire::{Confirm, InquireError, Select};
 
-use super::Output;
+use super::{Icon, Output};
 use crate::failure::{Failure, Outcome};
 
 /// Rows of a list that are visible at once.
@@ -27,18 +30,55 @@ impl Output {
                 .detail(question.to_owned())
                 .action("pass -y"));
         }
-        let answer = Confirm::new(question).with_default(default == Default::Yes).prompt();
+        let question = self.stderr.characters(question);
+        self.ask(|config| {
+            Confirm::new(&question)
+                .with_default(default == Default::Yes)
+                .with_render_config(config)
+                .prompt()
+        })
+    }
+
+    /// Lets the person choose one of several; the caller has checked [`Output::may_prompt`].
+    ///
+    /// # Errors
+    /// Cancelled when the person breaks off.
+    pub(crate) fn choose(&self, question: &str, options: Vec<String>) -> Outcome<String> {
+        self.ask(|config| {
+            Select::new(question, options)
+                .with_page_size(PAGE)
+                .with_render_config(config)
+                .with_help_message(self.stderr.pick_help())
+                .prompt()
+        })
+    }
+
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(RenderConfig<'static>) -> Result<T, InquireError>,
+    ) -> Outcome<T> {
+        let began = Instant::now();
+        let answer = question(self.question_style());
+        *self.asked.lock() += began.elapsed();
         answer.map_err(|error| cancelled(&error))
     }
-}
 
-/// Lets the person choose one of several; the caller has checked [`Output::may_prompt`].
-///
-/// # Errors
-/// Cancelled when the person breaks off.
-pub(crate) fn choose(question: &str, options: Vec<String>) -> Outcome<String> {
-    let answer = Select::new(question, options).with_page_size(PAGE).prompt();
-    answer.map_err(|error| cancelled(&error))
+    /// Our signs, and ASCII where nothing else can be shown.
+    fn question_style(&self) -> RenderConfig<'static> {
+        let config = if self.stderr.colour {
+            RenderConfig::default_colored()
+        } else {
+            RenderConfig::empty()
+        };
+        let unicode = self.stderr.unicode;
+        let sign = |icon: Icon| Styled::new(icon.text(unicode));
+        config
+            .with_prompt_prefix(sign(Icon::Attention))
+            .with_answered_prompt_prefix(sign(Icon::Done))
+            .with_highlighted_option_prefix(sign(Icon::Next))
+            .with_scroll_up_prefix(Styled::new("^"))
+            .with_scroll_down_prefix(Styled::new("v"))
+    }
 }
 
 fn cancelled(error: &InquireError) -> Failure {

@@ -23,6 +23,8 @@ pub(crate) struct Line {
     spans: Vec<Span>,
     /// Cut to the terminal's width instead of wrapping.
     is_cut: bool,
+    /// Column of the lines that follow when it is wrapped; behind indent and sign when nothing is said.
+    hang: Option<usize>,
 }
 
 impl Line {
@@ -66,7 +68,65 @@ impl Line {
         self
     }
 
+    /// When it does not fit, it goes on at this column.
+    #[must_use]
+    fn hanging(mut self, column: usize) -> Self {
+        self.hang = Some(column);
+        self
+    }
+
     fn render(&self, style: Style) -> String {
+        match style.width {
+            Some(width) if !self.is_cut && !self.is_command() => self.wrapped(style, width),
+            _ => self.on_one_line(style),
+        }
+    }
+
+    /// Commands and addresses are copied from the screen: a line break of ours would end up in them.
+    fn is_command(&self) -> bool {
+        self.spans.iter().any(|span| span.token == Token::Code)
+    }
+
+    /// Broken at blanks where it would pass the edge; a word that is wider than the terminal stays whole.
+    fn wrapped(&self, style: Style, width: usize) -> String {
+        let mut text = " ".repeat(self.indent);
+        let mut used = self.indent;
+        if let Some(icon) = self.icon {
+            let sign = icon.text(style.unicode);
+            text.push_str(&style.paint(icon.token(), sign));
+            text.push(' ');
+            used += cells(sign) + 1;
+        }
+        let hang = self.hang.unwrap_or(used);
+        let hang = if hang > width / 2 { self.indent } else { hang };
+        let mut is_fresh = true;
+        for span in &self.spans {
+            let shown = style.characters(&span.text);
+            let mut run = String::new();
+            for word in shown.split_inclusive(' ') {
+                let bare = word.trim_end_matches(' ');
+                if used + cells(bare) > width && !is_fresh {
+                    text.push_str(&style.paint(span.token, run.trim_end()));
+                    run.clear();
+                    let kept = text.trim_end().len();
+                    text.truncate(kept);
+                    text.push('\n');
+                    text.push_str(&" ".repeat(hang));
+                    (used, is_fresh) = (hang, true);
+                }
+                if is_fresh && bare.is_empty() && used == hang && text.contains('\n') {
+                    continue;
+                }
+                run.push_str(word);
+                used += cells(word);
+                is_fresh &= bare.is_empty();
+            }
+            text.push_str(&style.paint(span.token, &run));
+        }
+        text.trim_end().to_owned()
+    }
+
+    fn on_one_line(&self, style: Style) -> String {
         let mut line = " ".repeat(self.indent);
         let mut used = self.indent;
         if let Some(icon) = self.icon {
@@ -155,7 +215,7 @@ impl Screen {
     pub(crate) fn pairs(&mut self, pairs: &[(&str, String)]) -> &mut Self {
         let width = pairs.iter().map(|(key, _)| cells(key)).max().unwrap_or(0) + 2;
         for (key, value) in pairs {
-            let line = Line::new().put(Token::Dim, padded(key, width));
+            let line = Line::new().hanging(INDENT + width).put(Token::Dim, padded(key, width));
             self.line(line.put(Token::Plain, value.clone()));
         }
         self
@@ -227,6 +287,33 @@ mod tests {
         let text = screen.render(Style { width: Some(40), ..PLAIN }, WithHint::No);
         assert_eq!(text.lines().count(), 1);
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'));
+    }
+
+    #[test]
+    fn prose_is_wrapped_below_its_beginning() {
+        let style = Style { width: Some(24), ..PLAIN };
+        let mut screen = Screen::new();
+        screen.done("Bob may now: read, dm, broadcast, state-read");
+        screen.pairs(&[("value", "one two three four five".into())]);
+        let text = screen.render(style, WithHint::No);
+        assert_eq!(
+            text,
+            "  ✔ Bob may now: read,\n    dm, broadcast,\n    state-read\n  value  one two three\n         four five\n"
+        );
+        assert!(text.lines().all(|line| cells(line) <= 24));
+        let whole = screen.render(PLAIN, WithHint::No);
+        assert_eq!(whole.lines().count(), 2, "without a terminal nothing is wrapped");
+        let mut screen = Screen::new();
+        screen.line(Line::new().put(Token::Code, "claudemesh join http://example.org/i/abcdef"));
+        screen.line(Line::new().put(Token::Dim, "x".repeat(40)));
+        assert_eq!(screen.render(style, WithHint::No).lines().count(), 2);
+        let colour = Style { colour: true, ..style };
+        let mut screen = Screen::new();
+        screen.line(
+            Line::new().put(Token::Dim, "name ").put(Token::Accent, "a b c d e f g h i j k l m"),
+        );
+        let text = screen.render(colour, WithHint::No);
+        assert_eq!(text.matches("\u{1b}[0m").count(), 3, "{text:?}");
     }
 
     #[test]

@@ -59,6 +59,10 @@ impl Icon {
     }
 }
 
+/// Signs in our sentences, and how they are written without Unicode.
+const SIGNS: [(char, &str); 6] =
+    [('—', "-"), ('…', "..."), ('·', "|"), ('→', "->"), ('≥', ">="), ('◇', "<>")];
+
 /// How one stream is written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Style {
@@ -87,11 +91,27 @@ impl Style {
     }
 
     /// Our own signs in plain letters when the terminal has no Unicode; text of other people stays as it is.
-    fn characters(self, text: &str) -> String {
+    pub(crate) fn characters(self, text: &str) -> String {
         if self.unicode || text.is_ascii() {
             return text.to_owned();
         }
-        text.replace('—', "-").replace('…', "...").replace('·', "|").replace('→', "->")
+        let mut plain = String::with_capacity(text.len());
+        for character in text.chars() {
+            match SIGNS.iter().find(|(sign, _)| *sign == character) {
+                Some((_, ascii)) => plain.push_str(ascii),
+                None => plain.push(character),
+            }
+        }
+        plain
+    }
+
+    /// How to move in a list.
+    pub(crate) const fn pick_help(self) -> &'static str {
+        if self.unicode {
+            "↑↓ to move, Enter to choose, type to filter"
+        } else {
+            "arrows to move, Enter to choose, type to filter"
+        }
     }
 }
 

@@ -72,7 +72,8 @@ impl Table {
         format!("{}{}\n", " ".repeat(indent), paint(line.trim_end()))
     }
 
-    /// As wide as the widest text; on a terminal the widest columns give way until the row fits.
+    /// As wide as the widest text; on a terminal beginnings of keys give way first, then the widest columns, until the
+    /// row fits.
     fn widths(&self, limit: Option<usize>) -> Vec<usize> {
         let mut widths: Vec<usize> = self.columns.iter().map(|(name, _)| cells(name)).collect();
         for row in &self.rows {
@@ -82,13 +83,30 @@ impl Table {
         }
         let Some(limit) = limit else { return widths };
         let room = limit.saturating_sub(GAP * widths.len().saturating_sub(1));
-        while widths.iter().sum::<usize>() > room {
+        let mut too_wide = widths.iter().sum::<usize>().saturating_sub(room);
+        // What is a beginning already may be a shorter one; a number that is compared may not.
+        for (at, width) in widths.iter_mut().enumerate() {
+            if self.is_abbreviated(at) {
+                let cut = too_wide.min(width.saturating_sub(COLUMN_MIN));
+                *width -= cut;
+                too_wide -= cut;
+            }
+        }
+        while too_wide > 0 {
             match widths.iter_mut().max_by_key(|width| **width) {
                 Some(widest) if *widest > COLUMN_MIN => *widest -= 1,
                 _ => break,
             }
+            too_wide -= 1;
         }
         widths
+    }
+
+    /// Every text of this column is the beginning of something.
+    fn is_abbreviated(&self, column: usize) -> bool {
+        let mut texts =
+            self.rows.iter().filter_map(|row| row.get(column)).filter(|text| !text.is_empty());
+        texts.clone().next().is_some() && texts.all(|text| text.ends_with('…'))
     }
 }
 
@@ -113,6 +131,17 @@ mod tests {
         short.rows.truncate(1);
         let style = Style { colour: false, unicode: true, width: None };
         assert_eq!(short.render(style, 2), "  key     value  version\n  sprint  14           3\n");
+    }
+
+    #[test]
+    fn the_beginning_of_a_key_gives_way_to_a_number_that_is_compared() {
+        let mut table =
+            Table::new(vec![("safety number".into(), Side::Left), ("key".into(), Side::Left)]);
+        table.row(vec!["12345 ".repeat(6).trim_end().into(), "0123456789abcdef…".into()]);
+        let style = Style { colour: false, unicode: true, width: Some(46) };
+        let text = table.render(style, 2);
+        assert!(text.contains("12345 12345 12345 12345 12345 12345"), "{text}");
+        assert!(text.contains("012345…") || text.contains("01234…"), "{text}");
     }
 
     #[test]

@@ -240,6 +240,10 @@ pub(crate) async fn status(context: &Context) -> Outcome<Report> {
         }
         screen.line(line);
     }
+    if health.meshes.iter().any(|mesh| mesh.disabled_reason.as_deref() == Some("revoked")) {
+        screen.note("revoked: an admin removed you; once you are let in again, restart the daemon");
+        screen.hint("claudemesh daemon restart");
+    }
     if health.degraded {
         screen.attention(format!("degraded: {}", health.degraded_reasons.join(", ")));
     }

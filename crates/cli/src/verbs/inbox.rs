@@ -121,15 +121,21 @@ async fn wait_for_new(client: &Client, mesh: Option<&str>, limit: Duration) -> O
         kinds: Some("message,inbox_digest".to_owned()),
         ..EventsQuery::default()
     };
-    let mut events = client.events(&query, None).await.map_err(link::failure)?;
+    // Before the stream is open: what comes in between is new, too.
     let began = Context::now();
+    let mut events = client.events(&query, None).await.map_err(link::failure)?;
     match timeout_at(deadline, events.next()).await {
         Err(_) | Ok(Ok(_)) => Ok(began),
         Ok(Err(error)) => Err(link::failure(error)),
     }
 }
 
-fn screen(items: &[InboxItem], mesh: Option<&str>, unread: usize, now: Timestamp) -> Screen {
+pub(super) fn screen(
+    items: &[InboxItem],
+    mesh: Option<&str>,
+    unread: usize,
+    now: Timestamp,
+) -> Screen {
     let place = mesh.map(|mesh| format!(" — {mesh}")).unwrap_or_default();
     let fresh = if unread > 0 { format!(", {unread} unread") } else { String::new() };
     let plural = if items.len() == 1 { "message" } else { "messages" };

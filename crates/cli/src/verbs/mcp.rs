@@ -4,12 +4,16 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use claudemesh_ipc::SessionToken;
 use claudemesh_mcp::client_config::Program;
-use claudemesh_mcp::{Ambient, Channel, EnsureDaemon, Options, Rules};
+use claudemesh_mcp::{Ambient, Channel, EnsureDaemon, Options, Rules, ToolText};
+use claudemesh_protocol::capability::{Capability, CapabilitySet};
 
 use crate::context::Context;
-use crate::failure::Failure;
-use crate::grammar::args::{McpArgs, McpVerb};
+use crate::failure::{Failure, Outcome};
+use crate::grammar::args::{McpArgs, McpVerb, ToolTextWord};
+
+mod tool_text;
 
 /// Serves the client until it goes away; the exit code is the server's own.
 pub(crate) fn run(context: Context, args: &McpArgs) -> ExitCode {
@@ -25,6 +29,10 @@ pub(crate) fn run(context: Context, args: &McpArgs) -> ExitCode {
     let rules = Rules { path, is_named };
     let approval = match context.approval_mode() {
         Ok(approval) => approval,
+        Err(failure) => return ExitCode::from(context.out.failure(&failure)),
+    };
+    let caps = match restriction(args) {
+        Ok(caps) => caps,
         Err(failure) => return ExitCode::from(context.out.failure(&failure)),
     };
     let settings = claudemesh_daemon::settings::Settings::read(&context.paths.settings_file());
@@ -46,6 +54,11 @@ pub(crate) fn run(context: Context, args: &McpArgs) -> ExitCode {
         paths: context.paths.clone(),
         mesh: context.global.mesh.clone(),
         tools: args.tools.clone(),
+        caps,
+        tool_text: match args.tool_text {
+            ToolTextWord::Json => ToolText::Json,
+            ToolTextWord::Human => ToolText::Human(Arc::new(tool_text::of)),
+        },
         approval,
         rules,
         channel: if args.no_channel { Channel::Off } else { Channel::Push },
@@ -55,6 +68,25 @@ pub(crate) fn run(context: Context, args: &McpArgs) -> ExitCode {
         ensure_daemon: ensure_daemon(context),
     };
     runtime.block_on(claudemesh_mcp::run(options))
+}
+
+/// What the session may do at most (CLI spec §4.6). A launched session has its capabilities from its launch.
+///
+/// # Errors
+/// Exit 3 for a word that is no capability, and inside a launched session.
+fn restriction(args: &McpArgs) -> Outcome<Option<CapabilitySet>> {
+    let Some(list) = &args.caps else { return Ok(None) };
+    let words = list.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let caps = CapabilitySet::parse(words).map_err(|_| {
+        let known: Vec<&str> = Capability::ALL.iter().map(|word| word.as_str()).collect();
+        Failure::invalid(format!("mcp: --caps \"{list}\""))
+            .detail(format!("expected: a list of {}", known.join(", ")))
+    })?;
+    if SessionToken::from_env().is_some() {
+        return Err(Failure::invalid("mcp: --caps inside a session")
+            .detail("a launched session has its capabilities from its launch"));
+    }
+    Ok(Some(caps))
 }
 
 /// Settings on standard output, and on standard error the file they go into. The program is named by its path: editors

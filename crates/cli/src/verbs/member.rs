@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use claudemesh_protocol::ops::OperationKind;
 use serde_json::{Map, Value};
 
 use crate::attach::settled;
@@ -40,7 +41,8 @@ pub(crate) async fn run(context: &Context, args: &MemberListArgs) -> Outcome<Rep
     let config = context.config()?;
     let mesh = context.mesh(&config).await?;
     context.admit(std::slice::from_ref(&mesh), None).await?;
-    let client = context.daemon_client().await?.with_timeout(context.budget(TIMEOUT));
+    let client = context.client_of(OperationKind::MemberList).await?;
+    let client = client.with_timeout(context.budget(TIMEOUT));
     let work = settled(&client, async || client.members(Some(&mesh)).await.map_err(link::failure));
     let mut reply = context.out.during("reading members", work).await?;
     let (total, online) =

@@ -22,6 +22,7 @@ pub(crate) mod member;
 pub(crate) mod operation;
 pub(crate) mod outbox;
 pub(crate) mod peer;
+pub(crate) mod person;
 pub(crate) mod policy;
 pub(crate) mod send;
 pub(crate) mod share;
@@ -75,7 +76,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome<Report> 
         Command::Peer(PeerVerb::UnblockLoop(args)) => unblock_loop::run(context, &args.peer).await,
         Command::Member(MemberVerb::List(args)) => member::run(context, &args).await,
         Command::Message(verb) => Box::pin(message(verb, context)).await,
-        Command::Policy(verb) => policy::run(context, &verb),
+        Command::Policy(verb) => policy::run(context, &verb).await,
         Command::Daemon(DaemonVerb::Up(_)) => daemon::up(context).await,
         Command::Daemon(DaemonVerb::Down) => daemon::down(context).await,
         Command::Daemon(DaemonVerb::Restart) => daemon::restart(context).await,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use claudemesh_ipc::api::{PeerEntry, PeersReply};
 use claudemesh_ipc::client::PeerFilter;
+use claudemesh_protocol::ops::OperationKind;
 use claudemesh_protocol::{PeerStatus, Timestamp};
 use serde_json::{Map, Value, json};
 
@@ -66,7 +67,8 @@ pub(crate) async fn run(context: &Context, args: &PeerListArgs) -> Outcome<Repor
     let config = context.config()?;
     let chosen = context.meshes(&config, Several::Aggregate).await?;
     context.admit(chosen.slugs(), None).await?;
-    let client = context.daemon_client().await?.with_timeout(context.budget(TIMEOUT));
+    let client = context.client_of(OperationKind::PeerList).await?;
+    let client = client.with_timeout(context.budget(TIMEOUT));
     let filter = if args.all { PeerFilter::WithControlPlane } else { PeerFilter::Reachable };
     let slugs = match &chosen {
         Chosen::One(slug) => vec![slug.clone()],
@@ -84,7 +86,7 @@ pub(crate) async fn run(context: &Context, args: &PeerListArgs) -> Outcome<Repor
     for error in &reply.errors {
         context.out.warning(&format!("{}: {}", error.mesh, error.error));
     }
-    Ok(Report::new(document(&chosen, &reply)?, screen(&slugs, &reply, context)))
+    Ok(Report::new(document(&chosen, &reply)?, screen(&slugs, &reply, context.out.is_verbose())))
 }
 
 fn all_failed(reply: &PeersReply) -> Failure {
@@ -123,7 +125,7 @@ fn document(chosen: &Chosen, reply: &PeersReply) -> Outcome<Document> {
     }
 }
 
-fn screen(slugs: &[String], reply: &PeersReply, context: &Context) -> Screen {
+pub(super) fn screen(slugs: &[String], reply: &PeersReply, is_verbose: bool) -> Screen {
     let mut screen = Screen::new();
     for slug in slugs {
         let mut peers: Vec<&PeerEntry> =
@@ -134,7 +136,7 @@ fn screen(slugs: &[String], reply: &PeersReply, context: &Context) -> Screen {
             screen.note("(no peers connected)");
         }
         for peer in peers {
-            row(&mut screen, peer, context.out.is_verbose());
+            row(&mut screen, peer, is_verbose);
         }
     }
     screen

@@ -27,11 +27,11 @@ pub(crate) const fn fields(verb: &PolicyVerb) -> Fields<'static> {
 ///
 /// # Errors
 /// Exit 3 for an unknown verb, 6 when there is a file already, 10 when it cannot be written.
-pub(crate) fn run(context: &Context, verb: &PolicyVerb) -> Outcome<Report> {
+pub(crate) async fn run(context: &Context, verb: &PolicyVerb) -> Outcome<Report> {
     match verb {
         PolicyVerb::Show => show(context),
         PolicyVerb::Path => Ok(path(context)),
-        PolicyVerb::Check(args) => check(context, args),
+        PolicyVerb::Check(args) => check(context, args).await,
         PolicyVerb::Init(args) => init(context, args.force),
     }
 }
@@ -111,12 +111,29 @@ fn path(context: &Context) -> Report {
     Report::new(Document::object(document), screen)
 }
 
-fn check(context: &Context, args: &PolicyCheckArgs) -> Outcome<Report> {
+/// Names, keys and groups of the target, as the gate will see them; `None` when no daemon that runs can tell. Trying a
+/// rule starts nothing.
+async fn names_behind(context: &Context, mesh: Option<&str>, target: &str) -> Option<Vec<String>> {
+    let client = context.running_daemon().await?;
+    claudemesh_ipc::policy::names_of(&client, mesh, target).await.ok()
+}
+
+async fn check(context: &Context, args: &PolicyCheckArgs) -> Outcome<Report> {
     let gated = gate::gated_verb(&args.resource, &args.verb)?;
     let policy = context.policy()?;
     let mode = context.approval_mode()?;
-    let target_names: Vec<String> = args.target.iter().cloned().collect();
     let mesh = context.global.mesh.as_deref();
+    let mut target_names: Vec<String> = args.target.iter().cloned().collect();
+    if let Some(target) = &args.target
+        && policy.rules.iter().any(|rule| rule.asks_for_target(gated))
+    {
+        match names_behind(context, mesh, target).await {
+            Some(names) => target_names.extend(names),
+            None => context
+                .out
+                .warning("no daemon to ask: rules with peers see the target as it was typed"),
+        }
+    }
     let verdict = policy.decide(&Action { gated, mesh, target_names: &target_names }, mode);
     let mut document = Map::from_iter([
         ("resource".to_owned(), Value::from(gated.resource)),

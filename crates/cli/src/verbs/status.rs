@@ -1,6 +1,7 @@
 //! `message status`: how far a message came (CLI spec §3.6).
 
 use claudemesh_protocol::error::ErrorCode;
+use claudemesh_protocol::ops::OperationKind;
 use claudemesh_protocol::{PublicKey, Timestamp};
 use serde_json::{Map, Value};
 
@@ -51,7 +52,7 @@ pub(crate) async fn run(context: &Context, id: &str) -> Outcome<Report> {
     let config = context.config()?;
     let chosen = context.meshes(&config, Several::Aggregate).await?;
     context.admit(chosen.slugs(), Some(id)).await?;
-    let client = context.daemon_client().await?;
+    let client = context.client_of(OperationKind::MessageStatus).await?;
     let work = settled(&client, async || {
         client.message_status(chosen.one(), id).await.map_err(link::failure)
     });
@@ -100,7 +101,7 @@ fn unknown_id(id: &str, failure: Failure) -> Failure {
     Failure::not_found(format!("{what} \"{id}\""))
 }
 
-fn screen(asked: &str, map: &Map<String, Value>) -> Screen {
+pub(super) fn screen(asked: &str, map: &Map<String, Value>) -> Screen {
     let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default();
     let mut screen = Screen::new();
     let id = Some(text("messageId")).filter(|id| !id.is_empty()).unwrap_or(asked);

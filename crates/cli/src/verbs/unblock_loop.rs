@@ -1,6 +1,7 @@
 //! `peer unblock-loop`: a person lets two sessions talk again that the loop guard stopped (CLI spec §3.4).
 
 use claudemesh_protocol::error::ErrorCode;
+use claudemesh_protocol::ops::OperationKind;
 use serde_json::{Map, Value};
 
 use crate::attach::settled;
@@ -9,6 +10,7 @@ use crate::failure::{Failure, Outcome};
 use crate::link;
 use crate::output::{Document, Fields, Report, Screen};
 use crate::select::Several;
+use crate::verbs::person;
 
 /// Keys of the result.
 pub(crate) const FIELDS: Fields = Fields { names: &["peer", "name", "lifted", "mesh"], id: "peer" };
@@ -31,11 +33,12 @@ pub(crate) async fn run(context: &Context, peer: &str) -> Outcome<Report> {
     let config = context.config()?;
     let chosen = context.meshes(&config, Several::Aggregate).await?;
     context.admit(chosen.slugs(), Some(peer)).await?;
-    let client = context.daemon_client().await?;
+    let client = context.client_of(OperationKind::PeerUnblockLoop).await?;
     let work = settled(&client, async || {
         client.unblock_loop(chosen.one(), peer).await.map_err(link::failure)
     });
-    let reply = context.out.during("lifting", work).await?;
+    let reply = context.out.during("lifting", work).await;
+    let reply = reply.map_err(|failure| person::refused(peer, chosen.one(), failure))?;
     let map = match reply.result {
         Value::Object(map) => map,
         _ => Map::new(),

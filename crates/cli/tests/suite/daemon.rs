@@ -113,17 +113,6 @@ fn an_unstartable_daemon_is_one_error_with_exit_4() {
 }
 
 #[test]
-fn without_the_daemon_verbs_say_what_they_need() {
-    let (_ana, bob) = two_people();
-    let ran = bob.run(&["peers", "--no-daemon"]);
-    assert_eq!(ran.code, 4);
-    assert!(
-        ran.stderr.contains("needs the daemon") && ran.stderr.contains("claudemesh daemon up"),
-        "{ran:?}"
-    );
-}
-
-#[test]
 fn logs_are_printed_and_missing_ones_said() {
     let home = Home::new();
     assert_eq!(home.run(&["daemon", "logs"]).code, 5);

@@ -101,7 +101,11 @@ impl Home {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
+        // Who refuses what is too long does not read it to its end.
+        let written = child.stdin.take().unwrap().write_all(input);
+        if let Err(error) = written {
+            assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe, "{words:?}: {error}");
+        }
         Ran::from(child.wait_with_output().unwrap())
     }
 
@@ -113,6 +117,12 @@ impl Home {
     /// A link to a mesh of this HOME, for one joiner or more.
     pub fn invite(&self, uses: u32) -> String {
         let share = self.json_ok(&["share", "--uses", &uses.to_string()]);
+        share["url"].as_str().unwrap().to_owned()
+    }
+
+    /// The same for one of several meshes.
+    pub fn invite_to(&self, mesh: &str, uses: u32) -> String {
+        let share = self.json_ok(&["share", "--mesh", mesh, "--uses", &uses.to_string()]);
         share["url"].as_str().unwrap().to_owned()
     }
 
@@ -138,6 +148,46 @@ impl Home {
             key.is_some()
         });
         key.unwrap()
+    }
+
+    /// Takes a permission from a member of `home` through the broker's HTTP API, for which there is no verb.
+    pub fn take_permission(&self, name: &str, permission: &str) {
+        use std::io::{Read as _, Write as _};
+
+        let members = self.json_ok(&["members"]);
+        let row = members.as_array().unwrap().iter().find(|row| row["displayName"] == name);
+        let id = row.unwrap()["memberId"].as_str().unwrap().to_owned();
+        let read = |file: &str| -> Value {
+            serde_json::from_slice(&std::fs::read(self.file(file)).unwrap()).unwrap()
+        };
+        let token = read("auth.json")["session_token"].as_str().unwrap().to_owned();
+        let url = read("config.json")["meshes"][0]["brokerUrl"].as_str().unwrap().to_owned();
+        let host = url.trim_start_matches("ws://").trim_end_matches("/ws").to_owned();
+        let body = format!("{{\"member_id\":\"{id}\",\"permissions\":{{\"{permission}\":false}}}}");
+        let mut broker = std::net::TcpStream::connect(&host).unwrap();
+        write!(
+            broker,
+            "POST /cli/mesh/home/permissions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        broker.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    /// Changes the broker's database behind its back, while it is stopped.
+    pub fn changed_in_store(&self, statement: &'static str) {
+        use sqlx::ConnectOptions as _;
+
+        let file = self.broker_dir().join("broker.db");
+        crate::sessions::wait(async {
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+            let mut database = options.connect().await.unwrap();
+            let done = sqlx::query(statement).execute(&mut database).await.unwrap();
+            assert!(done.rows_affected() > 0, "{statement}");
+        });
     }
 
     /// The inbox without marking anything.
@@ -200,9 +250,14 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Two people with a mesh `home` between them: the first made it, the second joined by link.
 pub fn two_people() -> (Home, Home) {
+    with_another("Bob")
+}
+
+/// The same with another name.
+pub fn with_another(name: &str) -> (Home, Home) {
     let ana = Home::new();
     ana.up();
-    let bob = Home::new();
-    bob.ok(&["join", &ana.invite(1), "--name", "Bob"]);
-    (ana, bob)
+    let other = Home::new();
+    other.ok(&["join", &ana.invite(1), "--name", name]);
+    (ana, other)
 }

@@ -10,13 +10,17 @@
 )]
 
 mod chaos;
+mod cold;
 mod daemon;
 mod files;
+mod gallery;
 mod grammar;
 mod home;
 mod invites;
 mod join;
+mod lineup;
 mod machine;
+mod manners;
 mod messages;
 mod operations;
 mod outbox;

@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
-use crate::home::Home;
+use crate::home::{Home, two_people, until};
 use crate::machine::answered_on_terminal;
+use crate::sessions::Agent;
 
 /// The audit log, one document a line.
 fn audit(home: &Home) -> Vec<Value> {
@@ -179,4 +180,66 @@ fn the_first_write_leaves_a_policy_file() {
     assert_eq!(home.run(&["state", "set", "k", "v"]).code, 4);
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains("resource: peer") && text.contains("verb: kick"), "{text}");
+}
+
+/// CLI spec §1.17: rules that name peers, by name, key and group, end to end: the number of the rule, the line in the
+/// log, and nothing sent.
+#[test]
+fn rules_may_name_peers() {
+    let (ana, bob) = two_people();
+    bob.ok(&["daemon", "up"]);
+    let key = ana.member_key("Bob");
+    let agent = Agent::register(&bob, 1, "builder");
+    agent.ok(&bob, &["group", "join", "@ops"]);
+    until("Ana sees the session in its group", || {
+        ana.json_ok(&["peers"]).to_string().contains("\"ops\"")
+    });
+    let rules = |text: &str| std::fs::write(ana.file("policy.yaml"), text).unwrap();
+    rules(
+        "rules:\n\
+         - {resource: peer, verb: kick, peers: [\"Cleo\"], decision: allow}\n\
+         - {resource: peer, verb: kick, peers: [\"@ops\"], decision: deny, reason: on call}\n\
+         - {resource: message, verb: send, peers: [\"Bob\"], mesh: home, decision: deny}\n\
+         - {resource: grant, verb: block, peers: [\"Bob\"], decision: prompt, reason: think twice}\n",
+    );
+    let denied = |words: &[&str], rule: u64, target: &str| {
+        let (code, refused) = ana.json(words);
+        assert_eq!((code, refused["error"].as_str()), (7, Some("policy_denied")), "{refused}");
+        assert_eq!(refused["rule"], rule, "{refused}");
+        let line = last(&ana);
+        assert_eq!((&line["outcome"], &line["rule"]), (&"denied".into(), &rule.into()), "{line}");
+        assert_eq!((&line["target"], &line["mesh"]), (&target.into(), &"home".into()), "{line}");
+    };
+    let (code, checked) = ana.json(&["policy", "check", "peer", "kick", "builder"]);
+    assert_eq!((code, &checked["rule"]), (7, &2.into()), "{checked}");
+    let (code, checked) = ana.json(&["policy", "check", "peer", "kick", "Cleo"]);
+    assert_eq!((code, &checked["rule"]), (0, &1.into()), "{checked}");
+    let ran = ana.run(&["kick", "builder", "-y"]);
+    assert_eq!(ran.code, 7, "{ran:?}");
+    assert!(ran.stderr.contains("denied by policy: peer kick (rule 2)"), "{ran:?}");
+    assert!(ran.stderr.contains("on call"), "{ran:?}");
+    denied(&["kick", "builder", "-y"], 2, "builder");
+    for target in ["Bob", "bob", &key, &key[..12], "builder", "Bob@home"] {
+        let asked = target.strip_suffix("@home").unwrap_or(target);
+        denied(&["send", target, "hello"], 3, asked);
+    }
+    assert!(bob.bodies().is_empty(), "{:?}", bob.bodies());
+    assert_eq!(ana.json_ok(&["daemon", "outbox", "list"]), serde_json::json!([]));
+    // A rule about somebody says nothing about others.
+    ana.ok(&["send", "@all", "hello"]);
+    let ran = ana.run(&["block", "Bob"]);
+    assert_eq!(ran.code, 7, "{ran:?}");
+    assert!(ran.stderr.contains("confirmation required"), "{ran:?}");
+    assert_eq!((&last(&ana)["decision"], &last(&ana)["rule"]), (&"prompt".into(), &4.into()));
+    let (text, code) = answered_on_terminal(&ana, &["block", "Bob"], "Continue?", "y\r");
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("grant block Bob on home — think twice"), "{text}");
+    assert_eq!(last(&ana)["outcome"], "allowed");
+    // Who is away is the same person.
+    bob.ok(&["daemon", "down"]);
+    until("Bob is gone", || !ana.ok(&["peers"]).contains("builder"));
+    denied(&["send", &key, "hello"], 3, &key);
+    rules("rules:\n- {resource: peer, verb: ban, peers: [\"Bob\"], decision: allow}\n");
+    ana.ok(&["ban", "Bob"]);
+    assert_eq!((&last(&ana)["decision"], &last(&ana)["rule"]), (&"allow".into(), &1.into()));
 }

@@ -1,54 +1,14 @@
-//! Shared by the tests: the list of verbs, and snapshots without what differs from run to run.
-
-use claudemesh_protocol::ops::OperationKind;
-
-/// Every verb: those drawn by hand in their short form, and those of the operation table.
-pub fn every_verb() -> Vec<&'static str> {
-    let operations = OperationKind::ALL.iter().filter_map(|kind| kind.spec().verb);
-    let generic = operations.filter(|verb| !verb.is_drawn_by_hand).map(|verb| verb.words);
-    DRAWN.iter().copied().chain(generic).collect()
-}
-
-/// Every verb that is drawn by hand, in its short form.
-const DRAWN: &[&str] = &[
-    "up",
-    "down",
-    "create",
-    "join",
-    "list",
-    "leave",
-    "share",
-    "peers",
-    "members",
-    "peer unblock-loop",
-    "send",
-    "inbox",
-    "inbox flush",
-    "inbox delete",
-    "msg-status",
-    "policy show",
-    "policy path",
-    "policy check",
-    "policy init",
-    "daemon up",
-    "daemon down",
-    "daemon restart",
-    "daemon status",
-    "daemon logs",
-    "daemon outbox list",
-    "daemon outbox inspect",
-    "daemon outbox requeue",
-    "daemon outbox drop",
-    "daemon outbox prune",
-    "whoami",
-    "completions",
-    "mcp",
-    "broker",
-];
+//! Snapshots without what differs from run to run.
 
 /// Compares with the stored text; ids, keys, times, ports and paths are replaced first.
 pub fn snapshot(name: &str, text: &str) {
+    stored("", name, text);
+}
+
+/// The same in a folder of the snapshots.
+pub fn stored(folder: &str, name: &str, text: &str) {
     insta::with_settings!({
+        snapshot_path => format!("snapshots/{folder}"),
         prepend_module_to_snapshot => false,
         omit_expression => true,
         filters => vec![
@@ -57,6 +17,13 @@ pub fn snapshot(name: &str, text: &str) {
             (r"\(\d+[smhd] ago\)", "([age] ago)"),
             (r"\bin \d+ s\b", "in [n] s"),
             (r"requeue [0-9A-HJKMNP-TV-Z]{26}\b", "requeue [ulid]"),
+            (r"\b01[0-9A-HJKMNP-TV-Z]{24}\b", "[ulid]"),
+            (r"\b\d{5}( \d{5}){5}\b", "[safety number]"),
+            (r"\b[0-9a-f]{128}\b", "[signature]"),
+            (r#""code": "[A-Z0-9]{8}""#, r#""code": "[code]""#),
+            (r"\b1[0-9]{12}\b", "[time in ms]"),
+            (r"\(\d+ ms\)", "([n] ms)"),
+            (r#"/[^\s"]+/(debug|release)/claudemesh\b"#, "[claudemesh]"),
             (r"/tmp/[^\s/]+", "[home]"),
             (r"127\.0\.0\.1:\d+", "127.0.0.1:[port]"),
             (r"\bpid \d+", "pid [pid]"),
@@ -66,7 +33,12 @@ pub fn snapshot(name: &str, text: &str) {
             (r"/i/[A-Za-z0-9]{2}\*\*\*", "/i/[co]***"),
             (r"\b[0-9a-f]{64}\b", "[key]"),
             (r"\b[0-9a-f]{16}…", "[key16]…"),
+            (r"\b[0-9a-f]{16}\b", "[hex16]"),
+            (r"(now|next|low) +yes +\d+ +\d+\n", "$1  yes  [ms]  [ms]\n"),
+            (r#"_ms": \d+"#, r#"_ms": [ms]"#),
+            (r#"pid": \d+"#, r#"pid": [pid]"#),
             (r"\b[0-9a-f]{12}\b", "[key12]"),
+            (r"\b[0-9a-f]{3,15}…", "[key]…"),
             (r"\([0-9a-f]{8}\)", "([key8])"),
             (r"\b[0-9A-Za-z]{32}\b", "[id]"),
             (r"(member +)[0-9A-Za-z]{8}\b", "${1}[id8]"),

@@ -12,6 +12,8 @@ use super::failure::Failure;
 use super::gate::{Caller, Gate};
 use super::outcome::Outcome;
 use super::question::Questions;
+use super::tally::Tally;
+use super::text::ToolText;
 use crate::road::Road;
 
 /// The argument of every tool that says on which mesh it works, and its other name.
@@ -109,6 +111,10 @@ pub(crate) struct Runner {
     pub road: Road,
     /// Questions to the person.
     pub questions: Questions,
+    /// What stands in the text of a result.
+    pub text: ToolText,
+    /// Counts calls and failures.
+    pub tally: Tally,
 }
 
 impl Runner {

@@ -51,6 +51,12 @@ impl Failure {
         self
     }
 
+    /// Every place is taken.
+    pub(crate) fn busy() -> Self {
+        Self::new(ErrorCode::RateLimited.as_str(), "too many calls are running")
+            .retry_after_ms(1000)
+    }
+
     /// The daemon could not be reached; nothing was done.
     pub(crate) fn unreachable(code: ErrorCode, reason: &str) -> Self {
         let failure = Self::new(code.as_str(), reason);

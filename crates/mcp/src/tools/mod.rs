@@ -10,6 +10,8 @@ mod listing;
 mod outcome;
 mod question;
 mod select;
+mod tally;
+mod text;
 
 pub(crate) use call::{Call, Runner};
 pub(crate) use failure::Failure;
@@ -17,6 +19,8 @@ pub(crate) use gate::Gate;
 pub use gate::Rules;
 pub use listing::entry;
 pub(crate) use listing::{Revision, listing};
-pub(crate) use outcome::busy;
+pub(crate) use outcome::{Outcome, busy};
 pub(crate) use question::Questions;
 pub use select::{Toolset, UnknownTools};
+pub(crate) use tally::Tally;
+pub use text::{Render, Shown, ToolText};

@@ -11,6 +11,8 @@ const FIRST: &str = "v1";
 const ALL: &str = "all";
 /// No tool.
 const NONE: &str = "none";
+/// Tools of services that a mesh runs, which come and go; this version runs none, and says so rather than offer nothing.
+const SERVICES: &str = "services";
 /// Longest unknown word that is echoed, in characters.
 const ECHO_MAX_CHARS: usize = 200;
 
@@ -28,6 +30,12 @@ impl fmt::Display for UnknownTools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let families: Vec<&str> = Family::ALL.iter().map(|family| family.as_str()).collect();
         let tools: Vec<&str> = catalogue().filter_map(|kind| kind.spec().tool).collect();
+        if self.0.iter().any(|word| word.trim_start_matches('-') == SERVICES) {
+            writeln!(
+                f,
+                "{SERVICES}: this version runs no services, so they have no tools; leave it out"
+            )?;
+        }
         write!(
             f,
             "unknown tools: {}\nhint: valid items of --tools: {NONE}, {FIRST}, {ALL}; families: {}; tools: {}; \
@@ -156,6 +164,16 @@ mod tests {
         assert!(!all.iter().any(|tool| tool.contains("kick") || tool.contains("ban")), "{all:?}");
         for family in Family::ALL {
             assert!(Toolset::parse(family.as_str()).is_ok(), "{family:?}");
+        }
+    }
+
+    /// MCP spec §1, §8.3: nobody who asks for the tools of services is told that there are none of them by an empty list.
+    #[test]
+    fn services_are_refused_in_words_until_there_are_some() {
+        for list in ["services", "state,services", "all,-services"] {
+            let refusal = Toolset::parse(list).unwrap_err().to_string();
+            assert!(refusal.starts_with("services: this version runs no services"), "{refusal}");
+            assert!(refusal.contains("valid items of --tools"), "{refusal}");
         }
     }
 

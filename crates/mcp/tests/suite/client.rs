@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use claudemesh_ipc::Paths;
 use claudemesh_mcp::{
-    Ambient, Channel, Claim, EnsureDaemon, Rules, Server, Toolset, output_to, serve,
+    Ambient, Channel, Claim, EnsureDaemon, Rules, Server, ToolText, Toolset, output_to, serve,
 };
 use claudemesh_protocol::ops::policy::ApprovalMode;
 use serde_json::{Value, json};
@@ -41,6 +41,7 @@ pub fn claim() -> Claim {
         display_name: "Ben".into(),
         role: None,
         cwd: None,
+        caps: None,
     }
 }
 
@@ -58,6 +59,7 @@ fn server(home: &std::path::Path) -> Server {
         claim: claim(),
         channel: Channel::Push,
         tools: Toolset::default(),
+        tool_text: ToolText::Json,
         approval: ApprovalMode::Write,
         ensure_daemon: always_there(),
     }

@@ -21,5 +21,6 @@ mod handshake;
 mod modes;
 mod push;
 mod registration;
+mod resource;
 mod schema_fuzz;
 mod welcome;

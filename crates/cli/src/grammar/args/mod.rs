@@ -174,7 +174,7 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Serve an MCP client on stdio (started by the client)
     #[command(
-        after_help = "Examples:\n  claude mcp add claudemesh -- claudemesh mcp\n  claudemesh mcp --tools messaging,profile,state\n  claudemesh mcp print-config cursor\n\nTools: none, v1, all, families, single tools; a leading - removes. docs/mcp.md explains them."
+        after_help = "Examples:\n  claude mcp add claudemesh -- claudemesh mcp\n  claudemesh mcp --tools messaging,profile,state\n  claudemesh mcp --tools v1 --caps dm,read\n  claudemesh mcp print-config cursor\n\nCapabilities: read, dm, broadcast, state-read, state-write, grant, kick, ban, profile-write,\nservice-deploy; everything the member may do when left out.\nTools: none, v1, all, families, single tools; a leading - removes. docs/mcp.md explains them."
     )]
     Mcp(McpArgs),
     /// Run a broker; also the program claudemesh-broker
@@ -295,9 +295,22 @@ pub(crate) struct McpArgs {
     /// Tools to offer, such as messaging,state; none when left out
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     pub(crate) tools: Option<String>,
+    /// What the session may do at most, such as dm,read; an empty list only receives
+    #[arg(long, value_name = "LIST")]
+    pub(crate) caps: Option<String>,
+    /// Text of tool results: the result itself, or what the command line shows
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = ToolTextWord::Json)]
+    pub(crate) tool_text: ToolTextWord,
     /// Register the session and push nothing
     #[arg(long)]
     pub(crate) no_channel: bool,
+}
+
+/// `mcp --tool-text`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ToolTextWord {
+    Json,
+    Human,
 }
 
 /// What `mcp` does besides serving.

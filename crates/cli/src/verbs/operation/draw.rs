@@ -12,16 +12,16 @@ use crate::output::{Document, Report, Screen, Side, Table};
 
 /// Longest text of one value, in characters.
 const VALUE_MAX_CHARS: usize = 2000;
-/// Characters of a key.
+/// Characters of a key; a signature has twice as many.
 const KEY_CHARS: usize = 64;
 /// Characters of a key that people see.
 const KEY_SHOWN_CHARS: usize = 16;
 
 /// How values are written.
 #[derive(Clone, Copy)]
-struct Manner {
-    is_verbose: bool,
-    now: Timestamp,
+pub(in crate::verbs) struct Manner {
+    pub(in crate::verbs) is_verbose: bool,
+    pub(in crate::verbs) now: Timestamp,
 }
 
 /// Both forms of the result.
@@ -36,7 +36,7 @@ pub(super) fn report(
     drawn(kind, arguments, mesh, result, manner)
 }
 
-fn drawn(
+pub(in crate::verbs) fn drawn(
     kind: OperationKind,
     arguments: &Map<String, Value>,
     mesh: Option<&str>,
@@ -56,7 +56,9 @@ fn drawn(
         })
     };
     let field = |name: &str, value: &Value| {
-        if is_any_json(name) && !value.is_null() {
+        // A value of the state is what a program wrote; an entry of the audit log is about something.
+        let is_verbatim = kind != OperationKind::AuditQuery && is_any_json(name);
+        if is_verbatim && !value.is_null() {
             sanitized_line(&value.to_string(), VALUE_MAX_CHARS)
         } else {
             shown(value, manner)
@@ -227,7 +229,8 @@ fn shown(value: &Value, manner: Manner) -> String {
 }
 
 fn text_shown(text: &str, manner: Manner) -> String {
-    let is_key = text.len() == KEY_CHARS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // Keys, hashes and signatures: nobody reads them, and their beginning tells them apart.
+    let is_key = text.len() >= KEY_CHARS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_key && !manner.is_verbose {
         let start: String = text.chars().take(KEY_SHOWN_CHARS).collect();
         return format!("{start}…");
@@ -295,7 +298,7 @@ mod tests {
             if verb.is_drawn_by_hand {
                 continue;
             }
-            let text = text_of(*kind, json!({}), json!({ list: [] }), Some(60));
+            let text = text_of(*kind, json!({}), json!({ list: [] }), None);
             assert_eq!(text, format!("  {}\n", verb.none), "{}", spec.name);
             assert!(verb.none.starts_with('('), "{}", spec.name);
         }

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use claudemesh_ipc::client::PeerFilter;
-use claudemesh_protocol::error::ErrorCode;
+use claudemesh_protocol::error::{ErrorCode, ExitCode};
 use claudemesh_protocol::ops::policy::TARGET_FIELDS;
-use claudemesh_protocol::ops::{ArgumentError, Class, Operation, OperationKind, Shape, Verb};
+use claudemesh_protocol::ops::{ArgumentError, Class, Operation, OperationKind, Run, Shape, Verb};
 use claudemesh_protocol::text::sanitized_line;
 use serde_json::{Map, Value};
 
@@ -18,8 +18,11 @@ use crate::grammar::operations::kebab;
 use crate::link;
 use crate::output::{Fields, Report};
 use crate::select::Several;
+use crate::verbs::person;
 
-mod draw;
+mod audit;
+pub(super) mod draw;
+mod named;
 
 /// Longest name in a sentence, in characters.
 const NAME_MAX_CHARS: usize = 100;
@@ -60,16 +63,32 @@ pub(crate) async fn run(context: &Context, invoked: &Invoked) -> Outcome<Report>
         .map_err(|error| unfit(&error, verb, &context.spoken))?;
     let chosen = context.meshes(&context.config()?, several(&spec)).await?;
     ask_gate(context, invoked.kind, &arguments, chosen.slugs()).await?;
-    let client = context.daemon_client().await?;
+    let client = context.client_for(invoked.kind, &arguments).await?;
     let work = settled(&client, async || {
         let reply = client.op(invoked.kind, chosen.one(), arguments.clone()).await;
         reply.map_err(link::failure)
     });
-    let work = Box::pin(within(context.global.timeout, work));
-    let reply = context.out.during(&format!("waiting for {}", context.spoken), work).await;
-    let reply = reply.map_err(|failure| explained(failure, &spec, verb, &arguments))?;
+    let work = Box::pin(work);
+    let reply = match context.out.during(&format!("waiting for {}", context.spoken), work).await {
+        Err(failure) if named::is_unknown_peer(&spec, &failure, &arguments) => {
+            named::as_spelled(&client, invoked.kind, chosen.one(), &arguments, failure).await
+        }
+        reply => reply,
+    };
+    let reply =
+        reply.map_err(|failure| explained(failure, &spec, verb, &arguments, chosen.one()))?;
     afterwards(context, invoked.kind, &reply.result)?;
-    Ok(draw::report(context, invoked.kind, &arguments, chosen.one(), reply.result))
+    let mut report =
+        draw::report(context, invoked.kind, &arguments, chosen.one(), reply.result.clone());
+    if invoked.kind == OperationKind::PeerUnban {
+        report.screen.hint("on the member's machine: claudemesh daemon restart");
+    }
+    if invoked.kind == OperationKind::AuditQuery && !context.out.is_json() {
+        let worded = audit::worded(&client, chosen.one(), reply.result).await;
+        report.screen =
+            draw::report(context, invoked.kind, &arguments, chosen.one(), worded).screen;
+    }
+    Ok(report)
 }
 
 /// A list is read from every mesh; anything else needs one.
@@ -78,19 +97,6 @@ fn several(spec: &Operation) -> Several {
         (Class::Read, Shape::List(_)) => Several::Aggregate,
         _ => Several::Choose,
     }
-}
-
-/// The operation has a time of its own; `--timeout` replaces it.
-///
-/// # Errors
-/// Exit 4 when the time is over.
-async fn within<T>(limit: Option<Duration>, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    let Some(limit) = limit else { return work.await };
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        let seconds = limit.as_secs();
-        Err(Failure::new(ErrorCode::Timeout, format!("no answer within {seconds} s"))
-            .detail("it may have happened all the same"))
-    })
 }
 
 /// The gate, with the number of sessions that `--all` means in its question.
@@ -123,7 +129,7 @@ async fn named_target(
         let span = Context::span(Duration::from_millis(stale));
         return Ok(format!("everybody silent for {span}"));
     }
-    let client = context.daemon_client().await?;
+    let client = context.client_of(OperationKind::PeerList).await?;
     let peers = settled(&client, async || {
         client.peers(mesh, PeerFilter::Reachable).await.map_err(link::failure)
     });
@@ -160,6 +166,7 @@ fn explained(
     spec: &Operation,
     verb: Verb,
     arguments: &Map<String, Value>,
+    mesh: Option<&str>,
 ) -> Failure {
     let named = verb
         .positional
@@ -167,7 +174,19 @@ fn explained(
         .and_then(|name| arguments.get(*name))
         .and_then(Value::as_str)
         .map(|text| sanitized_line(text, NAME_MAX_CHARS));
+    if let Some(typed) = TARGET_FIELDS.iter().find_map(|name| arguments.get(*name)?.as_str()) {
+        failure = person::refused(typed, mesh, failure);
+    }
+    if let Run::Forward(frame) = spec.run {
+        // The broker names its frame; people know the verb.
+        let frame = format!("\"{}\"", frame.spec().word);
+        failure.message = failure.message.replace(&frame, &format!("\"{}\"", verb.words));
+    }
     match (failure.code.as_str(), named) {
+        ("not_found", None) if verb.positional == ["target"] => {
+            "no session matches".clone_into(&mut failure.message);
+            failure.action = Some("claudemesh peers".to_owned());
+        }
         ("not_found", Some(name)) if matches!(spec.shape, Shape::RecordUnlessEmpty(_)) => {
             let none = verb.none.trim_matches(['(', ')']);
             failure.message = format!("\"{name}\": {none}");
@@ -185,11 +204,14 @@ fn explained(
 /// Meshes that could not be asked are said, and an answer that is no success for the person who asked is none.
 ///
 /// # Errors
-/// Exit 5 when a kick or a disconnect reached nobody.
+/// Exit 5 when a kick or a disconnect reached nobody, 8 when the audit log was changed.
 fn afterwards(context: &Context, kind: OperationKind, result: &Value) -> Outcome<()> {
     for error in result.get("errors").and_then(Value::as_array).into_iter().flatten() {
         let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
         context.out.warning(&format!("{}: {}", text("mesh"), text("error")));
+    }
+    if kind == OperationKind::AuditVerify && result.get("valid") == Some(&Value::Bool(false)) {
+        return Err(broken_chain(result));
     }
     if !matches!(kind, OperationKind::PeerKick | OperationKind::PeerDisconnect) {
         return Ok(());
@@ -210,12 +232,28 @@ fn afterwards(context: &Context, kind: OperationKind, result: &Value) -> Outcome
         return Ok(());
     }
     Err(if skipped.is_empty() {
-        Failure::not_found("no session matches").action("claudemesh peers --all")
+        Failure::not_found("no session matches").action("claudemesh peers")
     } else {
         Failure::not_found("only connections of daemons match")
             .detail("to keep the member out: claudemesh ban; on its own machine: claudemesh daemon down")
             .action("claudemesh ban <member>")
     })
+}
+
+/// An audit log that was changed: no success, whatever else the answer says.
+fn broken_chain(result: &Value) -> Failure {
+    let at = result.get("brokenAt").and_then(Value::as_i64);
+    let place = at.map(|id| format!(" at entry {id}")).unwrap_or_default();
+    let mut failure =
+        Failure::of_word("audit_chain_broken", format!("the audit log was changed{place}"))
+            .exit(ExitCode::Internal);
+    if let Some(why) = result.get("explanation").and_then(Value::as_str) {
+        failure = failure.detail(sanitized_line(why, NAME_MAX_CHARS * 2));
+    }
+    if let Some(fields) = result.as_object() {
+        failure.background.extra.extend(fields.clone());
+    }
+    failure.action("claudemesh audit query, and compare with a copy you kept")
 }
 
 #[cfg(test)]

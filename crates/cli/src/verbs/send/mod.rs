@@ -5,6 +5,7 @@ use std::time::Duration;
 use claudemesh_ipc::Client;
 use claudemesh_ipc::api::{EventsQuery, SendReply, SendRequest};
 use claudemesh_protocol::error::{ErrorCode, ExitCode};
+use claudemesh_protocol::ops::OperationKind;
 use claudemesh_protocol::{Priority, limits};
 
 use crate::attach::settled;
@@ -15,6 +16,7 @@ use crate::grammar::input::read_stdin;
 use crate::link;
 use crate::output::{Fields, Report};
 use crate::select::Several;
+use crate::verbs::person;
 
 mod target;
 mod watch;
@@ -66,7 +68,7 @@ pub(crate) async fn run(context: &Context, args: &SendArgs) -> Outcome<Report> {
     let target = Target::read(context, &config, &args.to, chosen.one().map(str::to_owned))?;
     let meshes = target.mesh.as_ref().map_or_else(|| chosen.slugs(), std::slice::from_ref);
     context.admit(meshes, Some(&target.to)).await?;
-    let client = context.daemon_client().await?;
+    let client = context.client_of(OperationKind::MessageSend).await?;
     if args.require_online {
         target.require_online(&client).await?;
     }
@@ -197,22 +199,9 @@ fn refused(target: &Target, failure: Failure) -> Failure {
             exit: ExitCode::InvalidArgs as u8,
             ..failure
         },
-        "target_not_found" => {
-            let place =
-                target.mesh.as_deref().map(|mesh| format!(" on {mesh}")).unwrap_or_default();
-            let online = names(&failure);
-            let mut failure = Failure {
-                message: format!("no peer \"{to}\"{place}"),
-                details: Vec::new(),
-                action: Some("claudemesh members".to_owned()),
-                ..failure
-            };
-            if !online.is_empty() {
-                failure.details.push(format!("known: {}", online.join(", ")));
-            }
-            failure
+        "target_not_found" | "ambiguous_target" => {
+            person::refused(&target.to, target.mesh.as_deref(), failure)
         }
-        "ambiguous_target" => ambiguous(&to, failure),
         "payload_too_large" => {
             let max = failure.background.extra.get("max_bytes").and_then(serde_json::Value::as_u64);
             match max {
@@ -243,34 +232,4 @@ fn refused(target: &Target, failure: Failure) -> Failure {
         }
         _ => failure,
     }
-}
-
-/// The names a `target_not_found` lists.
-fn names(failure: &Failure) -> Vec<String> {
-    let listed = ["names", "known", "candidates"]
-        .into_iter()
-        .find_map(|key| failure.background.extra.get(key).and_then(serde_json::Value::as_array));
-    listed
-        .into_iter()
-        .flatten()
-        .filter_map(|name| {
-            name.as_str().or_else(|| name.get("name").and_then(serde_json::Value::as_str))
-        })
-        .map(|name| claudemesh_protocol::text::sanitized_line(name, 40))
-        .take(10)
-        .collect()
-}
-
-fn ambiguous(to: &str, failure: Failure) -> Failure {
-    let rows = failure.background.extra.get("candidates").and_then(serde_json::Value::as_array);
-    let meshes: std::collections::BTreeSet<&str> = rows
-        .into_iter()
-        .flatten()
-        .filter_map(|row| row.get("mesh").and_then(serde_json::Value::as_str))
-        .collect();
-    let count = rows.map_or(0, Vec::len);
-    let action =
-        if meshes.len() > 1 { "pass --mesh, or write name@mesh" } else { "use a longer prefix" };
-    let message = format!("\"{to}\" matches {count} peers");
-    Failure { message, action: Some(action.to_owned()), ..failure }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use claudemesh_ipc::api::{Event, EventKind, SendReply};
+use claudemesh_ipc::api::{BrokerAnswer, Event, EventKind, SendReply};
 use claudemesh_ipc::{Client, EventStream};
 use claudemesh_protocol::PublicKey;
 use serde_json::{Map, Value};
@@ -28,6 +28,16 @@ pub(super) struct Watch {
     has_arrived: bool,
 }
 
+/// The broker's word of a message that went to it at once, as `message_sent` tells it.
+fn word_of(answer: &BrokerAnswer, reply: &SendReply) -> Map<String, Value> {
+    let mut word = match serde_json::to_value(answer) {
+        Ok(Value::Object(word)) => word,
+        _ => Map::new(),
+    };
+    word.insert("broker_message_id".to_owned(), reply.broker_message_id.clone().into());
+    word
+}
+
 impl Watch {
     pub(super) fn new(events: Option<EventStream>, reply: &SendReply) -> Self {
         Self {
@@ -36,7 +46,7 @@ impl Watch {
             broker_message_id: reply.broker_message_id.clone(),
             mesh: reply.mesh.clone(),
             is_direct: reply.target.parse::<PublicKey>().is_ok(),
-            sent: None,
+            sent: reply.broker_answer.as_ref().map(|answer| word_of(answer, reply)),
             has_arrived: false,
         }
     }

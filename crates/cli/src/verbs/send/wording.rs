@@ -13,7 +13,7 @@ use crate::output::{Document, Icon, Line, Report, Screen, Token};
 /// Names printed of those who were left out.
 const LEFT_OUT_NAMES: usize = 10;
 
-/// Everything that is known about a send that the daemon took.
+/// Everything that is known about a send that was taken.
 pub(super) struct Said<'a> {
     pub(super) reply: &'a SendReply,
     pub(super) kind: Kind,
@@ -146,7 +146,7 @@ impl Said<'_> {
                 map.insert(key.to_owned(), value.clone());
             }
         }
-        map.insert("via".to_owned(), "daemon".into());
+        map.insert("via".to_owned(), via(self.reply).into());
         map
     }
 
@@ -157,6 +157,11 @@ impl Said<'_> {
             other => other.as_str(),
         }
     }
+}
+
+/// Who handed the message to the broker: a daemon tells later what became of it.
+const fn via(reply: &SendReply) -> &'static str {
+    if reply.broker_answer.is_some() { "direct" } else { "daemon" }
 }
 
 fn base(reply: &SendReply) -> Map<String, Value> {
@@ -179,7 +184,7 @@ pub(super) fn duplicate(reply: &SendReply) -> Report {
     map.insert("outcome".to_owned(), "duplicate".into());
     map.insert("recipient_online".to_owned(), reply.recipient_online.into());
     map.insert("duplicate".to_owned(), true.into());
-    map.insert("via".to_owned(), "daemon".into());
+    map.insert("via".to_owned(), via(reply).into());
     let mut screen = Screen::new();
     screen.done("already sent (duplicate)");
     Report::new(Document::Object(map), screen)
@@ -207,7 +212,7 @@ pub(super) fn fan_out(reply: &SendReply) -> Report {
         "outcome": "fanout",
         "mesh": reply.mesh,
         "results": rows,
-        "via": "daemon",
+        "via": via(reply),
     });
     let report = Report::new(Document::object(document), screen);
     match sent {

@@ -20,6 +20,7 @@ fn reply(recipient_online: Option<bool>) -> SendReply {
         history_id: None,
         meta_dropped: false,
         results: None,
+        broker_answer: None,
     }
 }
 
