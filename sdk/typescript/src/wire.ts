@@ -116,6 +116,36 @@ hash: string,
 createdAt: string, };
 
 /**
+ * The newest entry of a mesh's audit log at some time, signed by the broker; also the data of the system event
+ * `audit_head`.
+ */
+export type AuditHead = { 
+/**
+ * Number of the entry.
+ */
+entry: number, 
+/**
+ * Entries up to and with it.
+ */
+entries: number, 
+/**
+ * Its hash, 64 hexadecimal characters.
+ */
+hash: string, 
+/**
+ * When it was signed, ISO.
+ */
+signedAt: string, 
+/**
+ * By the broker key over `claudemesh-audit-head|mesh|entry|entries|hash|signed at in ms`, in hexadecimal.
+ */
+signature: string, 
+/**
+ * The broker key, 64 hexadecimal characters.
+ */
+brokerPubkey: string, };
+
+/**
  * Reads the audit log, newest first.
  */
 export type AuditQuery = { 
@@ -167,9 +197,17 @@ valid: boolean,
  */
 entries: number, 
 /**
- * The first entry that does not.
+ * The first entry that does not, or that was signed and is gone.
  */
 brokenAt?: number | null, 
+/**
+ * What is wrong, when something is.
+ */
+explanation?: string | null, 
+/**
+ * The newest signed head. Who kept an earlier one can tell whether the broker still has that entry.
+ */
+signedHead?: AuditHead | null, 
 /**
  * The request it answers.
  */

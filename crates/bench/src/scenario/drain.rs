@@ -22,9 +22,9 @@ pub(super) async fn held(options: &Options) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-/// The time from exec to listening with 100,000 stored messages, after a kill.
+/// The time from exec to listening with 1,000,000 stored messages, after a kill.
 pub(super) async fn start(options: &Options) -> anyhow::Result<Vec<Figure>> {
-    const MESSAGES: usize = 100_000;
+    const MESSAGES: usize = 1_000_000;
     let mut broker = BrokerProcess::start(options, 2).await?;
     store(&broker, MESSAGES).await?;
     let elapsed = broker.restart().await?;

@@ -1,10 +1,12 @@
 //! The measurements, one file each, and the table they stand in.
 
 mod broadcast;
+mod command_line;
 mod connections;
 mod direct;
 mod drain;
 mod light;
+mod state;
 mod storm;
 
 use std::pin::Pin;
@@ -52,6 +54,7 @@ pub(crate) const ALL: &[Scenario] = scenarios! {
     "broadcast to 100", "" => |options| broadcast::to(options, 100, 0);
     "broadcast to 500", "last within 15 ms" => |options| broadcast::to(options, 500, 0);
     "broadcast to 500, 10 more stalled", "as without them", stalled => |options| broadcast::to(options, 500, 10);
+    "shared state, 16 connections", ">= 3000 set/s durable; >= 20000 get/s" => state::entries;
     "handshakes", ">= 2000/s" => connections::handshakes;
     "idle connections, 10000", "<= 250 MiB; < 2 % of a core" => connections::idle;
     "drain of 10000 held", "<= 0.5 s" => drain::held;
@@ -60,4 +63,5 @@ pub(crate) const ALL: &[Scenario] = scenarios! {
     "reconnect storm with rosters, 20 x 50", "all back within 5 s of listening" => |options| storm::reconnect(options, 20, 50, true);
     "reconnect storm with rosters, 1 x 1000", "all back within 5 s of listening" => |options| storm::reconnect(options, 1, 1_000, true);
     "start with stored messages", "serves within 300 ms" => drain::start;
+    "command line, whole processes", "--version and --help <= 5 ms; through the daemon <= 10 ms" => command_line::processes;
 };
