@@ -27,7 +27,9 @@ fn sending_and_reading() {
     send.given("too long", &["send", "Bob", "-"], ran);
     let id = ana.json_ok(&["send", "Bob", "followed", "--wait"])["client_message_id"].clone();
     let mut status = Page::of("message status");
-    status.success(&ana, &["message", "status", id.as_str().unwrap()], || {});
+    let question = ["message", "status", id.as_str().unwrap()];
+    until("Bob's machine has it", || ana.ok(&question).contains("on device"));
+    status.success(&ana, &question, || {});
     status.case("short id", &ana, &["message", "status", "abc"]);
     let unknown = "Zz00000000000000000000000000000z";
     status.case("unknown id", &ana, &["message", "status", unknown]);
