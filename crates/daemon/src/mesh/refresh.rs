@@ -21,8 +21,9 @@ use crate::clock;
 const PERIOD: Duration = Duration::from_secs(30);
 /// Least time between two fetches, so that a crowd of arrivals costs a few lists and not a list each.
 const LEAST_GAP: Duration = Duration::from_millis(250);
-/// The same while somebody waits for the answer.
-const LEAST_GAP_AWAITED: Duration = Duration::from_millis(20);
+/// The same while somebody waits for the answer. It grows with the time of the answer, so that callers in a row keep the
+/// broker busy half of the time at most, however long its lists are.
+const LEAST_GAP_AWAITED: Duration = Duration::from_millis(5);
 
 /// Asks for fetches and tells when they are done.
 pub(super) struct Refresh {
@@ -84,9 +85,10 @@ impl Refresh {
 
     /// The pause after the fetch that began at `started` and answered everything up to `up_to`.
     async fn rest(&self, started: Instant, up_to: u64) {
+        let awaited_gap = (2 * started.elapsed()).clamp(LEAST_GAP_AWAITED, LEAST_GAP);
         loop {
             let is_awaited = self.awaited.load(Ordering::Relaxed) > up_to;
-            let gap = if is_awaited { LEAST_GAP_AWAITED } else { LEAST_GAP };
+            let gap = if is_awaited { awaited_gap } else { LEAST_GAP };
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(started + gap) => return,
