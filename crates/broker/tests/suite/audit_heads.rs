@@ -147,13 +147,7 @@ async fn a_head_is_told_once_and_to_those_who_ask() {
 #[tokio::test]
 async fn two_brokers_sign_one_head_and_both_tell_it() {
     let Some(first) = World::on_postgres().await else { return };
-    let shared = first.settings.clone();
-    let second = World::start_with(|settings| {
-        settings.profile = shared.profile;
-        settings.database_url = shared.database_url;
-        settings.encryption_key = shared.encryption_key;
-    })
-    .await;
+    let second = World::beside(&first).await;
     let people = first.mesh_of(&["alice", "bob"]).await;
     let mut alice = witness(&first, &people[0]).await;
     let mut bob = witness(&second, &people[1]).await;

@@ -48,13 +48,7 @@ pub async fn by_hand(world: &World, sql: &str) {
 #[tokio::test]
 async fn a_hundred_actions_on_two_nodes_make_one_chain() {
     let Some(first) = World::on_postgres().await else { return };
-    let shared = first.settings.clone();
-    let second = World::start_with(|settings| {
-        settings.profile = shared.profile;
-        settings.database_url = shared.database_url;
-        settings.encryption_key = shared.encryption_key;
-    })
-    .await;
+    let second = World::beside(&first).await;
     let people = first.mesh_of(&["alice", "bob"]).await;
     let mut sockets = Vec::new();
     for world in [&first, &second] {

@@ -396,7 +396,7 @@ async fn members_and_invites_of_another_mesh_do_not_exist() {
     let missing_member = row_id();
     let both = async |method: Method, path: &str, body: Value| {
         let mut answers = Vec::new();
-        for (member, code) in [(&*foreign_member, &*foreign), (&*missing_member, "XXXXXXXX")] {
+        for (member, code) in [(&*foreign_member, &*foreign), (&*missing_member, "NOSUCHCD")] {
             let path = scene.filled(&path.replace("{m}", member).replace("{c}", code));
             let body: Value =
                 serde_json::from_str(&body.to_string().replace("{m}", member)).unwrap();

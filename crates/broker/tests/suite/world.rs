@@ -91,6 +91,17 @@ impl World {
         Self::start_with(|_| {}).await
     }
 
+    /// A second broker on the same database.
+    pub async fn beside(first: &Self) -> Self {
+        let shared = first.settings.clone();
+        Self::start_with(|settings| {
+            settings.profile = shared.profile;
+            settings.database_url = shared.database_url;
+            settings.encryption_key = shared.encryption_key;
+        })
+        .await
+    }
+
     /// On SQLite, or on the engine that [`ENGINE`] names.
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         if std::env::var(ENGINE).is_ok_and(|engine| engine == "postgres") {

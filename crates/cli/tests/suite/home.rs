@@ -62,6 +62,19 @@ impl Home {
         command
     }
 
+    /// The same words so many times side by side; each must succeed.
+    pub fn ok_at_once(&self, times: usize, words: &[&str]) {
+        let start = |_| {
+            let mut command = self.command(words);
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<_> = (0..times).map(start).collect();
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
     pub fn run(&self, words: &[&str]) -> Ran {
         Ran::from(self.command(words).output().unwrap())
     }

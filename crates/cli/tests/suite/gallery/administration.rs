@@ -11,15 +11,21 @@ fn present(ana: &Home, bob: &Home, number: u8) -> Agent {
     agent
 }
 
+/// A second administrator of Ana's mesh, with a daemon.
+fn admin_of(ana: &Home) -> Home {
+    let admin = Home::new();
+    let share = ana.json_ok(&["share", "--role", "admin"]);
+    admin.ok(&["join", share["url"].as_str().unwrap(), "--name", "Cleo"]);
+    admin.ok(&["daemon", "up"]);
+    admin
+}
+
 #[test]
 fn ending_connections() {
     let (ana, bob) = two_people();
     bob.ok(&["daemon", "up"]);
     ana.member_key("Bob");
-    let admin = Home::new();
-    let share = ana.json_ok(&["share", "--role", "admin"]);
-    admin.ok(&["join", share["url"].as_str().unwrap(), "--name", "Cleo"]);
-    admin.ok(&["daemon", "up"]);
+    let admin = admin_of(&ana);
     let mut kick = Page::of("peer kick");
     let mut number = 0;
     let mut next = || {
@@ -54,10 +60,7 @@ fn banning_and_letting_in_again() {
     let (ana, bob) = two_people();
     bob.ok(&["daemon", "up"]);
     ana.member_key("Bob");
-    let admin = Home::new();
-    let share = ana.json_ok(&["share", "--role", "admin"]);
-    admin.ok(&["join", share["url"].as_str().unwrap(), "--name", "Cleo"]);
-    admin.ok(&["daemon", "up"]);
+    let admin = admin_of(&ana);
     let mut bans = Page::of("peer bans");
     bans.case("empty", &ana, &["bans"]);
     let mut ban = Page::of("peer ban");
