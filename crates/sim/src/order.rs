@@ -5,7 +5,7 @@
 //! connection: it is handed its own rows and its member's. A broadcast that found only the member, absent, and a later
 //! one that found the session stand in two queues, and either may come first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use claudemesh_protocol::PublicKey;
@@ -21,10 +21,19 @@ pub(crate) struct Queues(BTreeMap<String, Vec<Delivery>>);
 struct Delivery {
     /// The key it waited for last.
     recipient: PublicKey,
-    /// The key it waited for first; another one when that session has ended.
+    /// The key it was sent to; another one when that session has ended.
     first: PublicKey,
     /// Past its time, or dropped for the member's copy.
     is_given_up: bool,
+}
+
+impl Delivery {
+    /// True when this one, accepted later, had the other one before it all its way.
+    fn is_behind(&self, older: &Self) -> bool {
+        // Rows move together. One that was moved alone went before this one was sent, or this one had arrived by then.
+        let shares_the_end = self.recipient == older.recipient || older.recipient == older.first;
+        self.first == older.first && shares_the_end
+    }
 }
 
 impl Queues {
@@ -71,15 +80,15 @@ pub(crate) fn faults(
         let Some(letter) = letters.get(row.number) else { continue };
         let Outcome::Accepted(place) = letter.outcome else { continue };
         // It did wait in these, and everything that was accepted later waited behind it.
-        let ways = queues.ways(letter, row.recipient, member);
-        let own: BTreeSet<_> =
-            ways.iter().filter(|way| !way.is_given_up).map(|way| way.first).collect();
+        let mut own = queues.ways(letter, row.recipient, member);
+        own.retain(|way| !way.is_given_up && !letter.may_expire);
         let line = (row.sender.clone(), row.recipient, letter.to, letter.priority as u8);
         let before = lines.entry(line).or_default();
         for (_, number) in before.iter().filter(|(stored, _)| *stored > place) {
             let younger = letters.get(*number);
             let ways = younger.map(|letter| queues.ways(letter, row.recipient, member));
-            if ways.into_iter().flatten().all(|way| own.contains(&way.first)) {
+            let is_behind = |way: &Delivery| own.iter().any(|older| way.is_behind(older));
+            if ways.into_iter().flatten().all(is_behind) {
                 faults.push(format!(
                     "stored letter {number} before letter {}, which was accepted earlier, {:?} {}",
                     row.number, letter.to, letter.priority
@@ -138,6 +147,9 @@ mod tests {
     fn what_moved_with_its_session_keeps_its_order() {
         let mut queues = Queues::default();
         let moved = || Delivery { recipient: MEMBER, first: SESSION, is_given_up: false };
+        let stayed = || Delivery { recipient: SESSION, ..moved() };
+        assert!(moved().is_behind(&moved()) && moved().is_behind(&stayed()));
+        assert!(!stayed().is_behind(&moved()), "the session ended, and came back for the younger");
         let letters: Vec<_> = (0..2)
             .map(|number| Letter {
                 daemon: 0,
