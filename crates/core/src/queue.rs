@@ -129,7 +129,8 @@ impl KeyQueue {
     }
 
     /// The session of this key has ended and its rows are being moved to its member: until [`KeyQueue::moved`] nothing
-    /// may be pushed to a session that comes back.
+    /// may be pushed to a session that comes back. Or this is the member they are moved to: until
+    /// [`KeyQueue::released`] nothing that was sent later may pass them.
     pub fn moving(&mut self) {
         self.releasing += 1;
         self.was_disturbed = self.is_draining;

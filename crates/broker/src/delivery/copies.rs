@@ -10,7 +10,7 @@ use claudemesh_store::{ClaimedDelivery, DeliverySeq, DeviceCopy, StoreError};
 
 use super::drain::{self, attestations_of, frame_of, sender_of};
 use super::router::{Ack, Row, push_to};
-use crate::live::{Mesh, MeshState};
+use crate::live::{Entry, Mesh, MeshState};
 use crate::state::Broker;
 
 /// Receivers of this key that are owed copies and can take some now; each is marked as being served.
@@ -18,10 +18,7 @@ pub(super) fn begin(state: &mut MeshState, key: PublicKey) -> Vec<PresenceId> {
     let due: Vec<PresenceId> = state
         .receivers(key)
         .filter(|entry| !entry.owed.is_empty() && !entry.is_copying && entry.room() > 0)
-        .filter(|entry| {
-            let takes = state.takes_copies(entry, key);
-            entry.owed.values().any(|priority| takes.allows(*priority))
-        })
+        .filter(|entry| wanted(state, entry, key).next().is_some())
         .map(|entry| entry.presence.id.clone())
         .collect();
     for id in &due {
@@ -60,7 +57,7 @@ enum Step {
     More,
     /// Nothing can be brought now.
     Done,
-    /// The socket has no room.
+    /// The socket has no room, or the broker stops.
     Stuck,
 }
 
@@ -70,7 +67,15 @@ async fn step(
     id: &PresenceId,
     key: PublicKey,
 ) -> Result<Step, StoreError> {
-    let wanted = wanted(broker, &mesh.lock(), id, key);
+    if broker.stopping().is_cancelled() {
+        return Ok(Step::Stuck);
+    }
+    let wanted: Vec<DeliverySeq> = {
+        let state = mesh.lock();
+        let entry = state.presence(id).filter(|entry| entry.connection.is_some());
+        let Some(entry) = entry else { return Ok(Step::Done) };
+        wanted(&state, entry, key).take(entry.room().min(CLAIM_BATCH)).collect()
+    };
     if wanted.is_empty() {
         return Ok(Step::Done);
     }
@@ -112,19 +117,14 @@ fn forget(state: &mut MeshState, id: &PresenceId, seq: DeliverySeq) {
     }
 }
 
-/// The next copies this presence can take, oldest first. One that is not committed yet stops its followers.
-fn wanted(broker: &Broker, state: &MeshState, id: &PresenceId, key: PublicKey) -> Vec<DeliverySeq> {
-    let Some(entry) = state.presence(id) else { return Vec::new() };
-    if entry.connection.is_none() || broker.stopping().is_cancelled() {
-        return Vec::new();
-    }
+/// The copies this presence can take, oldest first. One that is not committed yet stops its followers, until the writer
+/// knows what became of it and wakes the key.
+fn wanted(state: &MeshState, entry: &Entry, key: PublicKey) -> impl Iterator<Item = DeliverySeq> {
     let takes = state.takes_copies(entry, key);
     entry
         .owed
         .iter()
         .take_while(|(seq, _)| !state.uncommitted.contains_key(seq))
-        .filter(|(_, priority)| takes.allows(**priority))
+        .filter(move |(_, priority)| takes.allows(**priority))
         .map(|(seq, _)| *seq)
-        .take(entry.room().min(CLAIM_BATCH))
-        .collect()
 }

@@ -10,6 +10,7 @@ mod copies;
 mod drain;
 mod due;
 mod gather;
+mod outage;
 mod router;
 mod writer;
 
@@ -54,7 +55,7 @@ pub(crate) enum Job {
     AckById { mesh: Arc<Mesh>, member_id: MemberId, ack: AckById },
     /// Pushed rows that go back to held; their queues wait for it.
     Release { mesh: Arc<Mesh>, rows: Vec<ReleasedRow> },
-    /// Rows of an ended session move to its member's queue.
+    /// Rows of an ended session move to its member's queue, which was told so and waits for it.
     Reroute { mesh: Arc<Mesh>, reroute: Reroute },
     /// A recipient says how far a message came.
     Receipt(Box<receipt::Pending>),

@@ -6,9 +6,7 @@
 //! stored (an acknowledgement, a lost socket) is a job behind it in the same queue. When the commit fails the sender is
 //! told so, and the receiver's inbox knows the repeat.
 //!
-//! While the store is away, acknowledgements, releases and moves wait here and everything else is refused at once. What
-//! became of the writes that were under way when it went is not known; so before the next one, every claim that nobody
-//! in memory has is given back ([`recover`]), and a younger message cannot pass an older one that was forgotten.
+//! What happens while the store is away: see [`super::outage`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::gather::gather;
+use super::outage::{recover, refuse};
 use super::router::{Row, latency_seconds, push_row};
-use super::{Accept, Job, Plan, Pushed, drain, due, forget_dropped};
+use super::{Accept, Job, Plan, Pushed, drain, forget_dropped};
 use crate::live::{Connection, Mesh, MeshState};
 use crate::ops::{messaging, receipt};
 use crate::state::Broker;
@@ -109,42 +108,6 @@ struct Written {
     next: Vec<Job>,
     /// The store went away while it ran: what of it was written is not known.
     is_unsure: bool,
-}
-
-/// Gives back the claims that nobody in memory has, and looks for rows nobody waits for. No other write of this process
-/// is under way: acceptances run in this task, and a drain that claims at this moment pushes what it got all the same,
-/// so that its receiver sees a repeat it knows. `waiting` is what is written next.
-async fn recover(broker: &Broker, waiting: &[Job]) -> Result<(), StoreError> {
-    let mut known: Vec<DeliverySeq> = Vec::new();
-    for mesh in broker.live().all() {
-        known.extend(mesh.lock().in_flight.keys());
-    }
-    for job in waiting {
-        if let Job::Ack { rows, .. } = job {
-            known.extend(rows.iter().map(|(seq, _)| *seq));
-        }
-    }
-    let recipients = broker.store().release_unknown_claims(known).await?;
-    let held = broker.store().recipients_with_held_rows().await?;
-    tracing::info!(claims = recipients.len(), held = held.len(), "the store is back");
-    due::remember(broker, held);
-    Ok(())
-}
-
-/// Refuses what cannot wait for the store; answers what can.
-fn refuse(broker: &Broker, jobs: Vec<Job>, error: &StoreError) -> Vec<Job> {
-    let mut kept = Vec::new();
-    for job in jobs {
-        match job {
-            Job::Accept(_) | Job::Receipt(_) | Job::Barrier(_) => fail(broker, job, error),
-            Job::Ack { .. }
-            | Job::AckById { .. }
-            | Job::Release { .. }
-            | Job::Reroute { .. }
-            | Job::DropFrom { .. } => kept.push(job),
-        }
-    }
-    kept
 }
 
 /// Refuses what was decided for senders that were removed from their mesh since.
@@ -384,8 +347,10 @@ fn finish(
                 let mut state = mesh.lock();
                 state.sub_open(&reroute.member_id, moved.merged);
                 state.queues.remove(&reroute.session_key);
+                let queue = state.queue(reroute.member_key);
+                queue.released();
                 if moved.moved > 0 {
-                    state.queue(reroute.member_key).arrived_unknown(moved.moved);
+                    queue.arrived_unknown(moved.moved);
                 }
                 let news = receipt::News::Rerouted { to: reroute.member_key };
                 receipt::tell(broker, &state, &moved.told, news);
@@ -405,13 +370,16 @@ fn finish(
             let _ = reached.send(());
         }
         (
-            Job::Ack { .. }
+            job @ (Job::Ack { .. }
             | Job::AckById { .. }
             | Job::Reroute { .. }
             | Job::Receipt(_)
-            | Job::DropFrom { .. },
+            | Job::DropFrom { .. }),
             other,
-        ) => tracing::error!(?other, "the store answered with something else than was asked"),
+        ) => {
+            tracing::error!(?other, "the store answered with something else than was asked");
+            fail(broker, job, &StoreError::Closed);
+        }
     }
 }
 
@@ -473,6 +441,7 @@ fn accepted(
                     member_id: plan.member_id.clone(),
                     at: broker.now(),
                 };
+                state.queue(member_key).moving();
                 next.push(Job::Reroute { mesh: Arc::clone(&mesh), reroute });
             }
         }
@@ -529,6 +498,8 @@ fn withdraw(broker: &Broker, accept: &Accept) {
                     state.queue(plan.key).released();
                     to_wake.push(plan.key);
                 }
+                // Whoever is owed copies has waited to know what became of it.
+                (Route::Direct, _) if state.owes_copies(plan.key) => to_wake.push(plan.key),
                 (Route::Direct, _) => {}
             }
             state.tidy_queue(plan.key);
@@ -572,7 +543,7 @@ fn count_again(mesh: &Mesh, rows: Vec<(DeliverySeq, MemberId)>, ended: &[Deliver
     }
 }
 
-fn fail(broker: &Broker, job: Job, error: &StoreError) {
+pub(super) fn fail(broker: &Broker, job: Job, error: &StoreError) {
     match job {
         Job::Accept(accept) => {
             let code =
@@ -589,9 +560,14 @@ fn fail(broker: &Broker, job: Job, error: &StoreError) {
                 state.queue(row.recipient_key).released();
             }
         }
-        // Claims run out and the rows come again, receivers know doubles; the next start moves what was to be moved.
+        // Claims run out and the rows come again, receivers know doubles.
         Job::Ack { mesh, rows, .. } => count_again(&mesh, rows, &[]),
-        Job::AckById { .. } | Job::Reroute { .. } | Job::DropFrom { .. } | Job::Barrier(_) => {}
+        // The next start moves what was to be moved; what was sent since must not wait for that.
+        Job::Reroute { mesh, reroute } => {
+            mesh.lock().queue(reroute.member_key).released();
+            drain::wake_key(broker, &mesh, reroute.member_key);
+        }
+        Job::AckById { .. } | Job::DropFrom { .. } | Job::Barrier(_) => {}
         // Best effort: the state is said again, or stays where it was.
         Job::Receipt(_) => broker.metrics().receipts_dropped.inc("unavailable"),
     }

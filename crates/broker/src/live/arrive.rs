@@ -428,6 +428,8 @@ pub(crate) async fn settle(
             Err((reason, state.presence(&reservation.target).is_none()))
         } else {
             let settled = take_place(broker, &mesh, &mut state, &arriving, connection, fresh);
+            // Before the lock goes: a younger row could be pushed to it already.
+            state.owe_to_new_device(&settled.presence_id);
             greet(&settled, &state);
             reservation.end(&mut state);
             Ok(settled)
@@ -589,7 +591,6 @@ impl Settled {
         broker.record_all(std::mem::take(&mut self.audited)).await;
         let rows = std::mem::take(&mut self.reattached_rows);
         broker.delivery().release(mesh, rows).await;
-        mesh.lock().owe_to_new_device(&self.presence_id);
         crate::delivery::wake_presence(broker, mesh, &self.presence_id);
         self.presence_id
     }

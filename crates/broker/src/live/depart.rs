@@ -78,6 +78,7 @@ pub(super) fn remove(
         .filter(|key| state.session(*key).is_none() && successor.flatten() != Some(*key));
     if let Some(key) = session_key {
         state.queue(key).moving();
+        state.queue(presence.member_key).moving();
     }
     let (session_rows, member_rows): (Vec<_>, Vec<_>) =
         orphaned.into_iter().partition(|(_, row)| Some(row.key) == session_key);
@@ -118,6 +119,7 @@ impl Departed {
                 let mut state = mesh.lock();
                 if let Some(key) = ended_session {
                     state.end_move(key, true);
+                    state.queue(member_key).released();
                 }
                 if let Some(member_id) = member_id {
                     state.sub_open(&member_id, ended.merged);
@@ -132,7 +134,9 @@ impl Departed {
                 // The row counts as present in the store until the sweep of rows, or the next start, ends it.
                 tracing::warn!(%error, mesh_id = %mesh.id, "cannot write the end of a presence");
                 if let Some(key) = ended_session {
-                    mesh.lock().end_move(key, false);
+                    let mut state = mesh.lock();
+                    state.end_move(key, false);
+                    state.queue(member_key).released();
                 }
             }
         }
@@ -167,6 +171,7 @@ pub(super) async fn end_stale(broker: &Broker, row: PresenceRow) {
         });
         if let Some(reroute) = &end.reroute {
             state.queue(reroute.session_key).moving();
+            state.queue(reroute.member_key).moving();
         }
         member_key.map(|member_key| Departed {
             end,

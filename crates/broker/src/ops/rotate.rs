@@ -83,6 +83,7 @@ async fn move_queue(peer: &Peer, old: PublicKey, new: PublicKey) {
         member_id: peer.member_id.clone(),
         at: peer.broker.now(),
     };
+    peer.mesh.lock().queue(new).moving();
     let job = Job::Reroute { mesh: Arc::clone(&peer.mesh), reroute };
     if peer.broker.delivery().enqueue(job).await.is_err() {
         tracing::info!(mesh_id = %peer.mesh.id, "the next start moves what waits for a former key");

@@ -12,7 +12,7 @@ use crate::world::World;
 const PRESENCE_EVENTS: [&str; 4] = ["peer_joined", "peer_left", "peer_returned", "peer_visible"];
 
 /// The hello of a daemon's process on a machine.
-fn process(world: &World, person: &Person, pid: u32, host: &str) -> Value {
+pub fn process(world: &World, person: &Person, pid: u32, host: &str) -> Value {
     let mut hello = world.daemon_hello(person);
     hello["hostFingerprint"] = json!(host.repeat(64));
     hello["sessionId"] = json!(format!("daemon-{pid}"));
