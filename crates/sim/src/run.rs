@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::broker_node::SimClock;
@@ -16,6 +17,9 @@ const RECEIPT_LOOK: Duration = Duration::from_secs(20);
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 /// Virtual time after which a run counts as stuck.
 const RUN_MAX: Duration = Duration::from_hours(4);
+
+/// Real time after which it does: a run takes seconds. Virtual time cannot tell, it waits for tasks to have nothing to do.
+const STUCK_AFTER: Duration = Duration::from_mins(5);
 
 /// What a run is given besides its seed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,15 +47,24 @@ pub struct Report {
     pub virtual_time: Duration,
 }
 
-/// Runs one seed from begin to end. Blocks; other seeds may run on other threads meanwhile.
+/// Runs one seed from begin to end. Blocks; other seeds may run on other threads meanwhile. One that is stuck is reported and
+/// left behind with its thread.
 pub fn run(seed: u64, options: Options) -> Report {
+    let (tell, told) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name(format!("seed {seed}"))
         .stack_size(STACK_BYTES)
-        .spawn(move || run_here(seed, options));
-    let ended = thread
-        .map_err(|error| error.to_string())
-        .and_then(|thread| thread.join().map_err(|_panic| "the simulation panicked".to_owned()));
+        .spawn(move || tell.send(run_here(seed, options)));
+    let ended = thread.map_err(|error| error.to_string()).and_then(|_thread| {
+        told.recv_timeout(STUCK_AFTER).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => "the simulation panicked".to_owned(),
+            RecvTimeoutError::Timeout => {
+                format!(
+                    "not over after {STUCK_AFTER:?}: a task spins, and virtual time stands still"
+                )
+            }
+        })
+    });
     ended.unwrap_or_else(|error| Report {
         seed,
         violations: vec![error],
