@@ -5,11 +5,28 @@
 /// `fail` crate, e.g. `FAILPOINTS="commit.before_fsync=5*off->return"`).
 #[cfg(feature = "failpoints")]
 pub fn crash_point(name: &str) {
-    fail::eval(name, |argument| {
+    evaluate(name, |argument| {
         if argument.as_deref() != Some(ERROR) {
             std::process::abort();
         }
     });
+}
+
+/// True when the environment armed points of this process.
+#[cfg(feature = "failpoints")]
+static IS_ARMED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// A point that sleeps must hold up whoever passes it, and no task that happens to wait for the same thread.
+#[cfg(feature = "failpoints")]
+fn evaluate<T>(name: &str, act: impl FnOnce(Option<String>) -> T) -> Option<T> {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let is_worker =
+        Handle::try_current().is_ok_and(|at| at.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if is_worker && IS_ARMED.load(std::sync::atomic::Ordering::Relaxed) {
+        tokio::task::block_in_place(|| fail::eval(name, act))
+    } else {
+        fail::eval(name, act)
+    }
 }
 
 /// Does nothing: the feature `failpoints` is off.
@@ -19,7 +36,7 @@ pub fn crash_point(_name: &str) {}
 /// True when the point `name` is armed with `return`: the caller fails as if its resource had.
 #[cfg(feature = "failpoints")]
 pub fn refusal_point(name: &str) -> bool {
-    fail::eval(name, |_| ()).is_some()
+    evaluate(name, |_| ()).is_some()
 }
 
 /// False: the feature `failpoints` is off.
@@ -37,6 +54,9 @@ pub fn arm_crash_points() {
     #[cfg(feature = "failpoints")]
     {
         std::mem::forget(fail::FailScenario::setup());
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_armed = is_set("FAILPOINTS") || is_set("CLAUDEMESH_FAILPOINTS");
+        IS_ARMED.store(is_armed, std::sync::atomic::Ordering::Relaxed);
         let text = std::env::var("CLAUDEMESH_FAILPOINTS").unwrap_or_default();
         for (name, actions) in text.split(';').filter_map(|point| point.split_once('=')) {
             if let Err(error) = fail::cfg(name.trim(), &translated(actions.trim())) {

@@ -172,6 +172,25 @@ impl Database {
         self.shared.writer.write(job).await
     }
 
+    /// Copies what stands in the write-ahead log back into the file, on a connection of its own and as far as nobody has to
+    /// wait: what is copied here no commit has to copy. For whoever writes much in the background.
+    ///
+    /// # Errors
+    /// The connection cannot be opened, or the copy failed; nothing is lost then.
+    pub async fn copy_log_back(&self) -> Result<(), WriteError> {
+        #[cfg(feature = "simulation")]
+        if crate::simulation::is_active() {
+            return Ok(());
+        }
+        let options = self.shared.options.connect_options();
+        let copied = settle(async {
+            let mut connection = connect_to(&options).await?;
+            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut connection).await?;
+            connection.close().await
+        });
+        Ok(copied.await?)
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.shared.options.path
