@@ -19,6 +19,9 @@ use crate::failure::{Failure, Outcome};
 
 /// First and longest step between two looks at a daemon that is starting.
 const POLL_STEPS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(150));
+/// How long a session that the daemon does not know is waited for: after a restart that lost it, its MCP server registers
+/// it again within [`limits::MCP_STREAM_RETRY`] and a moment.
+const SESSION_PATIENCE: Duration = Duration::from_secs(3);
 /// Lines of its log that are quoted when it does not start.
 const LOG_LINES: usize = 2;
 
@@ -49,6 +52,7 @@ impl Context {
     /// Exit 10 when `sock.path` cannot be read.
     pub(crate) fn client(&self) -> Outcome<Client> {
         Client::for_paths(&self.paths)
+            .map(|client| client.with_patience(SESSION_PATIENCE))
             .map_err(|error| Failure::io("cannot find the daemon's socket", &error))
     }
 

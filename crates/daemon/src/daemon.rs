@@ -244,6 +244,9 @@ impl Daemon {
         let registered = blocking::run(move || sessions.register(new, member, now))
             .await
             .ok_or_else(|| RegisterError::KeyStore(std::io::Error::other("it panicked")))??;
+        // A full disk must not keep an agent from working: should this process die now, the session registers again, and
+        // what it was told stands with the messages themselves.
+        let _is_tried_again = self.context().sessions.saved().await;
         if registered.is_repeat {
             return Ok(registered);
         }

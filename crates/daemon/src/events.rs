@@ -14,6 +14,7 @@ use claudemesh_protocol::{PublicKey, Timestamp};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use filter::Seen;
 pub use filter::{Filter, View};
@@ -101,6 +102,8 @@ struct State {
 /// The events waiting for one subscriber.
 struct Queue {
     filter: Filter,
+    /// Cancelled when what it watches is over.
+    over: CancellationToken,
     waiting: Mutex<Waiting>,
     ready: Notify,
 }
@@ -147,6 +150,17 @@ impl EventBus {
     /// From now on, or from after `last_event_id` when that is still remembered; else the first thing the subscriber
     /// gets is a `lagged` event.
     pub fn subscribe(&self, filter: Filter, last_event_id: Option<&str>) -> Subscription {
+        self.subscribe_until(CancellationToken::new(), filter, last_event_id)
+    }
+
+    /// As [`EventBus::subscribe`], for a session that `over` ends: of what is published afterwards it hears its own end
+    /// only. What an ended session leaves to its member would otherwise be told to it a second time.
+    pub fn subscribe_until(
+        &self,
+        over: CancellationToken,
+        filter: Filter,
+        last_event_id: Option<&str>,
+    ) -> Subscription {
         let mut waiting = Waiting {
             events: VecDeque::new(),
             seen: Seen::default(),
@@ -172,7 +186,8 @@ impl EventBus {
                 None => waiting.unknown_id = true,
             }
         }
-        let queue = Arc::new(Queue { filter, waiting: Mutex::new(waiting), ready: Notify::new() });
+        let queue =
+            Arc::new(Queue { filter, over, waiting: Mutex::new(waiting), ready: Notify::new() });
         state.subscribers.push(Arc::downgrade(&queue));
         Subscription { queue, boot: self.shared.boot.clone() }
     }
@@ -195,6 +210,9 @@ impl EventBus {
 
 impl Queue {
     fn offer(&self, published: &Arc<Published>) {
+        if self.over.is_cancelled() && published.event.kind != EventKind::SessionEnded {
+            return;
+        }
         let mut waiting = self.waiting.lock();
         if !self.filter.admits(&published.event, &mut waiting.seen) {
             return;

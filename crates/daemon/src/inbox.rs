@@ -38,6 +38,7 @@ use digest::Digests;
 pub const MIGRATIONS: &[Migration] = &[
     Migration::new("0001_inbox.sql", include_str!("inbox/schema.sql")),
     Migration::new("0002_handover.sql", include_str!("inbox/handover.sql")),
+    Migration::new("0003_told.sql", include_str!("inbox/told.sql")),
 ];
 
 /// Whose messages a caller sees and changes (daemon spec §13.4).

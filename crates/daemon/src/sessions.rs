@@ -11,7 +11,7 @@ mod register;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use claudemesh_crypto::KeyPair;
@@ -22,7 +22,7 @@ use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::{Group, PublicKey, Timestamp};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -191,6 +191,12 @@ struct Shared {
     tasks: TaskTracker,
     shutdown: CancellationToken,
     changed: Notify,
+    /// Changes so far.
+    changes: AtomicU64,
+    /// Somebody waits until they are in the file.
+    is_awaited: Notify,
+    /// How many of them are.
+    tried: watch::Sender<persist::Tried>,
     ended_tx: mpsc::Sender<TokenHash>,
 }
 
@@ -233,7 +239,7 @@ impl EndedSessions {
 }
 
 impl Sessions {
-    /// An empty registry, whose file is written 50 ms after each change. The receiver tells whose process ended; its
+    /// An empty registry, whose file is written 50 ms after each change, or when [`Sessions::save`] asks for it. The receiver tells whose process ended; its
     /// owner removes those sessions and closes their connections.
     pub fn new(settings: SessionsSettings) -> (Self, EndedSessions) {
         let (ended_tx, queue) = mpsc::channel(ENDED_QUEUE);
@@ -247,6 +253,9 @@ impl Sessions {
             tasks: settings.tasks,
             shutdown: settings.shutdown,
             changed: Notify::new(),
+            changes: AtomicU64::new(0),
+            is_awaited: Notify::new(),
+            tried: watch::Sender::default(),
             ended_tx,
         };
         let sessions = Self { shared: Arc::new(shared) };
@@ -287,8 +296,14 @@ impl Sessions {
     pub fn remove(&self, hash: TokenHash) -> Option<Arc<Session>> {
         let removed = self.shared.state.lock().by_token.remove(&hash)?;
         removed.ended.cancel();
-        self.shared.changed.notify_one();
+        self.changed();
         Some(removed)
+    }
+
+    /// The file is to be written.
+    fn changed(&self) {
+        self.shared.changes.fetch_add(1, Ordering::Release);
+        self.shared.changed.notify_one();
     }
 
     /// A moderator ended the session: removed and published. Its connection is closed already.
@@ -306,7 +321,7 @@ impl Sessions {
 
     /// The counters of a session were told: the next run of the daemon goes on from there.
     pub fn counters_told(&self) {
-        self.shared.changed.notify_one();
+        self.changed();
     }
 
     /// Tells subscribers that a session was registered.
@@ -316,7 +331,7 @@ impl Sessions {
 
     /// The status of a session has changed: told, and kept for the next run.
     pub fn status_changed(&self, session: &Session) {
-        self.shared.changed.notify_one();
+        self.changed();
         let mut data = Self::data_of(session);
         data.insert("changed".to_owned(), serde_json::json!(["status"]));
         let event = Event::of_mesh(EventKind::SessionUpdated, &session.mesh, data);

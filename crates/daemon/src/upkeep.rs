@@ -16,6 +16,9 @@ use crate::sessions::{EndedSessions, SWEEP_INTERVAL};
 /// Period of pruning (daemon spec §13.5).
 const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
+/// Time for sessions that are not in the file of sessions to say that they are there: their servers notice the start
+/// within [`claudemesh_protocol::limits::MCP_STREAM_RETRY`], and may then wait for their turn.
+const COMING_BACK: Duration = Duration::from_secs(5);
 /// Exit code when every mesh is disabled and the settings ask for it (daemon spec §1.4).
 const ALL_DISABLED: u8 = 6;
 /// Exit code when the lock file was removed under a running daemon.
@@ -72,8 +75,13 @@ pub(crate) async fn reap_sessions(daemon: Daemon, mut ended: EndedSessions) {
     }
 }
 
-/// Leaves to their members what the sessions were never handed that ended while no daemon ran.
+/// Leaves to their members what the sessions were never handed that ended while no daemon ran. A session that lives and
+/// whose record was lost has some time to register again.
 pub(crate) async fn leave_to_members(daemon: Daemon) {
+    let stopping = daemon.stopping();
+    if stopping.run_until_cancelled(tokio::time::sleep(COMING_BACK)).await.is_none() {
+        return;
+    }
     for mesh in daemon.meshes().all() {
         match daemon.context().inbox.unhanded_sessions(mesh.slug()).await {
             Ok(keys) => {

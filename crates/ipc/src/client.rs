@@ -4,9 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use claudemesh_protocol::ErrorCode;
 use claudemesh_protocol::ops::OperationKind;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
@@ -28,6 +29,7 @@ pub use self::stand_in::StandIn;
 pub use self::stream::Opener;
 use self::stream::{Road, Stream};
 
+mod outbox;
 mod query;
 mod stand_in;
 mod stream;
@@ -38,6 +40,8 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How much longer than the operation itself a call waits for its answer.
 const ANSWER_MARGIN: Duration = Duration::from_secs(1);
+/// Pause between two calls of a session that is not known yet.
+const PATIENCE_STEP: Duration = Duration::from_millis(200);
 /// Largest answer, in bytes (daemon spec §9.5).
 pub const ANSWER_MAX_BYTES: usize = 10 * 1024 * 1024;
 
@@ -51,22 +55,28 @@ pub struct Client {
     road: Road,
     token: Option<SessionToken>,
     timeout: Duration,
+    /// How long a session that the daemon does not know is waited for.
+    patience: Duration,
 }
 
 impl Client {
     /// A client of the daemon listening at `socket`, without a session.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { road: Road::Socket(socket.into()), token: None, timeout: DEFAULT_TIMEOUT }
+        Self::on(Road::Socket(socket.into()))
+    }
+
+    const fn on(road: Road) -> Self {
+        Self { road, token: None, timeout: DEFAULT_TIMEOUT, patience: Duration::ZERO }
     }
 
     /// A client that opens its connections with `open`, for a daemon in the same process, without a session.
     pub fn over(open: Opener) -> Self {
-        Self { road: Road::Opened(open), token: None, timeout: DEFAULT_TIMEOUT }
+        Self::on(Road::Opened(open))
     }
 
     /// A client without a daemon, for which `stand_in` answers what it can.
     pub fn answered_by(stand_in: Arc<dyn StandIn>) -> Self {
-        Self { road: Road::StandIn(stand_in), token: None, timeout: DEFAULT_TIMEOUT }
+        Self::on(Road::StandIn(stand_in))
     }
 
     /// Whether a daemon answers, or somebody in its place.
@@ -93,6 +103,14 @@ impl Client {
     #[must_use]
     pub const fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// The same, and a call that the daemon refuses because it does not know the session is made again for so long: a
+    /// daemon that lost its list of sessions learns it from their servers. A refused call has changed nothing.
+    #[must_use]
+    pub const fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -188,52 +206,6 @@ impl Client {
     /// [`IpcError`]; `not_found`.
     pub async fn inbox_delete(&self, id: &str) -> Result<api::inbox::Removed, IpcError> {
         self.call(Method::DELETE, &format!("/v1/inbox/{}", encoded(id)), None::<&()>).await
-    }
-
-    /// `GET /v1/outbox`.
-    ///
-    /// # Errors
-    /// [`IpcError`].
-    pub async fn outbox(&self, query: &api::OutboxQuery) -> Result<api::OutboxPage, IpcError> {
-        self.get("/v1/outbox", query).await
-    }
-
-    /// `GET /v1/outbox/<id>`: row id, client id, broker id, or a prefix of at least 8 characters.
-    ///
-    /// # Errors
-    /// [`IpcError`]; `not_found`, `ambiguous_prefix`.
-    pub async fn outbox_row(&self, id: &str) -> Result<api::OutboxRowReply, IpcError> {
-        self.get(&format!("/v1/outbox/{}", encoded(id)), &()).await
-    }
-
-    /// `POST /v1/outbox/requeue`.
-    ///
-    /// # Errors
-    /// [`IpcError`]; `not_found`, `row_inflight`, `row_finished`, `idempotency_conflict`, and what a send can say.
-    pub async fn outbox_requeue(
-        &self,
-        request: &api::RequeueRequest,
-    ) -> Result<api::RequeueReply, IpcError> {
-        self.post("/v1/outbox/requeue", request).await
-    }
-
-    /// `POST /v1/outbox/drop`.
-    ///
-    /// # Errors
-    /// [`IpcError`]; `not_found`, `row_inflight`, `row_finished`.
-    pub async fn outbox_drop(&self, id: &str) -> Result<api::DropReply, IpcError> {
-        self.post("/v1/outbox/drop", &api::DropRequest { id: id.to_owned() }).await
-    }
-
-    /// `POST /v1/outbox/prune`.
-    ///
-    /// # Errors
-    /// [`IpcError`].
-    pub async fn outbox_prune(
-        &self,
-        request: &api::OutboxPruneRequest,
-    ) -> Result<api::OutboxPruneReply, IpcError> {
-        self.post("/v1/outbox/prune", request).await
     }
 
     /// `GET /v1/peers`; `mesh` of `None` asks all meshes, `all` shows control-plane presences too.
@@ -480,7 +452,22 @@ impl Client {
                 .map_err(|error| IpcError::Malformed(error.to_string()))?
                 .into(),
         };
-        let request = self.request(method, path, body)?;
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let answer = self.exchange(self.request(method.clone(), path, body.clone())?).await;
+            let is_unknown =
+                answer.as_ref().is_err_and(|error| error.is(ErrorCode::UnknownSession));
+            if !is_unknown || self.token.is_none() || Instant::now() >= deadline {
+                return answer;
+            }
+            tokio::time::sleep(PATIENCE_STEP).await;
+        }
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<T, IpcError> {
         let exchange = async {
             let (mut sender, connection) = self.connect().await?;
             let mut connection = pin!(connection);

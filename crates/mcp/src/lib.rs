@@ -209,6 +209,7 @@ where
     };
     let face =
         server::Face::new(server.channel, server.tools, server.claim.mesh.clone(), watched_tx);
+    let tasks = TaskTracker::new();
     let link = link::Link {
         paths: server.paths,
         ensure_daemon: server.ensure_daemon,
@@ -217,9 +218,9 @@ where
         client_rx,
         road: road_works,
         tally,
+        marking: tasks.spawn(carry_marks),
         cancel: cancel.clone(),
     };
-    let tasks = TaskTracker::new();
     let jobs = jobs::Jobs::new(runner, output.clone(), tasks.clone(), cancel.clone());
     let pipe_cancel = cancel.clone();
     tasks.spawn(async move {
@@ -230,7 +231,6 @@ where
         reporting_cancel.run_until_cancelled(reporting).await;
     });
     tasks.spawn(link.run());
-    tasks.spawn(carry_marks);
     tasks.close();
 
     // A dropped call stops what it started, as an ended one does.

@@ -14,6 +14,7 @@ use claudemesh_protocol::limits::{
 use claudemesh_protocol::time::Timestamp;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::road::{RoadWorks, Trouble};
@@ -62,6 +63,8 @@ pub(crate) struct Link {
     pub road: RoadWorks,
     /// What tool calls counted.
     pub tally: Tally,
+    /// Carries read marks to the daemon, which takes them only while the session is there.
+    pub marking: JoinHandle<()>,
     /// Ends the task.
     pub cancel: CancellationToken,
 }
@@ -81,6 +84,8 @@ impl Link {
     pub(crate) async fn run(mut self) {
         let cancel = self.cancel.clone();
         cancel.run_until_cancelled(self.keep_open()).await;
+        // The pipe ends with us; what it has shown is marked before the session goes.
+        let _ = (&mut self.marking).await;
         if let Ok(client) = self.client() {
             if let Some(client) = self.registrar.own(&client) {
                 self.tally.report(&client).await;

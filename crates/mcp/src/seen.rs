@@ -5,7 +5,9 @@
 
 use claudemesh_ipc::Client;
 use claudemesh_ipc::api::inbox::SeenRequest;
-use claudemesh_protocol::limits::{CHANNEL_SEEN_WINDOW, INBOX_SEEN_IDS_MAX};
+use claudemesh_protocol::limits::{
+    CHANNEL_SEEN_WINDOW, INBOX_SEEN_IDS_MAX, MCP_DAEMON_READY_BUDGET,
+};
 use tokio::sync::{mpsc, watch};
 
 /// The giving end.
@@ -48,6 +50,8 @@ async fn carry(mut id_rx: mpsc::Receiver<String>, daemon_rx: watch::Receiver<Opt
         })
         .await;
         let Some(client) = daemon_rx.borrow().clone() else { continue };
+        // A daemon that lost the session learns of it again within this time.
+        let client = client.with_patience(MCP_DAEMON_READY_BUDGET);
         let request = SeenRequest { ids: std::mem::take(&mut ids), pushed: true, path: None };
         if let Err(error) = client.inbox_seen(&request).await {
             tracing::info!(%error, rows = request.ids.len(), "read marks not stored; they go with the next ones");

@@ -29,7 +29,7 @@ pub(crate) struct Peer {
 pub(crate) struct Caller {
     /// The session, when its token is registered.
     pub(crate) session: Option<Arc<Session>>,
-    /// A token came that is not registered.
+    /// A token came that is not registered: on few routes only, the gate refuses it on all others.
     pub(crate) is_token_unknown: bool,
     /// The connection.
     pub(crate) peer: Peer,
@@ -47,14 +47,6 @@ impl Caller {
         self.session.as_ref().ok_or_else(|| {
             Failure::new(ErrorCode::UnknownSession, "this needs the token of a registered session")
         })
-    }
-
-    /// On routes where an unknown token must not count as none.
-    pub(crate) fn refuse_unknown_token(&self) -> Result<(), Failure> {
-        if self.is_token_unknown {
-            return Err(Failure::new(ErrorCode::UnknownSession, "this session is not registered"));
-        }
-        Ok(())
     }
 
     /// The key of the session in this mesh; `None` when there is no session, it has no presence, or it is of another

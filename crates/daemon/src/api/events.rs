@@ -33,7 +33,6 @@ pub(super) async fn stream(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Failure> {
-    caller.refuse_unknown_token()?;
     let query: EventsQuery = input::query(&request)?;
     if api.daemon.pressure().is_degraded() {
         return Err(Failure::new(
@@ -55,7 +54,8 @@ pub(super) async fn stream(
         }
         _ => None,
     };
-    let subscription = context.events.subscribe(filter, last_event_id);
+    let over = caller.session.as_ref().map(|session| session.ended().clone()).unwrap_or_default();
+    let subscription = context.events.subscribe_until(over, filter, last_event_id);
     let (chunk_tx, chunk_rx) = mpsc::channel(CHUNKS);
     let pump = Pump { subscription, chunk_tx, caller, _slot: slot, _live_path: live_path };
     let shutdown = context.shutdown.clone();

@@ -79,8 +79,12 @@ pub(super) async fn gate(
         Err(failure) => failure.into_answer(&request_id),
         Ok((caller, _slot)) => {
             is_token_unknown = caller.is_token_unknown;
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+            if let Err(failure) = check_session(&caller, &request) {
+                failure.into_answer(&request_id)
+            } else {
+                request.extensions_mut().insert(caller);
+                next.run(request).await
+            }
         }
     };
     finish(response, &request_id, is_token_unknown)
@@ -117,6 +121,51 @@ fn admit(api: &Arc<Api>, request: &Request) -> Result<(Caller, Slot), Failure> {
     let session = token.and_then(|hash| api.daemon.context().sessions.by_token(hash, now));
     let is_token_unknown = token.is_some() && session.is_none();
     Ok((Caller { session, is_token_unknown, peer }, slot))
+}
+
+/// What the route asks of the session, before its handler asks for a capability.
+fn check_session(caller: &Caller, request: &Request) -> Result<(), Failure> {
+    let path = request.uri().path();
+    if caller.is_token_unknown && !is_for_anybody(request.method(), path) {
+        return Err(unknown_session());
+    }
+    let is_restricted = caller.session.as_ref().is_some_and(|session| session.caps.is_some());
+    if is_restricted && is_for_the_person(path) {
+        let message =
+            "a session with a list of capabilities looks after neither the outbox nor the daemon";
+        return Err(
+            Failure::new(ErrorCode::Forbidden, message).hint("run it outside of this session")
+        );
+    }
+    Ok(())
+}
+
+/// Routes that no capability names: the outbox holds what siblings and the member wrote, and sends it in their names; the
+/// daemon serves them all.
+fn is_for_the_person(path: &str) -> bool {
+    path == "/v1/outbox" || path.starts_with("/v1/outbox/") || path.starts_with("/v1/admin/")
+}
+
+/// Where it does not matter whose token came: what says nothing about anybody, and how a session becomes known or ends.
+/// Anywhere else a session that the daemon has lost would do what only its member may: it is refused instead of counting
+/// as no session.
+fn is_for_anybody(method: &Method, path: &str) -> bool {
+    match path {
+        "/v1/health"
+        | "/v1/version"
+        | "/v1/compat"
+        | "/v1/metrics"
+        | "/v1/ops"
+        | "/v1/sessions/register" => true,
+        "/v1/sessions/me" => false,
+        // The path names the session by its token.
+        _ => *method == Method::DELETE && path.starts_with("/v1/sessions/"),
+    }
+}
+
+fn unknown_session() -> Failure {
+    Failure::new(ErrorCode::UnknownSession, "this session is not registered with the daemon")
+        .hint("its MCP server registers it again within seconds; outside of a session, unset CLAUDEMESH_IPC_TOKEN_FILE")
 }
 
 fn is_exempt(path: &str) -> bool {

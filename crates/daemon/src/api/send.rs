@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::Api;
 use super::caller::Caller;
 use super::failure::Failure;
-use crate::mesh::{Line, MeshHandle, Resolved, Sender};
+use crate::mesh::{Line, MeshHandle, Resolved, Sender, banned};
 use crate::ops::Place;
 use crate::outbox::{Accepted, ExistingRow, NewRow, SealedBody};
 use crate::pressure::Level;
@@ -119,8 +119,7 @@ impl Api {
         stored: Option<&ExistingRow>,
     ) -> Result<SendReply, Failure> {
         if mesh.is_revoked() {
-            let message = format!("this member was removed from \"{}\"", mesh.slug());
-            return Err(Failure::new(ErrorCode::MemberRevoked, message));
+            return Err(crate::ops::broker_failure(&banned(mesh.slug())));
         }
         let reply_to = self.parent(mesh, letter.reply_to_id.as_deref(), stored).await?;
         let request = RequestParts {

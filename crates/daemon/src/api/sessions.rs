@@ -181,6 +181,7 @@ pub(super) async fn deregister(
 ) -> Result<Json<DeregisterReply>, Failure> {
     let session = caller.need_session()?;
     api.daemon.end_session(session.token_hash, "deregistered");
+    let _is_tried_again = api.daemon.context().sessions.saved().await;
     Ok(Json(DeregisterReply { ok: true, token_prefix: session.token_prefix.clone() }))
 }
 
@@ -193,6 +194,7 @@ pub(super) async fn deregister_token(
     let token = SessionToken::parse(&token).map_err(|_| unknown())?;
     let ended =
         api.daemon.end_session(TokenHash::of(&token), "deregistered").ok_or_else(unknown)?;
+    let _is_tried_again = api.daemon.context().sessions.saved().await;
     Ok(Json(DeregisterReply { ok: true, token_prefix: ended.token_prefix.clone() }))
 }
 
@@ -231,6 +233,7 @@ pub(super) async fn status(
     for session in &matched {
         if report.event == Some(HookEvent::End) {
             api.daemon.end_session(session.token_hash, "ended");
+            let _is_tried_again = api.daemon.context().sessions.saved().await;
             continue;
         }
         let StatusReport { status, event, origin, .. } = report;

@@ -18,13 +18,27 @@ const RELEASE_ROWS: usize = 256;
 
 impl Inbox {
     /// Tells everybody who may hear of the new row `seq` now, except sessions that have the same message under another
-    /// key. True when it waits: every session it is for is busy.
-    pub(super) fn announce(&self, item: &InboxItem, seq: i64, twins: &[Twin]) -> bool {
+    /// key. `told` is the session that the row was told to under its own key, or is to be. True when it waits: every
+    /// session it is for is busy.
+    pub(super) fn announce(
+        &self,
+        item: &InboxItem,
+        seq: i64,
+        told: Option<&str>,
+        twins: &[Twin],
+    ) -> bool {
         let sessions = self.sessions_for(item);
+        let is_member = item.recipient_kind == Some(RecipientKind::Member);
+        let earlier = told.filter(|_| is_member).map(str::to_owned);
         let lanes: Vec<(Arc<Session>, Lane)> = sessions
             .into_iter()
             .map(|session| {
-                let lane = if has_twin(&session, item, twins) {
+                let is_told = told == Some(session.session_id.as_str());
+                let lane = if is_member && is_told {
+                    // It was its own before: told, or its gate still keeps it.
+                    if session.activity.is_waiting(seq) { Lane::Held } else { Lane::Off }
+                } else if has_twin(&session, item, twins) || !(is_member || is_told) {
+                    // One that came while the row was on its way to the disk finds it in the inbox.
                     Lane::Off
                 } else {
                     let lane = session.activity.admit(session.message_mode, item.priority, seq);
@@ -46,11 +60,13 @@ impl Inbox {
             Lane::Quiet => !is_low,
             Lane::Held | Lane::Off => true,
         };
-        let left_out: Vec<String> = lanes
+        let mut left_out: Vec<String> = lanes
             .iter()
             .filter(|(_, lane)| is_told_otherwise(*lane))
             .map(|(session, _)| session.session_id.clone())
             .collect();
+        // Also one that has ended: it may come back, and go on where it stopped reading.
+        left_out.extend(earlier);
         let audience = match (item.recipient_kind, item.recipient_pubkey) {
             (Some(RecipientKind::Session), Some(key)) => Audience::Session(key),
             _ => Audience::Member,

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use claudemesh_ipc::api::{InboxItem, RecipientKind};
+use claudemesh_ipc::api::{InboxItem, MessageMode, RecipientKind};
 use claudemesh_protocol::{PublicKey, Timestamp};
 use claudemesh_sqlite::{WriteError, planted_bug};
 use sqlx::sqlite::SqliteConnection;
 
 use super::{Inbox, Line, NewItem, row};
 use crate::ids;
+use crate::sessions::Sessions;
 use crate::storage::{Columns as _, StorageError};
 
 /// Answer of [`Inbox::insert`].
@@ -47,6 +48,7 @@ impl Inbox {
         }
         let is_late = self.digests.is_late(&new, now);
         let row = new.clone();
+        let sessions = self.sessions.clone();
         let place = line.enter();
         let (stored, place) = self
             .db
@@ -56,7 +58,9 @@ impl Inbox {
                         let reason = Arc::from("an earlier message could not be stored");
                         return Err(WriteError::Unavailable(reason).into());
                     }
-                    match insert(conn, row, now, is_late).await {
+                    // Decided with the row: no death can part what was stored from whom it was told to.
+                    let told = session_told(&sessions, &row);
+                    match insert(conn, row, told, now, is_late).await {
                         Ok(stored) => Ok((stored, place)),
                         // The statement failed, not the disk: others need not wait for this one.
                         Err(error @ StorageError::Failed(_)) => {
@@ -70,31 +74,42 @@ impl Inbox {
             .await?;
         place.settled();
         claudemesh_sqlite::crash_point("inbox.after_insert_before_ack");
-        let Some(Stored { seq, id, twins }) = stored else { return Ok(Inserted::Duplicate) };
+        let Some(Stored { seq, id, told, twins }) = stored else { return Ok(Inserted::Duplicate) };
         let mut item = new.into_item(id, now, is_late);
         if is_late {
             self.count_late(&item);
             self.digests.add(&item, now);
         } else {
-            item.held = self.announce(&item, seq, &twins);
+            item.held = self.announce(&item, seq, told.as_deref(), &twins);
             self.take_over_state(&item, seq, &twins).await;
         }
         Ok(Inserted::New(Box::new(item)))
     }
 }
 
+/// The session that has the key of a message to a session, and hears of its messages.
+fn session_told(sessions: &Sessions, new: &NewItem) -> Option<String> {
+    if new.recipient_kind != RecipientKind::Session {
+        return None;
+    }
+    let session = sessions.by_key(&new.mesh, &new.recipient_pubkey)?;
+    (session.message_mode != MessageMode::Off).then(|| session.session_id.clone())
+}
+
 async fn insert(
     conn: &mut SqliteConnection,
     new: NewItem,
+    told: Option<String>,
     now: Timestamp,
     digest: bool,
 ) -> Result<Option<Stored>, StorageError> {
     let sql = "INSERT INTO inbox (id, client_message_id, broker_message_id, mesh, recipient_pubkey, \
                recipient_kind, channel, topic, topic_id, sender_pubkey, sender_member_pubkey, sender_name, \
                priority, subtype, body, meta, mentions, body_version, decrypt, raw, reply_to_id, created_at, \
-               received_at, expires_at, transport, hops, sender_verified, addressed_to, digest) \
+               received_at, expires_at, transport, hops, sender_verified, addressed_to, digest, \
+               told_session) \
                VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,\
-               $24,$25,$26,$27,$28,$29) \
+               $24,$25,$26,$27,$28,$29,$30) \
                ON CONFLICT DO NOTHING";
     // Drawn here, where rows are in their order.
     let id = ids::next();
@@ -138,12 +153,13 @@ async fn insert(
         .bind(new.sender_verified)
         .bind(new.addressed_to.map(PublicKey::to_hex))
         .bind(digest)
+        .bind(&told)
         .execute(&mut *conn)
         .await?;
     if ran.rows_affected() > 0 {
         let seq = ran.last_insert_rowid();
         let twins = twin.find(conn, seq).await?;
-        return Ok(Some(Stored { seq, id, twins }));
+        return Ok(Some(Stored { seq, id, told, twins }));
     }
     if let Some(repeat) = repeat {
         repeat.prove(conn).await?;
@@ -178,6 +194,8 @@ async fn is_known_to_session(
 struct Stored {
     seq: i64,
     id: String,
+    /// The session it is for, when it is there to be told.
+    told: Option<String>,
     twins: Vec<Twin>,
 }
 

@@ -160,13 +160,13 @@ impl Inbox {
         let mut moved = Vec::new();
         loop {
             let mesh = mesh.to_owned();
-            let step: Vec<(i64, InboxItem)> =
+            let step: Vec<Moved> =
                 self.db.write(move |conn| Box::pin(move_rows(conn, mesh, session, member))).await?;
             if step.is_empty() {
                 return Ok(moved);
             }
-            for (seq, mut item) in step {
-                item.held = self.announce(&item, seq, &[]);
+            for Moved { seq, told, mut item } in step {
+                item.held = self.announce(&item, seq, told.as_deref(), &[]);
                 moved.push(item);
             }
         }
@@ -273,12 +273,20 @@ fn standing(row: &SqliteRow) -> Result<Standing, sqlx::Error> {
     Ok(Standing::Stored)
 }
 
+/// A row that has become its member's.
+struct Moved {
+    seq: i64,
+    /// The session that it was told to before.
+    told: Option<String>,
+    item: InboxItem,
+}
+
 async fn move_rows(
     conn: &mut SqliteConnection,
     mesh: String,
     session: PublicKey,
     member: PublicKey,
-) -> Result<Vec<(i64, InboxItem)>, StorageError> {
+) -> Result<Vec<Moved>, StorageError> {
     // A message that the member has already stays where it is; it is shown once either way.
     let sql = "UPDATE inbox SET recipient_pubkey=$1, recipient_kind='member', \
                addressed_to=coalesce(addressed_to, $2) WHERE seq IN (SELECT i.seq FROM inbox i \
@@ -296,7 +304,11 @@ async fn move_rows(
         .bind(MOVE_ROWS)
         .fetch_all(conn)
         .await?;
-    let mut moved = rows.iter().map(row::numbered).collect::<Result<Vec<(i64, InboxItem)>, _>>()?;
-    moved.sort_by_key(|(seq, _)| *seq);
+    let moved = |row| -> Result<Moved, sqlx::Error> {
+        let (seq, item) = row::numbered(row)?;
+        Ok(Moved { seq, told: row.column("told_session")?, item })
+    };
+    let mut moved = rows.iter().map(moved).collect::<Result<Vec<_>, _>>()?;
+    moved.sort_by_key(|moved| moved.seq);
     Ok(moved)
 }

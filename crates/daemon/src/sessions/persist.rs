@@ -2,7 +2,7 @@
 //! (daemon spec §8.5).
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use claudemesh_crypto::hash::sha256;
@@ -20,6 +20,24 @@ use crate::home::file::{self, Symlinks};
 const VERSION: u32 = 2;
 /// Changes within this time share one write.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Pause before a file that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Whether the file says what is so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Saved {
+    /// It does, whatever happens next.
+    Yes,
+    /// It could not be written. Who is registered stays so as long as this process lives.
+    No,
+}
+
+/// How many changes there were when the file was last written, and when that last failed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tried {
+    written: u64,
+    failed: u64,
+}
 
 #[derive(Serialize, Deserialize)]
 struct Document {
@@ -95,7 +113,7 @@ impl Sessions {
             }
         }
         tracing::info!(revived = revived.len(), persisted, "sessions_rehydrated");
-        self.shared.changed.notify_one();
+        self.changed();
         revived
     }
 
@@ -164,38 +182,77 @@ impl Sessions {
         }))
     }
 
-    /// Writes the file 50 ms after each change, until shutdown, and then once more.
+    /// Writes the file 50 ms after each change, at once when somebody waits for it, until shutdown, and then once more.
+    /// What finds no room is tried again.
     pub(super) async fn write_changes(self) {
-        loop {
-            tokio::select! {
-                biased;
-                () = self.shared.shutdown.cancelled() => break,
-                () = self.shared.changed.notified() => {}
+        while self
+            .shared
+            .shutdown
+            .run_until_cancelled(self.shared.changed.notified())
+            .await
+            .is_some()
+        {
+            let mut pause = DEBOUNCE;
+            loop {
+                tokio::select! {
+                    biased;
+                    () = self.shared.shutdown.cancelled() => break,
+                    () = self.shared.is_awaited.notified() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+                if self.write().await == Saved::Yes {
+                    break;
+                }
+                pause = RETRY;
             }
-            tokio::select! {
-                biased;
-                () = self.shared.shutdown.cancelled() => break,
-                () = tokio::time::sleep(DEBOUNCE) => {}
-            }
-            self.write_file().await;
         }
-        self.write_file().await;
+        self.write().await;
     }
 
-    /// Best effort: a session that is not on disk registers again after a restart.
-    async fn write_file(&self) {
+    /// Returns when everything that has changed until now is in the file, or could not be put there. Then it is tried
+    /// again, and nobody need wait for that.
+    ///
+    /// # Cancel safety
+    /// Nobody writes but the registry's own task: it is written also when nobody waits any more.
+    pub(crate) async fn saved(&self) -> Saved {
+        let wanted = self.shared.changes.load(Ordering::Acquire);
+        let mut tried = self.shared.tried.subscribe();
+        self.shared.is_awaited.notify_one();
+        let told = tried.wait_for(|tried| tried.written.max(tried.failed) >= wanted);
+        let told = self.shared.shutdown.run_until_cancelled(told).await;
+        match told {
+            Some(Ok(tried)) if tried.written >= wanted => Saved::Yes,
+            _ => Saved::No,
+        }
+    }
+
+    async fn write(&self) -> Saved {
+        let changes = self.shared.changes.load(Ordering::Acquire);
+        let saved = self.write_file().await;
+        self.shared.tried.send_modify(|tried| match saved {
+            Saved::Yes => tried.written = changes,
+            Saved::No => tried.failed = changes,
+        });
+        saved
+    }
+
+    async fn write_file(&self) -> Saved {
         let sessions = self.all().iter().map(|session| Record::of(session)).collect();
         let path = self.shared.file.clone();
         let written = blocking::run(move || {
             let bytes = serde_json::to_vec_pretty(&Document { version: VERSION, sessions })?;
             claudemesh_sqlite::crash_point("sessions.mid_write");
+            if claudemesh_sqlite::refusal_point("sessions.full_disk") {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
             file::replace_past(&path, &bytes, file::SECRET, Symlinks::Refuse, "sessions.mid_write")
         });
         match written.await {
-            Some(Ok(())) => {}
+            Some(Ok(())) => return Saved::Yes,
             Some(Err(error)) => tracing::warn!(%error, "sessions_file_not_written"),
             None => tracing::warn!(error = "the writer panicked", "sessions_file_not_written"),
         }
+        Saved::No
     }
 }
 

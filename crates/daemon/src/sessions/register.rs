@@ -155,7 +155,7 @@ impl Sessions {
         }
         state.by_token.insert(session.token_hash, Arc::clone(&session));
         drop(state);
-        self.shared.changed.notify_one();
+        self.changed();
         self.watch(&session);
         Ok(Registered { session, replaced, is_repeat: false, presence_error: error })
     }

@@ -337,7 +337,10 @@ async fn inbox(State(shared): State<Shared>, Query(query): Query1) -> Json<Value
     Json(json!({"items": items, "marked_seen": 0, "next_cursor": cursor}))
 }
 
-async fn seen(State(shared): State<Shared>, body: Bytes) -> Json<Value> {
+async fn seen(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+    if token(&headers).is_some_and(|token| !shared.memory.lock().known_tokens.contains(&token)) {
+        return refusal(401, "unknown_session");
+    }
     let request: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(request["pushed"], true);
     let ids: Vec<String> = request["ids"]
@@ -351,7 +354,7 @@ async fn seen(State(shared): State<Shared>, body: Bytes) -> Json<Value> {
     memory.seen.extend(ids);
     drop(memory);
     shared.changed.send_replace(());
-    Json(json!({"marked_seen": 1}))
+    Json(json!({"marked_seen": 1})).into_response()
 }
 
 /// Counts an operation as worked on until its answer is made, or its caller has gone.

@@ -119,6 +119,19 @@ async fn pushed_messages_are_marked_as_seen() {
     client.close().await;
 }
 
+/// What was shown last is marked before the session that was shown it says goodbye: the daemon takes no mark of a session
+/// that it does not know.
+#[tokio::test]
+async fn the_last_mark_goes_before_the_farewell() {
+    let daemon = Daemon::new();
+    let mut client = connected(&daemon).await;
+    daemon.emit("message", &row(1, "at the last moment", &json!({})));
+    client.pushed_message().await;
+    client.close().await;
+    let left = daemon.see(|memory| (memory.seen.clone(), memory.deregistered));
+    assert_eq!(left, (vec!["01J00001".to_owned()], 1));
+}
+
 /// MCP spec §4.7: a client that closed its end was shown nothing.
 #[tokio::test]
 async fn a_message_that_could_not_be_written_is_not_marked() {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use claudemesh_ipc::api::{EventsQuery, InboxQuery};
+use claudemesh_ipc::api::{EventsQuery, InboxQuery, OutboxQuery};
 use claudemesh_protocol::capability::CapabilitySet;
+use claudemesh_protocol::ops::OperationKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -22,10 +23,15 @@ const ROUTES: &[(&str, &str)] = &[
     ("POST", "/v1/inbox/seen"),
     ("DELETE", "/v1/inbox"),
     ("GET", "/v1/outbox"),
+    ("GET", "/v1/outbox/01KDVDXYTBCDE72G8W4ZJ9B359"),
+    ("POST", "/v1/outbox/requeue"),
+    ("POST", "/v1/outbox/drop"),
+    ("POST", "/v1/outbox/prune"),
     ("GET", "/v1/peers"),
     ("POST", "/v1/profile"),
     ("POST", "/v1/ops/group.join"),
     ("POST", "/v1/admin/reload"),
+    ("POST", "/v1/admin/shutdown"),
     ("GET", "/v1/events"),
 ];
 
@@ -178,20 +184,94 @@ async fn a_session_may_do_what_its_list_says() {
     running.shutdown().await;
 }
 
-/// Daemon §8.2: an unknown token counts as no session, and the answer says so.
+/// Daemon §9.2: what no capability names is not free for all. The outbox sends in the names of siblings and of the member,
+/// and shows what they wrote.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_token_is_told() {
+async fn a_restricted_session_looks_after_neither_the_outbox_nor_the_daemon() {
     let home = Home::new();
+    home.join("dev");
     let running = home.start().await;
-    let head = format!(
-        "GET /v1/inbox HTTP/1.1\r\nhost: localhost\r\nauthorization: ClaudeMesh-Session {}",
-        token(9).reveal()
-    );
-    let (status, answer) = raw(running.socket(), &head, "").await;
-    assert!(status == 200 && answer.contains("x-claudemesh-session-state: unknown"), "{answer}");
-    let client = running.client().with_token(Some(token(9)));
-    assert_eq!(code(client.session().await), "unknown_session");
+    let every: Vec<&str> = ["dm", "read", "broadcast", "profile-write", "state-write"].into();
+    for (byte, caps) in [(1, vec![]), (2, every)] {
+        let caps = CapabilitySet::parse(caps).ok();
+        register(&running, "dev", byte, |request| request.caps = caps).await;
+        let mut routes = 0;
+        for (method, path) in ROUTES {
+            if !path.starts_with("/v1/outbox") && !path.starts_with("/v1/admin") {
+                continue;
+            }
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: ClaudeMesh-Session {}",
+                token(byte).reveal()
+            );
+            let (status, answer) = raw(running.socket(), &head, "").await;
+            assert_eq!(status, 403, "{method} {path}: {answer}");
+            assert!(answer.contains("\"forbidden\"") && answer.contains("\"hint\":"), "{answer}");
+            routes += 1;
+        }
+        assert!(routes >= 7, "only {routes} of these routes are in the table");
+    }
+    // The person, and a session that may do all its member may, do.
+    running.client().outbox(&OutboxQuery::default()).await.unwrap();
+    let (client, _) = register(&running, "dev", 3, |_| {}).await;
+    client.outbox(&OutboxQuery::default()).await.unwrap();
+    running.shutdown().await;
+}
+
+/// Daemon §8.2, stricter: an unknown token is refused wherever its session might do more without it than with it, and the
+/// answer says why, and what to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_token_is_no_key_to_anything() {
+    const FOR_ANYBODY: [&str; 3] = ["/v1/version", "/v1/health", "/v1/sessions/register"];
+    let home = Home::new();
+    home.join("dev");
+    let running = home.start().await;
+    for (method, path) in ROUTES {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: ClaudeMesh-Session {}",
+            token(9).reveal()
+        );
+        let (status, answer) = raw(running.socket(), &head, "").await;
+        let is_refused = status == 401 && answer.contains("unknown_session");
+        assert_eq!(is_refused, !FOR_ANYBODY.contains(path), "{method} {path}: {answer}");
+        assert!(
+            answer.contains("x-claudemesh-session-state: unknown"),
+            "{method} {path}: {answer}"
+        );
+        assert!(!is_refused || answer.contains("\"hint\":"), "{answer}");
+    }
+    running.shutdown().await;
+}
+
+/// Daemon §9.2: a restricted session that the daemon has lost does not get the rights of its member, and has its own again
+/// when it has registered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_session_does_not_become_its_member() {
+    let home = Home::new();
+    home.join("dev");
+    let running = home.start().await;
+    let caps = CapabilitySet::parse(["dm", "read"]).ok();
+    register(&running, "dev", 1, |request| request.caps = caps).await;
+    running.shutdown().await;
+    std::fs::remove_file(home.paths.sessions_file()).unwrap();
+    let running = home.start().await;
+    let client = running.client().with_token(Some(token(1)));
+    let attempt = || {
+        let args = serde_json::Map::from_iter([("name".to_owned(), "ops".into())]);
+        client.op(OperationKind::of_name("group.join").unwrap(), None, args)
+    };
+    assert_eq!(code(attempt().await), "unknown_session");
+    assert_eq!(code(client.send(&letter("*", "hi")).await), "unknown_session");
+    assert_eq!(code(client.outbox_drop("12345678").await), "unknown_session");
+    assert_eq!(code(client.inbox(&InboxQuery::default()).await), "unknown_session");
     assert_eq!(code(client.events(&EventsQuery::default(), None).await), "unknown_session");
+    // Who has patience meets the session when it is back.
+    let patient = client.clone().with_patience(Duration::from_secs(20));
+    let (found, ()) = tokio::join!(patient.session(), async {
+        register(&running, "dev", 1, |request| request.caps = caps).await;
+    });
+    assert_eq!(found.unwrap().caps, caps);
+    assert_eq!(code(attempt().await), "forbidden");
     running.shutdown().await;
 }
 

@@ -11,4 +11,5 @@ mod outbox;
 pub mod process;
 mod search;
 mod sessions;
+mod told;
 pub mod world;

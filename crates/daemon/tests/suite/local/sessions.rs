@@ -264,7 +264,7 @@ async fn hook_reports_find_their_session() {
         ..StatusReport::default()
     };
     assert_eq!(own.session_status(&end).await.unwrap().matched, 1);
-    assert_eq!(own.sessions().await.unwrap().len(), 2);
+    assert_eq!(running.client().sessions().await.unwrap().len(), 2);
     running.shutdown().await;
 }
 
