@@ -122,13 +122,27 @@ impl Failure {
             (failure.code.as_str(), failure.background.extra.get("cap").and_then(Value::as_str))
         {
             failure.message = format!("this session lacks the \"{capability}\" capability");
+            let way = format!("start the session with {capability} among its --caps");
+            failure.action = failure.action.or(Some(way));
         }
         if let Some(candidates) =
             failure.background.extra.get("candidates").and_then(Value::as_array)
         {
             failure.details.extend(candidates.iter().filter_map(candidate_line));
         }
-        failure
+        failure.with_way_to_permission()
+    }
+
+    /// A permission that is missing, with who can give it (wire spec §1.5 fixes the sentence).
+    #[must_use]
+    pub(crate) fn with_way_to_permission(mut self) -> Self {
+        let missing = self.message.strip_prefix("missing permission \"");
+        if let (Some(permission), "forbidden", None) = (missing, self.code.as_str(), &self.action) {
+            let permission = permission.trim_end_matches('"');
+            self.action =
+                Some(format!("ask the owner: claudemesh member allow <your name> {permission}"));
+        }
+        self
     }
 }
 

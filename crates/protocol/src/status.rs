@@ -1,12 +1,12 @@
 //! Small closed vocabularies of the wire: status, its source, priority, presence role, message mode.
 
 macro_rules! word {
-    ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[doc = $vdoc:literal])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ::serde::Serialize, ::serde::Deserialize, ::schemars::JsonSchema)]
         #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
         pub enum $name {
-            $($(#[$vdoc])* #[serde(rename = $text)] $variant,)+
+            $($(#[doc = $vdoc])+ #[serde(rename = $text)] $variant,)+
         }
 
         impl $name {
@@ -16,6 +16,11 @@ macro_rules! word {
             /// The word on the wire and in the store.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// What it means, one sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $crate::status::sentence(concat!($($vdoc),+)),)+ }
             }
         }
 
@@ -38,6 +43,11 @@ macro_rules! word {
     };
 }
 pub(crate) use word;
+
+/// The text of a documentation comment without the space after the slashes.
+pub(crate) const fn sentence(documentation: &'static str) -> &'static str {
+    documentation.split_at(1).1
+}
 
 /// A text is none of the words of a closed vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -107,7 +107,7 @@ pub struct PresenceRow {
     pub lease_until: Option<Timestamp>,
 }
 
-/// A hello that was accepted, for the refusal of its repeat (wire spec §2.3).
+/// A hello or a signed request that was accepted, for the refusal of its repeat (wire spec §2.3, broker spec §7.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HelloSeen {
     /// The key that signed.
@@ -171,6 +171,14 @@ pub enum PreviousRun {
 }
 
 impl Store {
+    /// Remembers a request that a member key signed; false when this very one was accepted before, here or elsewhere.
+    pub async fn remember_signed(&self, request: HelloSeen) -> Result<bool> {
+        self.write(move |mut conn| {
+            Box::pin(async move { remember_hello(&mut conn, &request).await })
+        })
+        .await
+    }
+
     /// Stores an accepted hello: replay memory, presence row (insert, or update when the id reattaches, which ends its
     /// lease), session key, the status that waited for it, and the member's last-seen time, in one commit.
     pub async fn open_presence(
@@ -417,7 +425,7 @@ fn parsed_or_default<T: serde::de::DeserializeOwned + Default>(text: Option<&str
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
-/// False when this very hello is remembered already.
+/// False when this very hello or request is remembered already.
 async fn remember_hello(conn: &mut Conn<'_>, hello: &HelloSeen) -> Result<bool> {
     let rows = conn
         .execute(

@@ -22,7 +22,7 @@ pub(crate) async fn list(
     Path(slug): Path<String>,
     request: Request,
 ) -> ApiResult<Json<PermissionsReply>> {
-    let asking = Requester::read(&broker, MeshName::Slug(slug), request).await?;
+    let asking = Requester::read(&broker, MeshName::SlugOrId(slug), request).await?;
     let roster = broker.store().roster(&asking.mesh.id).await?;
     let members = roster.into_iter().map(|entry| {
         let member = entry.member;
@@ -53,7 +53,7 @@ pub(crate) async fn change(
     Path(slug): Path<String>,
     request: Request,
 ) -> ApiResult<Json<Value>> {
-    let asking = Requester::read(&broker, MeshName::Slug(slug), request).await?;
+    let asking = Requester::read(&broker, MeshName::SlugOrId(slug), request).await?;
     asking.require(Permission::ManagePermissions)?;
     let changes = changes(&asking)?;
     let id = MemberId::new(asking.fields.text("member_id")?);

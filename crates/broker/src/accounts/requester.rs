@@ -18,6 +18,8 @@ use crate::state::Broker;
 pub(crate) enum MeshName {
     /// By slug.
     Slug(String),
+    /// By slug, or by id: a machine may know the mesh by an alias.
+    SlugOrId(String),
     /// By id.
     Id(String),
 }
@@ -103,6 +105,12 @@ pub(crate) async fn member_that_asks(
 async fn find_mesh(broker: &Broker, name: MeshName) -> ApiResult<Mesh> {
     match name {
         MeshName::Slug(slug) => live_mesh_by_slug(broker, &slug).await,
+        MeshName::SlugOrId(text) => match live_mesh_by_slug(broker, &text).await {
+            Err(error) if error.code() == ErrorCode::NotFound => {
+                Box::pin(find_mesh(broker, MeshName::Id(text))).await
+            }
+            found => found,
+        },
         MeshName::Id(id) => {
             let mesh = broker.store().mesh(&MeshId::new(id)).await?;
             mesh.filter(|mesh| mesh.archived_at.is_none())

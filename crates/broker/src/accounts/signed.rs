@@ -8,7 +8,7 @@ use claudemesh_crypto::hash::sha256;
 use claudemesh_crypto::statement;
 use claudemesh_protocol::limits::HELLO_REPLAY_WINDOW;
 use claudemesh_protocol::{ErrorCode, PublicKey, SignatureBytes, Timestamp, canonical};
-use claudemesh_store::{Member, Mesh};
+use claudemesh_store::{HelloSeen, Member, Mesh};
 use parking_lot::Mutex;
 
 use crate::edge::error::{ApiError, ApiResult};
@@ -101,6 +101,16 @@ pub(crate) async fn signer(
     if member.revoked.is_some() {
         return Err(ApiError::new(ErrorCode::Revoked, "this member was removed from the mesh")
             .with_status(StatusCode::FORBIDDEN));
+    }
+    // Memory knows its own process only: after a restart, and on another node, the store does.
+    let request = HelloSeen {
+        pubkey: key,
+        timestamp,
+        signature_hash: sha256(signature.as_bytes()),
+        expires_at: now.plus(HELLO_REPLAY_WINDOW),
+    };
+    if !broker.store().remember_signed(request).await? {
+        return Err(bad_signature("this request was made before"));
     }
     Ok((mesh, member))
 }

@@ -58,7 +58,7 @@ async fn a_clock_may_be_off_by_a_minute_and_no_more() {
     world.connect(daemon_hello_at(&people[0], at)).await;
 }
 
-/// PRES-2.
+/// PRES-2, RPL-1.
 #[tokio::test]
 async fn the_same_hello_is_accepted_once_even_across_a_restart() {
     let mut world = World::start().await;

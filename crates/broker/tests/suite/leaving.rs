@@ -38,6 +38,26 @@ async fn a_member_leaves_by_its_own_signature_and_may_come_back() {
     assert_eq!(world.hello(mesh, member, &joiner.member).await["type"], "hello_ack");
 }
 
+/// RPL-1: a signed request counts once, also after a restart within its window; so does an invite for one key.
+#[tokio::test]
+async fn a_signed_request_is_taken_once_even_across_a_restart() {
+    let mut world = World::start().await;
+    let host = world.with_invite(json!({ "max_uses": 3 })).await;
+    let joiner = Joiner::new();
+    let membership = world.claim(&host.code, &joiner).await.ok();
+    let (mesh, member) =
+        (membership["mesh_id"].as_str().unwrap(), membership["member_id"].as_str().unwrap());
+    let target = format!("/mesh/{mesh}/member/{member}");
+    let now = world.broker().broker().now();
+    Answer::of(signed(&world, &target, &joiner.member, now)).await.ok();
+    world.claim(&host.code, &joiner).await.ok();
+    world.stop().await;
+    world.resume().await;
+    Answer::of(signed(&world, &target, &joiner.member, now)).await.refused(401, "bad_signature");
+    let hello = world.hello(mesh, member, &joiner.member).await;
+    assert_eq!(hello["type"], "hello_ack", "the replay removed nobody: {hello}");
+}
+
 #[tokio::test]
 async fn wrong_signatures_change_nothing() {
     let world = World::start().await;

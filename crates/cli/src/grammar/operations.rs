@@ -49,6 +49,8 @@ pub(crate) fn kebab(name: &str) -> String {
 /// A field and its place on the command line.
 pub(super) struct Place {
     pub(super) field: Field,
+    /// Its name as people type it, without dashes.
+    name: String,
     /// Given by position rather than by flag.
     pub(super) is_positional: bool,
     /// Takes the remaining words.
@@ -65,7 +67,7 @@ impl Place {
 
     /// `<key>` or `--if-version`, as refusals name it.
     pub(super) fn spoken(&self) -> String {
-        let name = kebab(&self.field.name);
+        let name = &self.name;
         if self.is_positional { format!("<{name}>") } else { format!("--{name}") }
     }
 
@@ -81,6 +83,14 @@ impl Place {
     }
 }
 
+/// The name of a field on the command line, without dashes.
+pub(crate) fn typed_name(verb: Verb, field: &str) -> String {
+    match verb.flags.iter().find(|(wire, _)| *wire == field) {
+        Some((_, flag)) => (*flag).to_owned(),
+        None => kebab(field),
+    }
+}
+
 /// The fields of an operation on the command line, positional ones first.
 pub(super) fn places(kind: OperationKind, verb: Verb) -> Vec<Place> {
     kind.fields()
@@ -92,6 +102,7 @@ pub(super) fn places(kind: OperationKind, verb: Verb) -> Vec<Place> {
                 is_positional,
                 is_tail: verb.has_tail && verb.positional.last() == Some(&field.name.as_str()),
                 is_required: (field.is_required || is_alone) && verb.clears != field.name,
+                name: typed_name(verb, &field.name),
                 field,
             }
         })
@@ -218,9 +229,9 @@ fn after_help(verb: Verb) -> String {
 fn argument(place: &Place, verb: Verb) -> Arg {
     let mut arg = Arg::new(place.id()).help(help_of(place));
     arg = if place.is_positional {
-        arg.value_name(kebab(&place.field.name)).allow_negative_numbers(true)
+        arg.value_name(place.name.clone()).allow_negative_numbers(true)
     } else {
-        arg.long(kebab(&place.field.name)).value_name(place.value_name())
+        arg.long(place.name.clone()).value_name(place.value_name())
     };
     arg = match (&place.field.kind, place.is_positional) {
         (FieldKind::Text, true) if place.is_tail => arg.action(ArgAction::Append).num_args(1..),

@@ -129,7 +129,7 @@ const DRAWN: &[Verb] =
         drawn(OperationKind::MessageStatus, "<id>"),
         verb("policy show", &[], ""),
         verb("policy path", &[], ""),
-        verb("policy check", &[], "<resource> <verb>"),
+        verb("policy check", &[], "<resource> <verb> [target]"),
         verb("policy init", &[], "[--force]"),
         verb("daemon up", &["daemon start"], "[--foreground]"),
         verb("daemon down", &["daemon stop"], ""),

@@ -6,11 +6,15 @@ use claudemesh_protocol::error::ErrorCode;
 use inquire::ui::{RenderConfig, Styled};
 use inquire::{Confirm, InquireError, Select};
 
-use super::{Icon, Output};
+use super::style::cells;
+use super::{Icon, Line, Output, Screen, Token};
 use crate::failure::{Failure, Outcome};
 
 /// Rows of a list that are visible at once.
 const PAGE: usize = 7;
+
+/// Cells around a question: its sign before it, ` (y/N) ` and the answer after it.
+const AROUND_QUESTION: usize = 12;
 
 /// What Enter alone answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +31,18 @@ impl Output {
     pub(crate) fn confirm(&self, question: &str, default: Default) -> Outcome<bool> {
         if !self.may_prompt() {
             return Err(Failure::new(ErrorCode::Forbidden, "confirmation required")
-                .detail(question.to_owned())
+                .detail(question.rsplit_once(". ").map_or(question, |(about, _)| about).to_owned())
                 .action("pass -y"));
         }
         let question = self.stderr.characters(question);
+        let (about, question) = split_to_fit(&question, self.stderr.width);
+        if let Some(about) = about {
+            let mut screen = Screen::new();
+            screen.line(Line::new().indent(0).icon(Icon::Attention).put(Token::Plain, about));
+            self.aside(&screen);
+        }
         self.ask(|config| {
-            Confirm::new(&question)
+            Confirm::new(question)
                 .with_default(default == Default::Yes)
                 .with_render_config(config)
                 .prompt()
@@ -81,11 +91,37 @@ impl Output {
     }
 }
 
+/// A question that is too wide for the terminal becomes a text, which we wrap between words, and its last sentence: the
+/// library breaks lines anywhere.
+fn split_to_fit(question: &str, width: Option<usize>) -> (Option<&str>, &str) {
+    let fits = width.is_none_or(|width| cells(question) + AROUND_QUESTION <= width);
+    match question.rsplit_once(". ") {
+        Some((about, asked)) if !fits => (Some(about), asked),
+        _ => (None, question),
+    }
+}
+
 fn cancelled(error: &InquireError) -> Failure {
     let mut failure = Failure::of_word("cancelled", "cancelled");
     failure.exit = claudemesh_protocol::error::ExitCode::Cancelled as u8;
     match error {
         InquireError::OperationCanceled | InquireError::OperationInterrupted => failure,
         other => failure.caused_by(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_that_does_not_fit_is_asked_in_two_parts() {
+        let long = "peer ban Bob on home — affects another member's membership. Continue?";
+        assert_eq!(split_to_fit(long, Some(100)), (None, long));
+        assert_eq!(split_to_fit(long, None), (None, long));
+        let about = "peer ban Bob on home — affects another member's membership";
+        assert_eq!(split_to_fit(long, Some(80)), (Some(about), "Continue?"));
+        let short = "Join through broker.example.org?";
+        assert_eq!(split_to_fit(short, Some(30)), (None, short), "one sentence stays whole");
     }
 }

@@ -70,7 +70,7 @@ impl Line {
 
     /// When it does not fit, it goes on at this column.
     #[must_use]
-    fn hanging(mut self, column: usize) -> Self {
+    pub(crate) fn hanging(mut self, column: usize) -> Self {
         self.hang = Some(column);
         self
     }
@@ -82,9 +82,10 @@ impl Line {
         }
     }
 
-    /// Commands and addresses are copied from the screen: a line break of ours would end up in them.
+    /// Commands and addresses are copied from the screen: a line break of ours would end up in them. A line that says
+    /// where it goes on has its text behind the command.
     fn is_command(&self) -> bool {
-        self.spans.iter().any(|span| span.token == Token::Code)
+        self.hang.is_none() && self.spans.iter().any(|span| span.token == Token::Code)
     }
 
     /// Broken at blanks where it would pass the edge; a word that is wider than the terminal stays whole.

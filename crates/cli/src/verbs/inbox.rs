@@ -179,13 +179,13 @@ fn row(screen: &mut Screen, item: &InboxItem, with_mesh: bool, now: Timestamp) {
     }
 }
 
-/// `HH:MM:SS` today, `Mon HH:MM` within seven days, else the date (CLI spec §8.2).
+/// `HH:MM:SS` today, `Mon HH:MM` within the last seven days, else the date (CLI spec §8.2).
 pub(crate) fn clock(at: Timestamp, now: Timestamp) -> String {
     let local = |time: Timestamp| Local.timestamp_millis_opt(time.as_millis()).single();
     let (Some(at_local), Some(now_local)) = (local(at), local(now)) else { return String::new() };
     let form = if at_local.date_naive() == now_local.date_naive() {
         "%H:%M:%S"
-    } else if now.since(at) < Duration::from_hours(7 * 24) {
+    } else if at <= now && now.since(at) < Duration::from_hours(7 * 24) {
         "%a %H:%M"
     } else {
         "%Y-%m-%d"

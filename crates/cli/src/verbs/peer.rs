@@ -176,8 +176,14 @@ fn row(screen: &mut Screen, peer: &PeerEntry, is_verbose: bool) {
     if !tags.is_empty() {
         line = line.foreign(Token::Plain, &format!(" [{}]", tags.join(", ")));
     }
+    // What a session may not do stands where no narrow terminal cuts it off.
+    if let Some(caps) = &row.allowed_caps {
+        line = line.foreign(Token::Warn, &format!(" [caps:{}]", caps.join(",")));
+    }
+    // Of a member without a session only the daemon is there: its kind says nothing about the member.
     let kind: Vec<&str> = [&row.peer_type, &row.channel, &row.model]
         .into_iter()
+        .filter(|_| !peer.no_session)
         .filter_map(|text| text.as_deref())
         .collect();
     if !kind.is_empty() {
@@ -192,9 +198,6 @@ fn row(screen: &mut Screen, peer: &PeerEntry, is_verbose: bool) {
     let last_seen = row.last_seen_at.as_deref().and_then(Timestamp::parse_iso);
     if let Some(at) = last_seen.filter(|at| Context::now().since(*at) >= SILENT_AFTER) {
         line = line.put(Token::Warn, format!(" · silent for {}", Context::age_of(at)));
-    }
-    if let Some(caps) = &row.allowed_caps {
-        line = line.foreign(Token::Warn, &format!(" [caps:{}]", caps.join(",")));
     }
     if let Some(summary) = row.summary.as_deref().filter(|summary| !summary.is_empty()) {
         line = line.foreign(Token::Plain, &format!("  — {summary}"));

@@ -8,9 +8,12 @@ use claudemesh_protocol::text::sanitized_line;
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::grammar::words;
 
 /// Longest name that is repeated, in characters.
 const NAME_MAX_CHARS: usize = 60;
+/// Characters of a key that name one peer.
+const KEY_SHOWN_CHARS: usize = 16;
 /// Names that are listed.
 const NAMES_MAX: usize = 10;
 
@@ -69,6 +72,14 @@ pub(crate) fn unknown(
         let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
         failure.details.push(format!("{}: {}{rest}", listed.word(), shown.join(", ")));
     }
+    // Two letters are near to every other two.
+    let near = (typed.chars().count() > 2)
+        .then(|| words::nearest(&typed, names.iter().map(String::as_str)))
+        .flatten();
+    if let Some(near) = near {
+        let near = sanitized_line(near, NAME_MAX_CHARS);
+        failure.details.push(format!("did you mean: {near}"));
+    }
     failure
 }
 
@@ -81,15 +92,28 @@ pub(crate) fn ambiguous(typed: &str, failure: Failure) -> Failure {
         .filter_map(|row| row.get("mesh").and_then(Value::as_str))
         .collect();
     let count = rows.map_or(0, Vec::len);
-    let action =
-        if meshes.len() > 1 { "pass --mesh, or write name@mesh" } else { "use a longer prefix" };
+    let key = rows.into_iter().flatten().find_map(|row| row.get("pubkey")?.as_str());
+    let key: String = key.unwrap_or_default().chars().take(KEY_SHOWN_CHARS).collect();
+    let action = match meshes.first() {
+        Some(mesh) if meshes.len() > 1 => {
+            let typed = sanitized_line(typed, NAME_MAX_CHARS);
+            format!("pass --mesh, or write name@mesh, such as {typed}@{mesh}")
+        }
+        _ if key.is_empty() => "use a longer prefix".to_owned(),
+        _ if is_hex(typed) => format!("use a longer prefix, such as {key}"),
+        _ => format!("write the key of the one you mean, such as {key}"),
+    };
     let typed = sanitized_line(typed, NAME_MAX_CHARS);
     let message = if count > 1 {
         format!("\"{typed}\" matches {count} peers")
     } else {
         format!("\"{typed}\" matches several peers")
     };
-    Failure { message, action: Some(action.to_owned()), ..failure }
+    Failure { message, action: Some(action), ..failure }
+}
+
+fn is_hex(typed: &str) -> bool {
+    typed.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The daemon's word about a peer that was named, in ours; any other failure as it is.

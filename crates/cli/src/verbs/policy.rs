@@ -1,7 +1,7 @@
 //! `policy show|path|check|init`: the gate's rules, seen and tried (CLI spec §1.17).
 
 use claudemesh_protocol::error::{ErrorCode, ExitCode};
-use claudemesh_protocol::ops::policy::{Action, Decision, Source};
+use claudemesh_protocol::ops::policy::{Action, Decision, Gated, Source};
 use serde_json::{Map, Value, json};
 
 use crate::context::Context;
@@ -65,7 +65,15 @@ fn show(context: &Context) -> Outcome<Report> {
             line(rule.reason.as_deref().unwrap_or_default()),
         ]);
     }
-    for gated in &builtin {
+    // A rule for everybody decides before a built-in one is looked at.
+    let is_overruled = |gated: &Gated| {
+        policy.rules.iter().any(|rule| {
+            let fits = |pattern: &str, word: &str| pattern == "*" || pattern == word;
+            let is_for_all = rule.mesh.is_none() && rule.peers.is_none();
+            is_for_all && fits(&rule.resource, gated.resource) && fits(&rule.verb, gated.verb)
+        })
+    };
+    for gated in builtin.iter().filter(|gated| !is_overruled(gated)) {
         table.row(
             ["", gated.resource, gated.verb, "*", "*", "prompt", gated.reason_to_ask]
                 .map(str::to_owned)

@@ -81,7 +81,9 @@ pub(crate) async fn run(context: &Context, args: &ShareArgs) -> Outcome<Report> 
         screen.line(Line::new().indent(0).put(Token::Plain, row));
     }
     let uses = if args.uses == 1 { "once".to_owned() } else { format!("{} times", args.uses) };
-    screen.note(format!("joins {slug} as {role}, works {uses} until {}", invite.expires_at));
+    let until = claudemesh_protocol::Timestamp::parse_iso(&invite.expires_at)
+        .map_or_else(|| invite.expires_at.clone(), |at| super::inbox::clock(at, Context::now()));
+    screen.note(format!("joins {slug} as {role}, works {uses} until {until}"));
     if claudemesh_protocol::invite::is_loopback(&crate::local::authority(&invite.url)) {
         screen.hint("works on this machine only; for others: claudemesh up --listen <addr>");
     }

@@ -70,11 +70,17 @@ fn words_of(kind: OperationKind) -> Option<Vec<&'static [&'static str]>> {
         Kind::PeerUnban => vec![&["unban", "Nobody"]],
         Kind::PeerBans => vec![&["bans"]],
         Kind::AuditQuery => {
-            vec![&["audit", "query", "--limit", "3", "--event-type", "member_joined"]]
+            vec![&["audit", "query", "--limit", "3", "--type", "member_joined"]]
         }
         Kind::AuditVerify => vec![&["audit", "verify"]],
         Kind::PeerList => vec![&["peers"], &["peers", "--online"]],
         Kind::MemberList => vec![&["members"]],
+        Kind::MemberPermissions => {
+            vec![&["member", "permissions"], &["member", "permissions", "Bob"]]
+        }
+        Kind::MemberAllow => vec![&["member", "allow", "Ana", "canInvite"]],
+        Kind::MemberDeny => vec![&["member", "deny", "Nobody", "canSend"]],
+        Kind::MemberRole => vec![&["member", "role", "Bob", "admin"]],
         Kind::GroupList => vec![&["group", "list"]],
         Kind::MeshStats => vec![&["mesh", "stats"]],
         Kind::PeerVerify => vec![&["verify", "ana"], &["verify"], &["verify", "Nobody"]],
@@ -128,7 +134,7 @@ fn both_roads_ban_alike() {
     ];
     assert_eq!(warm, cold);
     assert_eq!(
-        both(&ana, &["audit", "query", "--event-type", "member_banned"]).as_array().unwrap().len(),
+        both(&ana, &["audit", "query", "--type", "member_banned"]).as_array().unwrap().len(),
         2
     );
 }

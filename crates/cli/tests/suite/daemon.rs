@@ -99,6 +99,24 @@ fn an_unstartable_daemon_is_one_error_with_exit_4() {
     assert!(again.stderr.contains("failed to start a moment ago"), "{again:?}");
 }
 
+/// CLI spec §1.15: a daemon that a service manager owns is waited for and never started by us.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_stopped_service_is_waited_for_and_not_replaced() {
+    let (_ana, bob) = two_people();
+    let units = bob.path().join(".config/systemd/user");
+    std::fs::create_dir_all(&units).unwrap();
+    std::fs::write(units.join("claudemesh-daemon.service"), "[Service]\n").unwrap();
+    let began = std::time::Instant::now();
+    let ran = bob.run(&["peers", "--strict"]);
+    let waited = began.elapsed();
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.stderr.contains("systemctl --user status claudemesh-daemon.service"), "{ran:?}");
+    let limit = claudemesh_protocol::limits::DAEMON_SERVICE_BUDGET;
+    assert!(waited >= limit && waited < limit + std::time::Duration::from_secs(2), "{waited:?}");
+    assert!(!bob.file("daemon/daemon.log").exists(), "nobody tried to start one");
+}
+
 #[test]
 fn logs_are_printed_and_missing_ones_said() {
     let home = Home::new();

@@ -163,33 +163,6 @@ impl Home {
         key.unwrap()
     }
 
-    /// Takes a permission from a member of `home` through the broker's HTTP API, for which there is no verb.
-    pub fn take_permission(&self, name: &str, permission: &str) {
-        use std::io::{Read as _, Write as _};
-
-        let members = self.json_ok(&["members"]);
-        let row = members.as_array().unwrap().iter().find(|row| row["displayName"] == name);
-        let id = row.unwrap()["memberId"].as_str().unwrap().to_owned();
-        let read = |file: &str| -> Value {
-            serde_json::from_slice(&std::fs::read(self.file(file)).unwrap()).unwrap()
-        };
-        let token = read("auth.json")["session_token"].as_str().unwrap().to_owned();
-        let url = read("config.json")["meshes"][0]["brokerUrl"].as_str().unwrap().to_owned();
-        let host = url.trim_start_matches("ws://").trim_end_matches("/ws").to_owned();
-        let body = format!("{{\"member_id\":\"{id}\",\"permissions\":{{\"{permission}\":false}}}}");
-        let mut broker = std::net::TcpStream::connect(&host).unwrap();
-        write!(
-            broker,
-            "POST /cli/mesh/home/permissions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-        let mut answer = String::new();
-        broker.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-
     /// Changes the broker's database behind its back, while it is stopped.
     pub fn changed_in_store(&self, statement: &'static str) {
         use sqlx::ConnectOptions as _;

@@ -128,9 +128,9 @@ fn whoever_breaks_off_a_question_has_done_nothing() {
     home.member_key("Mou");
     home.ok(&["create", "Second"]);
     let questions: [(&[&str], &str); 6] = [
-        (&["kick", "--all", "--mesh", "home"], "on home — "),
-        (&["ban", "Mou", "--mesh", "home"], "on home — "),
-        (&["disconnect", "Mou", "--mesh", "home"], "on home — "),
+        (&["kick", "--all", "--mesh", "home"], "(y/N)"),
+        (&["ban", "Mou", "--mesh", "home"], "(y/N)"),
+        (&["disconnect", "Mou", "--mesh", "home"], "(y/N)"),
         (&["mesh", "leave", "second"], "(y/N)"),
         (&["inbox", "flush", "--all"], "(y/N)"),
         (&["state", "set", "k", "v"], "Mesh"),
@@ -149,7 +149,7 @@ fn whoever_breaks_off_a_question_has_done_nothing() {
     let log = std::fs::read_to_string(home.file("audit.log")).unwrap();
     assert_eq!(log.lines().filter(|line| line.contains("\"cancelled\"")).count(), 10, "{log}");
     let (text, code) =
-        answered_on_terminal(&home, &["kick", "--all", "--mesh", "home"], "on home — ", "n\r");
+        answered_on_terminal(&home, &["kick", "--all", "--mesh", "home"], "(y/N)", "n\r");
     assert!(text.contains("all 0 sessions on home"), "{text}");
     assert_eq!(code, 1, "{text}");
     let (text, code) = answered_on_terminal(&home, &["state", "set", "k", "v"], "Mesh", "\r");

@@ -14,6 +14,7 @@ pub fn stored(folder: &str, name: &str, text: &str) {
         filters => vec![
             (r"message [0-9A-Za-z-]{12}…", "message [id12]…"),
             (r"( · [a-z ]+ )\d+[smhd]( \()", "${1}[age]$2"),
+            (r"until \d{4}-\d{2}-\d{2}\b", "until [date]"),
             (r"\(\d+[smhd] ago\)", "([age] ago)"),
             (r"\bin \d+ s\b", "in [n] s"),
             (r"requeue [0-9A-HJKMNP-TV-Z]{26}\b", "requeue [ulid]"),

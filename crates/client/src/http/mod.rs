@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use claudemesh_crypto::KeyPair;
 use claudemesh_crypto::hash::sha256;
+use claudemesh_protocol::Timestamp;
 use claudemesh_protocol::canonical::{self, CanonicalError};
 use claudemesh_protocol::error::{ErrorBody, ErrorCode, ExitCode};
 use claudemesh_protocol::invite::{PlainHttp, is_loopback};
-use claudemesh_protocol::{MemberId, MeshId, Timestamp};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +19,7 @@ use crate::dial::install_tls_provider;
 
 mod account;
 mod invite;
+mod member;
 
 /// One request, from name resolution to the last byte of the answer (CLI spec §5.3).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -159,44 +160,6 @@ impl BrokerHttp {
     /// [`HttpError`].
     pub async fn health(&self) -> Result<BrokerHealth, HttpError> {
         self.call(self.request(Method::GET, "/health")).await
-    }
-
-    /// Gives up a membership: the member's own key signs.
-    ///
-    /// # Errors
-    /// [`HttpError`]; `owner_cannot_leave` for the owner of the mesh.
-    pub async fn leave(
-        &self,
-        mesh: &MeshId,
-        member: &MemberId,
-        key: &KeyPair,
-        now: Timestamp,
-    ) -> Result<(), HttpError> {
-        let target = format!("/mesh/{mesh}/member/{member}");
-        let request = self.signed(&Method::DELETE, &target, Vec::new(), key, now)?;
-        let _answer: serde_json::Value = self.call(request).await?;
-        Ok(())
-    }
-
-    /// Gives a member another name: the member's own key signs.
-    ///
-    /// # Errors
-    /// [`HttpError`]; `admin_managed` where members may not name themselves.
-    pub async fn rename_member(
-        &self,
-        mesh: &MeshId,
-        member: &MemberId,
-        key: &KeyPair,
-        display_name: &str,
-        now: Timestamp,
-    ) -> Result<(), HttpError> {
-        let target = format!("/mesh/{mesh}/member/{member}");
-        let body = serde_json::json!({ "displayName": display_name }).to_string().into_bytes();
-        let request = self
-            .signed(&Method::PATCH, &target, body, key, now)?
-            .header("content-type", "application/json");
-        let _answer: serde_json::Value = self.call(request).await?;
-        Ok(())
     }
 
     /// A request that a member key signs, its body included (wire spec appendix A).

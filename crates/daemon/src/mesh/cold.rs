@@ -26,7 +26,8 @@ use tokio_util::task::TaskTracker;
 
 use super::drain::{answer_of, facts_of, frame_of, resealed};
 use super::features::negotiate;
-use super::handle::{code_of, rename, request_error};
+use super::handle::{banned, code_of, request_error};
+use super::http::MemberHttp;
 use super::line::Line;
 use super::outcome::{Outcome, of_ack};
 use super::refresh::lists;
@@ -269,10 +270,7 @@ impl ColdLine {
         let Shared { slug, .. } = &*self.shared;
         let word = word_of(close);
         match (status, ErrorCode::parse(word)) {
-            (Status::Disabled(DisabledReason::Revoked), _) => {
-                let text = format!("this member was removed from \"{slug}\"");
-                refused(ErrorCode::MemberRevoked.as_str(), &text, None)
-            }
+            (Status::Disabled(DisabledReason::Revoked), _) => banned(slug),
             (_, Some(code)) if close.code == REFUSED_CLOSE => {
                 let text = format!("the broker of \"{slug}\" refuses this member: {word}");
                 refused(code.as_str(), &text, None)
@@ -410,8 +408,12 @@ impl Line for ColdLine {
     }
 
     async fn rename_member(&self, name: &str) -> Result<(), RequestError> {
-        let Shared { broker_url, terms, id, member, .. } = &*self.shared;
-        rename(broker_url, terms.plain, id, member, name).await
+        self.http()?.rename(name).await
+    }
+
+    fn http(&self) -> Result<MemberHttp, RequestError> {
+        let Shared { slug, broker_url, terms, id, member, .. } = &*self.shared;
+        MemberHttp::new(broker_url, terms.plain, (slug, id), member)
     }
 
     /// Nobody listens to a call.

@@ -3,19 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use claudemesh_client::http::{BrokerHttp, HttpError};
 use claudemesh_client::{Connection, DisabledReason, Status};
 use claudemesh_crypto::KeyPair;
 use claudemesh_ipc::api::MeshStatus;
 use claudemesh_protocol::body::Meta;
 use claudemesh_protocol::error::ErrorCode;
-use claudemesh_protocol::invite::PlainHttp;
 use claudemesh_protocol::limits::{PULL_INTERVAL, REQUEST_TIMEOUT};
 use claudemesh_protocol::wire::{ClientFrame, MemberRow, ServerFrame};
 use claudemesh_protocol::{MeshId, PublicKey, TargetSpec};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use super::http::MemberHttp;
 use super::resolve::{Asker, Resolution, resolve};
 use super::roster::{Listing, Peers};
 use super::seal::{Draft, Policy, SealError, Sealed, seal};
@@ -260,11 +259,16 @@ impl MeshHandle {
         frame: ClientFrame,
         limit: Duration,
     ) -> Result<ServerFrame, RequestError> {
-        let connection = self
-            .connection(via)
-            .ok_or_else(|| request_error(&claudemesh_client::RequestError::NotOpen))?;
-        let reply =
-            connection.request(&frame, limit).await.map_err(|error| request_error(&error))?;
+        let answer = match self.connection(via) {
+            Some(connection) => connection.request(&frame, limit).await,
+            None => Err(claudemesh_client::RequestError::NotOpen),
+        };
+        let reply = answer.map_err(|error| match error {
+            claudemesh_client::RequestError::NotOpen if self.is_revoked() => {
+                banned(&self.mesh.slug)
+            }
+            error => request_error(&error),
+        })?;
         if let Via::Session(key) = via {
             self.mesh.keep_groups(&key, &frame);
         }
@@ -276,11 +280,16 @@ impl MeshHandle {
     /// # Errors
     /// [`RequestError`]; the broker's own code when it refuses.
     pub async fn rename_member(&self, name: &str) -> Result<(), RequestError> {
+        self.http()?.rename(name).await?;
+        self.mesh.refresh.soon();
+        Ok(())
+    }
+
+    /// The broker's HTTP side, as our member.
+    pub(super) fn http(&self) -> Result<MemberHttp, RequestError> {
         let mesh = &self.mesh;
         let plain = mesh.context.settings.plain;
-        rename(&mesh.broker_url, plain, &mesh.id, &mesh.member, name).await?;
-        mesh.refresh.soon();
-        Ok(())
+        MemberHttp::new(&mesh.broker_url, plain, (&mesh.slug, &mesh.id), &mesh.member)
     }
 
     /// Asks the broker for what it holds for a connection, at most once in five seconds; best effort.
@@ -339,7 +348,7 @@ impl MeshHandle {
         if self.is_revoked() {
             return Err(MeshError {
                 code: ErrorCode::MemberRevoked,
-                message: format!("this member was removed from \"{}\"", self.mesh.slug),
+                message: banned(&self.mesh.slug).message,
             });
         }
         if !self.mesh.is_open() {
@@ -359,18 +368,14 @@ impl MeshHandle {
     }
 }
 
-/// Gives `member` another name, over the broker's HTTP side, signed by the member's key.
-pub(super) async fn rename(
-    broker_url: &str,
-    plain: PlainHttp,
-    mesh: &MeshId,
-    member: &MemberIdentity,
-    name: &str,
-) -> Result<(), RequestError> {
-    let http = BrokerHttp::new(broker_url, plain).map_err(|error| http_error(&error))?;
-    let now = crate::clock::now();
-    let renamed = http.rename_member(mesh, &member.member_id, &member.keys, name, now).await;
-    renamed.map_err(|error| http_error(&error))
+/// The broker has closed for good with code 4002.
+pub(crate) fn banned(slug: &str) -> RequestError {
+    RequestError {
+        code: ErrorCode::MemberRevoked.as_str().to_owned(),
+        message: format!("this member was banned from \"{slug}\""),
+        retry_after_ms: None,
+        may_have_run: false,
+    }
 }
 
 pub(super) fn code_of(error: &claudemesh_client::RequestError) -> ErrorCode {
@@ -382,17 +387,6 @@ pub(super) fn code_of(error: &claudemesh_client::RequestError) -> ErrorCode {
         claudemesh_client::RequestError::UnexpectedReply
         | claudemesh_client::RequestError::Encode => ErrorCode::Internal,
         _ => ErrorCode::BrokerUnavailable,
-    }
-}
-
-fn http_error(error: &HttpError) -> RequestError {
-    RequestError {
-        code: error
-            .body()
-            .map_or_else(|| error.code().as_str().to_owned(), |body| body.error.clone()),
-        message: error.body().map_or_else(|| error.to_string(), |body| body.message.clone()),
-        retry_after_ms: None,
-        may_have_run: matches!(error, HttpError::TimedOut),
     }
 }
 

@@ -11,6 +11,7 @@ use claudemesh_protocol::wire::{ClientFrame, MemberRow, ServerFrame};
 use claudemesh_protocol::{PublicKey, TargetSpec};
 use serde_json::Value;
 
+use super::http::MemberHttp;
 use super::roster::RosterView;
 use super::{
     Listing, MemberIdentity, MeshError, MeshHandle, Peers, RequestError, Resolution, SealError,
@@ -63,6 +64,9 @@ pub(crate) trait Line: Clone + Send + Sync + 'static {
 
     /// Gives our member another name in this mesh.
     fn rename_member(&self, name: &str) -> impl Future<Output = Result<(), RequestError>> + Send;
+
+    /// The broker's HTTP side, as our member.
+    fn http(&self) -> Result<MemberHttp, RequestError>;
 
     /// The shared state was written by us: whoever listens here is told.
     fn state_was_set(&self, key: &str, value: &Value, by_session: Option<&str>);
@@ -154,6 +158,10 @@ impl Line for MeshHandle {
 
     async fn rename_member(&self, name: &str) -> Result<(), RequestError> {
         Self::rename_member(self, name).await
+    }
+
+    fn http(&self) -> Result<MemberHttp, RequestError> {
+        Self::http(self)
     }
 
     fn state_was_set(&self, key: &str, value: &Value, by_session: Option<&str>) {

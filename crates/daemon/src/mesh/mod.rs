@@ -36,6 +36,7 @@ mod features;
 mod flush;
 mod handle;
 mod hearsay;
+mod http;
 mod line;
 mod open;
 mod outcome;
@@ -54,6 +55,7 @@ mod supervise;
 
 pub(crate) use cold::{ColdLine, Terms};
 pub use features::Negotiated;
+pub(crate) use handle::banned;
 pub use handle::{MeshError, MeshLink, RequestError, Sender, Via};
 pub(crate) use line::Line;
 pub use ping::PingTimes;

@@ -7,6 +7,7 @@ mod group;
 mod listing;
 mod mesh;
 mod messaging;
+mod permission;
 mod place;
 mod profile;
 mod roster;
@@ -34,6 +35,14 @@ pub(crate) use profile::apply_profile;
 
 /// The field of every operation that says on which mesh it runs, and its other name.
 const MESH_FIELDS: [&str; 2] = ["mesh", "mesh_slug"];
+
+/// What a member does that was banned.
+pub(crate) const WAY_BACK: &str =
+    "an admin lets you in again with claudemesh unban; then here: claudemesh daemon restart";
+
+/// What somebody does whose daemon has no connection.
+const STILL_CONNECTING: &str =
+    "the daemon keeps trying to connect; claudemesh daemon status shows how it stands";
 
 /// What an operation came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -151,6 +160,10 @@ async fn dispatch<P: Place>(
         DaemonOperation::MeshStats => mesh::stats(call).await,
         DaemonOperation::MeshPing => mesh::ping(call.in_daemon()?, typed(arguments)?).await,
         DaemonOperation::MemberList => roster::members(call).await,
+        DaemonOperation::MemberPermissions => permission::list(call, typed(arguments)?).await,
+        DaemonOperation::MemberAllow => permission::allow(call, typed(arguments)?).await,
+        DaemonOperation::MemberDeny => permission::deny(call, typed(arguments)?).await,
+        DaemonOperation::MemberRole => permission::role(call, typed(arguments)?).await,
         DaemonOperation::PeerVerify => trust::verify(call, typed(arguments)?).await,
         DaemonOperation::GrantList => trust::list(call).await,
         DaemonOperation::GrantAdd => trust::add(call, typed(arguments)?).await,
@@ -242,11 +255,14 @@ fn fields(value: &impl Serialize) -> Result<Map<String, Value>, Failure> {
 /// A request to the broker that failed.
 pub(crate) fn broker_failure(error: &RequestError) -> Failure {
     let failure = Failure::of_broker(&error.code, error.message.clone());
+    if error.code == ErrorCode::MemberRevoked.as_str() {
+        return failure.hint(WAY_BACK);
+    }
     match error.retry_after_ms {
         Some(wait) => failure.retry_after(std::time::Duration::from_millis(wait)),
-        None if error.code == ErrorCode::BrokerUnavailable.as_str() => failure.hint(
-            "the daemon keeps trying to connect; `claudemesh daemon status` shows how it stands",
-        ),
+        None if error.code == ErrorCode::BrokerUnavailable.as_str() => {
+            failure.hint(STILL_CONNECTING)
+        }
         None => failure,
     }
 }

@@ -1,11 +1,11 @@
 //! Who is connected and who is a member (MCP spec §7.1, daemon spec §9.7).
 
-use claudemesh_protocol::PublicKey;
 use claudemesh_protocol::ops::administration::{MemberEntry, MembersReply};
 use claudemesh_protocol::ops::messaging::{ListPeers, PeerEntry, PeersReply};
 use claudemesh_protocol::wire::PeerRow;
+use claudemesh_protocol::{ErrorCode, PublicKey};
 
-use super::{Answer, Call, Place, fields};
+use super::{Answer, Call, Place, WAY_BACK, fields};
 use crate::api::Failure;
 use crate::mesh::{Line as _, Listing, MeshError};
 
@@ -52,5 +52,10 @@ fn is_own(row: &PeerRow, member: PublicKey) -> bool {
 
 /// A roster that could not be had.
 pub(super) fn unreachable(error: MeshError) -> Failure {
-    Failure::new(error.code, error.message)
+    let failure = Failure::new(error.code, error.message);
+    match error.code {
+        ErrorCode::MemberRevoked => failure.hint(WAY_BACK),
+        ErrorCode::BrokerUnavailable => failure.hint(super::STILL_CONNECTING),
+        _ => failure,
+    }
 }

@@ -140,11 +140,24 @@ async fn ask(mesh: &impl Line, frame: impl Into<ClientFrame>) -> Result<GrantsRe
     }
 }
 
-/// The member that a name, key or prefix means, present or absent, and its name.
+/// The other member that a name, key or prefix means, present or absent, and its name.
 async fn named<P: Place>(
     call: Call<'_, P>,
     text: &str,
 ) -> Result<(P::Line, PublicKey, String), Failure> {
+    let (mesh, member) = member_named(call, text).await?;
+    if member == mesh.member().public {
+        return Err(Failure::new(ErrorCode::SelfTarget, "that is you"));
+    }
+    let name = name_of(&mesh, member);
+    Ok((mesh, member, name))
+}
+
+/// The member that a name, key or prefix means, present or absent.
+pub(super) async fn member_named<P: Place>(
+    call: Call<'_, P>,
+    text: &str,
+) -> Result<(P::Line, PublicKey), Failure> {
     let (mesh, resolved) = match call.place.peer(call.caller, call.mesh, text).await {
         Err(failure) if failure.code() == ErrorCode::TargetNotFound.as_str() => {
             // Whoever joined a moment ago is not in the roster yet.
@@ -159,15 +172,11 @@ async fn named<P: Place>(
         return Err(Failure::new(ErrorCode::InvalidTarget, format!("{text:?} is no single peer")));
     };
     let member = mesh.roster().member_behind(key).unwrap_or(key);
-    if member == mesh.member().public {
-        return Err(Failure::new(ErrorCode::SelfTarget, "that is you"));
-    }
     if mesh.roster().member(member).is_none() {
         let message = format!("no member of \"{}\" has the key {text}", mesh.slug());
         return Err(Failure::new(ErrorCode::TargetNotFound, message));
     }
-    let name = name_of(&mesh, member);
-    Ok((mesh, member, name))
+    Ok((mesh, member))
 }
 
 fn name_of(mesh: &impl Line, key: PublicKey) -> String {

@@ -27,12 +27,12 @@ macro_rules! operations {
                 match self {
                     $(Self::$fname => {
                         let mut entry: $crate::ops::Operation = $fentry;
-                        entry.summary = $crate::ops::declare::sentence(concat!($($fdoc),+));
+                        entry.summary = $crate::status::sentence(concat!($($fdoc),+));
                         entry
                     })*
                     $(Self::$dname => {
                         let mut entry: $crate::ops::Operation = $dentry;
-                        entry.summary = $crate::ops::declare::sentence(concat!($($ddoc),+));
+                        entry.summary = $crate::status::sentence(concat!($($ddoc),+));
                         entry
                     })*
                 }
@@ -75,8 +75,3 @@ macro_rules! operations {
     };
 }
 pub(super) use operations;
-
-/// The text of a documentation comment without the space after the slashes.
-pub(super) const fn sentence(documentation: &'static str) -> &'static str {
-    documentation.split_at(1).1
-}

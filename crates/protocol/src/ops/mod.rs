@@ -15,6 +15,7 @@ mod table;
 pub mod administration;
 pub mod group;
 pub mod messaging;
+pub mod permission;
 pub mod policy;
 pub mod profile;
 
@@ -187,6 +188,8 @@ pub struct Verb {
     pub aliases: &'static [&'static str],
     /// Input fields that are given by position, in order. Every other field is a flag in kebab case.
     pub positional: &'static [&'static str],
+    /// Input fields whose flag has another name: wire name, flag without its dashes.
+    pub flags: &'static [(&'static str, &'static str)],
     /// True when the last positional takes the remaining words, so that quoting is optional.
     pub has_tail: bool,
     /// Input fields of which exactly one is given, although each alone may be left out; empty for no such rule.
@@ -326,6 +329,7 @@ impl Verb {
             words,
             aliases: &[],
             positional: &[],
+            flags: &[],
             has_tail: false,
             one_of: &[],
             clears: "",

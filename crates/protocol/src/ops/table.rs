@@ -12,8 +12,10 @@ use super::messaging::{
     CheckMessages, CheckedMessages, ListPeers, LoopLifted, OnePeer, PeersReply, SendMessage,
     SendOutcomes,
 };
+use super::permission::{AboutMember, ChangePermissions, ChangeRole, PermissionList};
 use super::profile::{Applied, Profile, Status, Summary, Visible};
 use super::{Class, Family, NeedsDaemon, Operation, Scope, Shape, Verb};
+use crate::account::MemberPermissions;
 use crate::capability::Capability;
 use crate::wire::Access::{ByTarget, Needs, Upkeep};
 use crate::wire::{
@@ -205,11 +207,12 @@ operations! {
             is_idempotent: true,
             shape: Shape::List("entries"),
             verb: Some(Verb {
+                flags: &[("eventType", "type")],
                 columns: &["id", "eventType", "actor", "payload", "createdAt"],
-                none: "(the audit log is empty)",
+                none: "(no entries)",
                 examples: &[
                     ("audit query --limit 20", "the newest twenty entries"),
-                    ("audit query --event-type member_banned", "one kind only"),
+                    ("audit query --type member_banned", "one kind only"),
                 ],
                 ..Verb::of("audit query")
             }),
@@ -286,7 +289,7 @@ operations! {
                 positional: &["summary"],
                 has_tail: true,
                 clears: "summary",
-                done: "summary set",
+                done: "summary set ({summary})",
                 examples: &[("summary reviewing the parser", "others see it in their peer list")],
                 ..Verb::of("profile summary")
             }),
@@ -301,7 +304,7 @@ operations! {
             verb: Some(Verb {
                 aliases: &["status set"],
                 positional: &["status"],
-                done: "status set",
+                done: "status set to {status}",
                 examples: &[("status set dnd", "only priority now reaches you")],
                 ..Verb::of("profile status set")
             }),
@@ -385,6 +388,68 @@ operations! {
             shape: Shape::List("members"),
             verb: Some(Verb::drawn("member list", &["members list", "members", "member"])),
             ..Operation::daemon("member.list", Family::Administration, DaemonOperation::MemberList, Needs(Capability::Read))
+        };
+        /// Show what members may do in the mesh, beyond what you grant them.
+        MemberPermissions(AboutMember => PermissionList) = Operation {
+            class: Class::Read,
+            is_idempotent: true,
+            shape: Shape::List("members"),
+            verb: Some(Verb {
+                positional: &["peer"],
+                columns: &["display_name", "role", "permissions"],
+                none: "(no members)",
+                examples: &[
+                    ("member permissions", "roles, and what each member may do"),
+                    ("member permissions Mou", "the eleven permissions, one by one"),
+                ],
+                ..Verb::of("member permissions")
+            }),
+            ..Operation::daemon("member.permissions", Family::Administration, DaemonOperation::MemberPermissions, Needs(Capability::Read))
+        };
+        /// Let a member do more than its role lets it.
+        MemberAllow(ChangePermissions => MemberPermissions) = Operation {
+            is_idempotent: true,
+            is_open_world: true,
+            verb: Some(Verb {
+                positional: &["peer", "permissions"],
+                has_tail: true,
+                one_of: &["permissions", "reset"],
+                done: "{display_name} may now: {permissions}",
+                examples: &[
+                    ("member allow Mou canInvite", "Mou may invite, without being an admin"),
+                    ("member allow Mou --reset", "back to what its role has"),
+                ],
+                ..Verb::of("member allow")
+            }),
+            ..Operation::daemon("member.allow", Family::Administration, DaemonOperation::MemberAllow, Needs(Capability::Ban))
+        };
+        /// Forbid a member what its role lets it do.
+        MemberDeny(ChangePermissions => MemberPermissions) = Operation {
+            class: Class::Destructive,
+            is_idempotent: true,
+            is_open_world: true,
+            verb: Some(Verb {
+                positional: &["peer", "permissions"],
+                has_tail: true,
+                one_of: &["permissions", "reset"],
+                done: "{display_name} may now: {permissions}",
+                examples: &[("member deny Mou canSend", "Mou may only read")],
+                ..Verb::of("member deny")
+            }),
+            ..Operation::daemon("member.deny", Family::Administration, DaemonOperation::MemberDeny, Needs(Capability::Ban))
+        };
+        /// Make a member an admin, or an admin a member again.
+        MemberRole(ChangeRole => MemberPermissions) = Operation {
+            class: Class::Destructive,
+            is_idempotent: true,
+            is_open_world: true,
+            verb: Some(Verb {
+                positional: &["peer", "role"],
+                done: "{display_name} is now {role} of {mesh}",
+                examples: &[("member role Mou admin", "Mou may invite, kick, ban, read the audit log")],
+                ..Verb::of("member role")
+            }),
+            ..Operation::daemon("member.role", Family::Administration, DaemonOperation::MemberRole, Needs(Capability::Ban))
         };
         /// Show the safety number of a peer, to compare outside the mesh.
         PeerVerify(MaybePeer => SafetyNumbers) = Operation {

@@ -61,6 +61,7 @@ fn every_field_is_described_and_every_declared_name_exists() {
             .iter()
             .chain(spec.redact)
             .chain(spec.tool_names.iter().map(|(wire, _)| wire))
+            .chain(verb.flags.iter().map(|(wire, _)| wire))
             .chain(verb.one_of)
             .chain(Some(&verb.clears).filter(|name| !name.is_empty()))
         {

@@ -162,12 +162,15 @@ fn inputs(page: &mut String, kind: OperationKind) {
         return;
     }
     page.push_str("\n| input | takes | |\n|---|---|---|\n");
+    let flags = kind.spec().verb.map_or(&[][..], |verb| verb.flags);
     for field in fields {
-        let name = if field.tool_name == field.name {
-            format!("`{}`", field.name)
-        } else {
-            format!("`{}` (tool: `{}`)", field.name, field.tool_name)
-        };
+        let mut name = format!("`{}`", field.name);
+        if field.tool_name != field.name {
+            let _ = write!(name, " (tool: `{}`)", field.tool_name);
+        }
+        if let Some((_, flag)) = flags.iter().find(|(wire, _)| *wire == field.name) {
+            let _ = write!(name, " (flag: `--{flag}`)");
+        }
         let required = if field.is_required { ", required" } else { "" };
         let _ = writeln!(page, "| {name} | {}{required} | {} |", takes(&field), field.description);
     }

@@ -9,6 +9,7 @@ use claudemesh_protocol::{MemberId, MeshId, PublicKey, limits, text};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use crate::attach::settled;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::grammar::args::JoinArgs;
@@ -71,10 +72,16 @@ pub(crate) async fn run(context: &Context, args: &JoinArgs) -> Outcome<Report> {
         alias: args.slug.as_deref(),
         is_dry_run: args.dry_run,
     };
-    let report = match link {
+    let mut report = match link {
         InviteLink::Code { code, base } => join.code(&code, base.as_deref()).await?,
         InviteLink::Token { token, base: _ } => join.token(&token).await?,
     };
+    if let (Some(name), Document::Object(map)) = (&args.name, &report.document)
+        && map.get("alreadyMember") == Some(&serde_json::Value::Bool(true))
+    {
+        let command = format!("claudemesh profile edit --display-name {name:?}");
+        report.screen.hint(format!("to be called so: {command}"));
+    }
     if let (Some(groups), Document::Object(map)) = (groups, &report.document)
         && let Some(slug) = map.get("slug").and_then(serde_json::Value::as_str)
         && !args.dry_run
@@ -88,10 +95,15 @@ pub(crate) async fn run(context: &Context, args: &JoinArgs) -> Outcome<Report> {
 
 async fn join_group(context: &Context, slug: &str, group: &claudemesh_protocol::Group) {
     let result = match context.daemon_client().await {
-        Ok(client) => client
-            .group_join(Some(slug), group.name.as_str(), group.role.as_deref())
-            .await
-            .map_err(crate::link::failure),
+        // A daemon that was only just started may still be connecting.
+        Ok(client) => {
+            let joined = settled(&client, async || {
+                let name = group.name.as_str();
+                let reply = client.group_join(Some(slug), name, group.role.as_deref()).await;
+                reply.map_err(crate::link::failure)
+            });
+            Box::pin(joined).await.map(drop)
+        }
         Err(failure) => Err(failure),
     };
     if let Err(failure) = result {

@@ -88,12 +88,26 @@ pub(in crate::verbs) fn drawn(
         record(&mut screen, &map, verb.columns, &field);
     } else {
         let fill = |sentence: &str| filled(sentence, &map, arguments, is_any_json, manner);
-        screen.done(fill(verb.done));
+        screen.done(fill(sentence(kind, arguments).unwrap_or(verb.done)));
         if !verb.hint.is_empty() {
             screen.hint(fill(verb.hint));
         }
     }
     Report::new(Document::Object(map), screen)
+}
+
+/// What the one sentence of a table cannot say for every argument (CLI spec §3.7, §3.10).
+fn sentence(kind: OperationKind, arguments: &Map<String, Value>) -> Option<&'static str> {
+    let given = |name: &str| arguments.get(name);
+    Some(match kind {
+        OperationKind::ProfileVisible if given("visible") == Some(&Value::Bool(true)) => {
+            "you are now visible"
+        }
+        OperationKind::ProfileVisible => "hidden (direct messages still arrive)",
+        OperationKind::ProfileSummary if given("summary") == Some(&"".into()) => "summary cleared",
+        OperationKind::StateSet if given("value") == Some(&Value::Null) => "{key} removed",
+        _ => return None,
+    })
 }
 
 /// The rows of a list and what stands beside them.

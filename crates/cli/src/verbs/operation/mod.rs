@@ -8,13 +8,14 @@ use claudemesh_protocol::error::{ErrorCode, ExitCode};
 use claudemesh_protocol::ops::policy::TARGET_FIELDS;
 use claudemesh_protocol::ops::{ArgumentError, Class, Operation, OperationKind, Run, Shape, Verb};
 use claudemesh_protocol::text::sanitized_line;
+use claudemesh_protocol::wire::{FrameKind, Right};
 use serde_json::{Map, Value};
 
 use crate::attach::settled;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::grammar::Invoked;
-use crate::grammar::operations::kebab;
+use crate::grammar::operations::typed_name;
 use crate::link;
 use crate::output::{Fields, Report};
 use crate::select::Several;
@@ -23,9 +24,13 @@ use crate::verbs::person;
 mod audit;
 pub(super) mod draw;
 mod named;
+mod rights;
 
 /// Longest name in a sentence, in characters.
 const NAME_MAX_CHARS: usize = 100;
+
+/// What somebody does who is no admin.
+const WHO_IS_ADMIN: &str = "see who is: claudemesh members";
 
 /// Names of the fields of the result, or of a row of its list.
 pub(crate) fn field_names(kind: OperationKind) -> Vec<String> {
@@ -83,12 +88,48 @@ pub(crate) async fn run(context: &Context, invoked: &Invoked) -> Outcome<Report>
     if invoked.kind == OperationKind::PeerUnban {
         report.screen.hint("on the member's machine: claudemesh daemon restart");
     }
-    if invoked.kind == OperationKind::AuditQuery && !context.out.is_json() {
-        let worded = audit::worded(&client, chosen.one(), reply.result).await;
-        report.screen =
-            draw::report(context, invoked.kind, &arguments, chosen.one(), worded).screen;
+    if invoked.kind == OperationKind::MeshPing
+        && reply.result.get("ws_status") != Some(&"open".into())
+    {
+        report = report.exit(ExitCode::Network);
     }
+    if context.out.is_json() {
+        return Ok(report);
+    }
+    let worded = match invoked.kind {
+        OperationKind::AuditQuery => audit::worded(&client, chosen.one(), reply.result).await,
+        OperationKind::MeshInfo => overview(reply.result, reply.mesh.as_deref()),
+        OperationKind::GrantList => rights::blocked_marked(reply.result),
+        OperationKind::MemberPermissions if arguments.contains_key("peer") => {
+            report.screen = rights::of_one(&reply.result).unwrap_or(report.screen);
+            return Ok(report);
+        }
+        OperationKind::MemberPermissions
+        | OperationKind::MemberAllow
+        | OperationKind::MemberDeny
+        | OperationKind::MemberRole => rights::worded(reply.result),
+        _ => return Ok(report),
+    };
+    report.screen = draw::report(context, invoked.kind, &arguments, chosen.one(), worded).screen;
     Ok(report)
+}
+
+/// What `mesh info` says to a person: the name of the mesh instead of its id, and no list of what this version has not.
+fn overview(mut result: Value, slug: Option<&str>) -> Value {
+    let Some(fields) = result.as_object_mut() else { return result };
+    if let Some(slug) = slug {
+        fields.insert("mesh".to_owned(), slug.into());
+    }
+    if let Some(Value::Array(warnings)) = fields.get_mut("warnings") {
+        let is_missing = |warning: &Value| {
+            warning.as_str().is_some_and(|text| text.ends_with("not available in this version"))
+        };
+        warnings.retain(|warning| !is_missing(warning));
+        if warnings.is_empty() {
+            fields.remove("warnings");
+        }
+    }
+    result
 }
 
 /// A list is read from every mesh; anything else needs one.
@@ -142,9 +183,9 @@ async fn named_target(
 fn unfit(error: &ArgumentError, verb: Verb, spoken: &str) -> Failure {
     let place = |field: &str| {
         if verb.positional.contains(&field) {
-            format!("<{}>", kebab(field))
+            format!("<{}>", typed_name(verb, field))
         } else {
-            format!("--{}", kebab(field))
+            format!("--{}", typed_name(verb, field))
         }
     };
     let failure = match error {
@@ -177,10 +218,15 @@ fn explained(
     if let Some(typed) = TARGET_FIELDS.iter().find_map(|name| arguments.get(*name)?.as_str()) {
         failure = person::refused(typed, mesh, failure);
     }
-    if let Run::Forward(frame) = spec.run {
+    // A capability may have the name of a frame, and stays what it is.
+    if let (Run::Forward(frame), false) = (spec.run, failure.background.extra.contains_key("cap")) {
+        let frame = frame.spec();
         // The broker names its frame; people know the verb.
-        let frame = format!("\"{}\"", frame.spec().word);
-        failure.message = failure.message.replace(&frame, &format!("\"{}\"", verb.words));
+        let word = format!("\"{}\"", frame.word);
+        failure.message = failure.message.replace(&word, &format!("\"{}\"", verb.words));
+        if frame.right == Right::Admin && failure.code == "forbidden" && failure.action.is_none() {
+            failure.action = Some(WHO_IS_ADMIN.to_owned());
+        }
     }
     match (failure.code.as_str(), named) {
         ("not_found", None) if verb.positional == ["target"] => {
@@ -190,7 +236,15 @@ fn explained(
         ("not_found", Some(name)) if matches!(spec.shape, Shape::RecordUnlessEmpty(_)) => {
             let none = verb.none.trim_matches(['(', ')']);
             failure.message = format!("\"{name}\": {none}");
-            failure.action = None;
+            let resource = verb.words.split(' ').next().unwrap_or_default();
+            failure.action = Some(format!("claudemesh {resource} list"));
+        }
+        ("version_conflict", Some(name)) if spec.run == Run::Forward(FrameKind::SetState) => {
+            failure.action = Some(format!("claudemesh state get {name}"));
+        }
+        ("admin_managed", _) if verb.words == "member role" => {
+            "only the owner or an admin can use \"member role\"".clone_into(&mut failure.message);
+            failure.action = Some(WHO_IS_ADMIN.to_owned());
         }
         ("unknown_op", _) => {
             failure.message = format!("the running daemon does not know {}", spec.name);

@@ -38,6 +38,7 @@ pub(crate) const FIELDS: Fields = Fields {
         "outcome",
         "recipient_online",
         "rerouted_to",
+        "recipients",
         "held",
         "unreadable_by",
         "left_out",
@@ -53,6 +54,9 @@ pub(crate) const FIELDS: Fields = Fields {
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// A roster younger than this is given again instead of being fetched (daemon spec §7.5).
 const ROSTER_MEMORY: Duration = Duration::from_millis(500);
+
+/// How the broker begins its refusal when the receiver does not let the sender write (wire spec §3.1).
+const BLOCKED: &str = "blocked by recipient grants";
 
 /// Runs the verb.
 ///
@@ -225,11 +229,16 @@ fn refused(target: &Target, failure: Failure) -> Failure {
             action: Some("use a new --client-id".to_owned()),
             ..failure
         },
+        "forbidden" if failure.message.starts_with(BLOCKED) => Failure {
+            message: format!("\"{to}\" takes no messages from you"),
+            action: Some("ask them: claudemesh grant <your name> dm".to_owned()),
+            ..failure
+        },
         "loop_stopped" => failure.action("claudemesh message status <id>"),
         "daemon_unreachable" => failure,
         _ if failure.action.is_none() && failure.exit == ExitCode::Network as u8 => {
             failure.action("claudemesh daemon status")
         }
-        _ => failure,
+        _ => failure.with_way_to_permission(),
     }
 }

@@ -88,11 +88,17 @@ impl Said<'_> {
         }
         let count = |key: &str| self.word(key).and_then(Value::as_u64);
         let counted = match (count("recipients"), count("held")) {
+            (Some(0), _) => {
+                let name = sanitized_line(self.name, 80);
+                screen.attention(format!("nobody else is in {name}: the message reached nobody"));
+                return "sent";
+            }
             (Some(all), Some(held)) => {
                 format!(" ({} online, {held} held for absent members)", all.saturating_sub(held))
             }
+            (Some(all), None) => format!(" ({all} online)"),
             (None, Some(held)) => format!(" ({held} held for absent members)"),
-            _ => String::new(),
+            (None, None) => String::new(),
         };
         let done = if self.delivered == Some(true) { "delivered to" } else { "sent to" };
         screen.done(format!("{done} {}{counted}", sanitized_line(self.name, 80)));
@@ -141,9 +147,11 @@ impl Said<'_> {
         }
         let online = if self.kind == Kind::Direct { self.recipient_online() } else { None };
         map.insert("recipient_online".to_owned(), online.into());
-        for key in ["rerouted_to", "held", "unreadable_by", "left_out", "skipped_no_key"] {
+        let many: &[&str] = if self.kind == Kind::Many { &["recipients"] } else { &[] };
+        let said = ["rerouted_to", "held", "unreadable_by", "left_out", "skipped_no_key"];
+        for key in many.iter().chain(&said) {
             if let Some(value) = self.word(key) {
-                map.insert(key.to_owned(), value.clone());
+                map.insert((*key).to_owned(), value.clone());
             }
         }
         map.insert("via".to_owned(), via(self.reply).into());

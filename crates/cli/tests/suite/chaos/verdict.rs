@@ -142,10 +142,7 @@ pub async fn judge(system: &System, spoken: &Spoken) -> Verdict {
     }
     let sent = expected.by_id();
     check_deliveries(&mut verdict, system, &deliveries, &inboxes, &expected);
-    let keys: BTreeSet<(&str, &str)> = deliveries
-        .iter()
-        .map(|row| (row.client_message_id.as_str(), row.recipient_key.as_str()))
-        .collect();
+    let keys = Keys::of(&deliveries, &expected);
     for (index, inbox) in inboxes.iter().enumerate() {
         check_inbox(&mut verdict, system, index, inbox, &sent);
         check_order(&mut verdict, index, inbox, &expected, &keys);
@@ -333,21 +330,47 @@ fn check_arrival(
     }
 }
 
-/// What one speaker said to one target at one priority is received in that order, by each key.
+/// Where the broker kept each message, by its id.
+struct Keys<'a> {
+    /// The keys it waited for last.
+    last: BTreeSet<(&'a str, &'a str)>,
+    /// Those that began in a session's queue and ended in its member's.
+    moved: BTreeSet<&'a str>,
+}
+
+impl<'a> Keys<'a> {
+    fn of(deliveries: &'a [Delivery], expected: &Expected) -> Self {
+        let (mut last, mut moved) = (BTreeSet::new(), BTreeSet::new());
+        for row in deliveries {
+            let id = row.client_message_id.as_str();
+            last.insert((id, row.recipient_key.as_str()));
+            if row.rerouted_from.is_some() && !expected.told_moved.contains(id) {
+                moved.insert(id);
+            }
+        }
+        Self { last, moved }
+    }
+}
+
+/// What one speaker said to one target at one priority is received in that order, by each key: one queue keeps its order,
+/// two promise none. A session that is back gets what is sent to it now by its own queue, while what was sent in its absence
+/// waits in its member's; which of them brought a message that was moved cannot be told afterwards.
 fn check_order(
     verdict: &mut Verdict,
     index: usize,
     inbox: &[Received],
     expected: &Expected,
-    keys: &BTreeSet<(&str, &str)>,
+    keys: &Keys<'_>,
 ) {
     let by_id = expected.by_id();
     let mut last: BTreeMap<_, &Sent> = BTreeMap::new();
     for row in inbox {
         let id = row.client_message_id.as_str();
-        let Some(sent) = by_id.get(id).filter(|_| !expected.is_out_of_line(id)) else { continue };
+        let is_out_of_line = expected.is_out_of_line(id) || keys.moved.contains(id);
+        let Some(sent) = by_id.get(id).filter(|_| !is_out_of_line) else { continue };
         // Under the key it came by, also when its session has ended since and left it to the member.
-        let session = row.addressed_to.as_deref().filter(|session| keys.contains(&(id, session)));
+        let session =
+            row.addressed_to.as_deref().filter(|session| keys.last.contains(&(id, session)));
         let recipient = session.unwrap_or(&row.recipient_pubkey);
         let addressed_to = row.addressed_to.as_deref().filter(|_| session.is_none());
         let line = (

@@ -12,7 +12,7 @@ fn present(ana: &Home, bob: &Home, number: u8) -> Agent {
 }
 
 /// A second administrator of Ana's mesh, with a daemon.
-fn admin_of(ana: &Home) -> Home {
+pub(super) fn admin_of(ana: &Home) -> Home {
     let admin = Home::new();
     let share = ana.json_ok(&["share", "--role", "admin"]);
     admin.ok(&["join", share["url"].as_str().unwrap(), "--name", "Cleo"]);
@@ -99,9 +99,9 @@ fn the_audit_log() {
         let kinds = ana.ok(&["audit", "query", "--json=eventType"]);
         kinds.contains("state_set") && kinds.contains("member_unbanned")
     });
-    query.success(&ana, &["audit", "query", "--event-type", "member_banned"], || {});
-    query.success(&ana, &["audit", "query", "--event-type", "member_joined"], || {});
-    query.case("empty", &ana, &["audit", "query", "--event-type", "grants_changed"]);
+    query.success(&ana, &["audit", "query", "--type", "member_banned"], || {});
+    query.success(&ana, &["audit", "query", "--type", "member_joined"], || {});
+    query.case("empty", &ana, &["audit", "query", "--type", "grants_changed"]);
     query.case("beyond the limit", &ana, &["audit", "query", "--limit", "501"]);
     query.case("not allowed", &bob, &["audit", "query"]);
     query.keep();

@@ -8,6 +8,7 @@ mod messages;
 mod page;
 mod presence;
 mod refusals;
+mod rights;
 mod state;
 mod trust;
 mod walk;

@@ -18,6 +18,9 @@ use crate::words::stored;
 const WITHOUT_A_BROKER: [&str; 5] =
     ["message send", "message inbox", "message status", "mesh ping", "peer verify"];
 
+/// Verbs that a member who was banned still has: the own inbox, what is known already, and how the connection stands.
+const WHILE_BANNED: [&str; 3] = ["message inbox", "mesh ping", "peer verify"];
+
 /// An error that many verbs share.
 pub struct Refusal {
     /// Its heading.
@@ -115,6 +118,17 @@ const NO_BROKER: Refusal = Refusal {
     says: "broker",
 };
 
+const BANNED: Refusal = Refusal {
+    name: "banned member",
+    applies: |one| {
+        one.operation.is_some()
+            && !one.is_for_a_person()
+            && !WHILE_BANNED.contains(&one.verb.as_str())
+    },
+    exit: 2,
+    says: "this member was banned from \"home\"",
+};
+
 const NO_CAPABILITY: Refusal = Refusal {
     name: "session without the capability",
     applies: |one| {
@@ -128,7 +142,7 @@ const NO_CAPABILITY: Refusal = Refusal {
 };
 
 /// All of them, for the walk.
-pub const ALL: [&Refusal; 12] = [
+pub const ALL: [&Refusal; 13] = [
     &UNKNOWN_FLAG,
     &MISSING_ARGUMENT,
     &BAD_VALUE,
@@ -140,6 +154,7 @@ pub const ALL: [&Refusal; 12] = [
     &UNCONFIRMED,
     &NO_DAEMON,
     &NO_BROKER,
+    &BANNED,
     &NO_CAPABILITY,
 ];
 
@@ -269,6 +284,26 @@ fn without_a_broker() {
         &lineup::every(),
         |one| with(one, &["--mesh", "home", "-y"]),
         |words| home.command(words),
+    );
+}
+
+/// KCK-3, CLI spec §3.4: whatever a banned member asks for, it is told that it was banned, and what to do.
+#[test]
+fn after_a_ban() {
+    let (ana, _mou) = with_another("Mou");
+    let bob = Home::new();
+    bob.ok(&["join", &ana.invite(1), "--name", "Bob"]);
+    bob.ok(&["daemon", "up"]);
+    bob.member_key("Mou");
+    ana.member_key("Bob");
+    ana.ok(&["ban", "Bob", "-y"]);
+    until("Bob's daemon knows", || {
+        bob.json_ok(&["daemon", "status"])["brokers"]["home"] == "disabled"
+    });
+    BANNED.provoke(
+        &lineup::every(),
+        |one| with(one, &["--mesh", "home", "-y"]),
+        |words| bob.command(words),
     );
 }
 

@@ -39,7 +39,7 @@ fn without_the_permission_to_write() {
     let (ana, bob) = two_people();
     bob.ok(&["daemon", "up"]);
     ana.member_key("Bob");
-    ana.take_permission("Bob", "canWriteState");
+    ana.ok(&["member", "deny", "Bob", "canWriteState"]);
     let mut page = Page::of("state set");
     page.case("not allowed", &bob, &["state", "set", "sprint", "14"]);
     page.keep_as("state-set-without-permission");

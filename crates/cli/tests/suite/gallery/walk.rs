@@ -21,6 +21,9 @@ const OWN: &[(&str, &[&str])] = &[
     ("peer kick", &["only its daemon", "the owner"]),
     ("peer disconnect", &["the owner"]),
     ("peer ban", &["yourself", "the owner"]),
+    ("member allow", &["not allowed", "more than one has"]),
+    ("member deny", &["not allowed", "the owner"]),
+    ("member role", &["not allowed", "the owner"]),
     ("grant add", &["unknown capability"]),
     ("grant block", &["yourself"]),
     ("audit query", &["beyond the limit"]),
@@ -76,6 +79,10 @@ fn required(one: &Specimen) -> BTreeSet<&'static str> {
     let has = |name: &str| fields.iter().any(|field| field.name == name);
     if TARGET_FIELDS.iter().any(|name| has(name)) {
         names.insert("unknown peer");
+        // The broker itself compares a target, and takes every session of that name.
+        if matches!(spec.run, Run::Daemon(_)) {
+            names.insert("several peers");
+        }
     }
     if has("ifVersion") {
         names.insert("changed by somebody else");
@@ -85,6 +92,8 @@ fn required(one: &Specimen) -> BTreeSet<&'static str> {
     }
     if let (Class::Read, Shape::List(_), Some(verb)) = (spec.class, spec.shape, spec.verb)
         && !verb.is_drawn_by_hand
+        // Whoever asks is a member.
+        && verb.words != "member permissions"
     {
         names.insert("empty");
     }

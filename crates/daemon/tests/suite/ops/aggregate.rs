@@ -21,6 +21,7 @@ async fn a_list_without_a_mesh_is_of_all_and_names_those_that_are_down() {
         (Op::MemberList, "members"),
         (Op::StateList, "entries"),
         (Op::MeshStats, "peers"),
+        (Op::MemberPermissions, "members"),
         (Op::PeerVerify, "peers"),
         (Op::GrantList, "grants"),
         (Op::AuditQuery, "entries"),

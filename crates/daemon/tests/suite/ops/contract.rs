@@ -15,7 +15,9 @@ pub fn arguments(kind: Op) -> (u8, Value) {
         Op::StateList => (1, json!({ "prefix": "spr" })),
         Op::GroupJoin => (0, json!({ "name": "@eng", "role": "lead" })),
         Op::GroupLeave => (2, json!({ "name": "eng" })),
-        Op::MeshInfo | Op::MeshStats | Op::MemberList | Op::GroupList => (1, json!({})),
+        Op::MeshInfo | Op::MeshStats | Op::MemberList | Op::MemberPermissions | Op::GroupList => {
+            (1, json!({}))
+        }
         Op::MeshPing => (1, json!({ "priorities": ["now", "next", "low"] })),
         Op::MessageSend => {
             (0, json!({ "to": "bob", "message": "hi", "client_message_id": "contract-1" }))
@@ -27,6 +29,9 @@ pub fn arguments(kind: Op) -> (u8, Value) {
         Op::ProfileStatus => (0, json!({ "status": "working" })),
         Op::ProfileVisible => (0, json!({ "visible": true })),
         Op::ProfileEdit => (0, json!({ "title": "Build master", "capabilities": ["rust"] })),
+        Op::MemberAllow => (2, json!({ "peer": "bot-2", "permissions": ["canInvite"] })),
+        Op::MemberDeny => (3, json!({ "peer": "bot-2", "permissions": ["canSend"] })),
+        Op::MemberRole => (4, json!({ "peer": "bot-2", "role": "admin" })),
         Op::PeerVerify | Op::PeerUnblockLoop => (1, json!({ "peer": "bob" })),
         Op::GrantAdd => (2, json!({ "peer": "bob", "capabilities": ["file-read"] })),
         Op::GrantRemove => (4, json!({ "peer": "bob", "capabilities": ["dm"] })),

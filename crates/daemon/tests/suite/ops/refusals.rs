@@ -66,6 +66,12 @@ async fn arguments_are_checked_before_anything_is_sent() {
     let stage = Stage::new().await;
     let client = stage.client();
     let id = "0123456789abcdef";
+    for kind in [Op::MemberAllow, Op::MemberDeny] {
+        let both = json!({ "peer": "bob", "permissions": ["canSend"], "reset": true });
+        let (status, code, extra) = refused(&client, kind, both).await;
+        assert_eq!((status, code.as_str()), (400, "invalid_field"));
+        assert_eq!(extra["field"], "reset");
+    }
     for name in ["id", "messageId"] {
         let (status, code, _) = refused(&client, Op::MessageStatus, json!({ name: id })).await;
         assert_eq!((status, code.as_str()), (404, "not_found"), "{name}");

@@ -79,8 +79,8 @@ impl Drop for Tap {
 async fn relay(near: TcpStream, broker: SocketAddr, up: Said, down: Said) {
     let mut far = TcpStream::connect(broker).await.unwrap();
     let mut near = near;
-    let mut head = [0; 4];
-    if near.peek(&mut head).await.is_err() || &head != b"GET " {
+    let mut head = [0; 7];
+    if near.peek(&mut head).await.is_err() || &head != b"GET /ws" {
         // A signed request over HTTP.
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
         return;

@@ -82,3 +82,35 @@ async fn safety_numbers_are_of_members() {
     assert_eq!(absent["peers"][0]["peer"], "bot-2");
     stage.stop().await;
 }
+
+/// Wire spec §2.7: permissions and roles are changed by who may, for members who are absent too; an override wins over
+/// the role and goes with a reset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permissions_and_roles_are_changed_by_the_owner() {
+    let stage = Stage::new().await;
+    let client = stage.client();
+    let all = done(&client, Op::MemberPermissions, json!({})).await;
+    let rows = all["members"].as_array().unwrap();
+    assert!(rows.len() > 2 && rows.iter().all(|row| row["mesh"] == HOME), "{all}");
+    assert_eq!(rows.iter().filter(|row| row["is_owner"] == true).count(), 1, "{all}");
+    let deny = json!({ "peer": "bot-2", "permissions": ["canSend", "canWriteState"] });
+    let denied = done(&client, Op::MemberDeny, deny).await;
+    assert_eq!((&denied["display_name"], &denied["mesh"]), (&json!("bot-2"), &json!(HOME)));
+    assert_eq!(denied["permissions"]["canSend"], false);
+    assert_eq!(denied["permissions"]["canUseTools"], true);
+    let reset = json!({ "peer": "bot-2", "permissions": ["canSend"], "reset": true });
+    let (_, code, _) = refused(&client, Op::MemberAllow, reset).await;
+    assert_eq!(code, "invalid_field");
+    let admin = done(&client, Op::MemberRole, json!({ "peer": "bot-2", "role": "admin" })).await;
+    assert_eq!(admin["role"], "admin");
+    assert_eq!(admin["permissions"]["canInvite"], true);
+    assert_eq!(admin["permissions"]["canSend"], false, "what was denied stays denied");
+    let back = done(&client, Op::MemberDeny, json!({ "peer": "bot-2", "reset": true })).await;
+    assert_eq!(back["permissions"]["canSend"], true);
+    let one = done(&client, Op::MemberPermissions, json!({ "peer": "bot-2" })).await;
+    assert_eq!(one["members"].as_array().map(Vec::len), Some(1));
+    assert_eq!(one["members"][0]["permissions"], back["permissions"]);
+    let none = done(&client, Op::MemberDeny, json!({ "peer": "bot-2" })).await;
+    assert!(none["permissions"].as_object().unwrap().values().all(|may| *may == false), "{none}");
+    stage.stop().await;
+}

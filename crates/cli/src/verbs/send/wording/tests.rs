@@ -96,6 +96,15 @@ fn groups_count_who_was_reached() {
         "sent",
         0,
     );
+    let here = word(json!({ "recipients": 2 }));
+    check(&said(&reply, Kind::Many, Some(&here)), "  ✔ sent to @eng (2 online)", "sent", 0);
+    let nobody = word(json!({ "recipients": 0 }));
+    check(
+        &said(&reply, Kind::Many, Some(&nobody)),
+        "  ⚠ nobody else is in @eng: the message reached nobody",
+        "sent",
+        0,
+    );
     let some =
         word(json!({ "recipients": 1, "held": 0, "unreadable_by": ["Old"], "left_out": ["Far"] }));
     check(
