@@ -46,6 +46,8 @@ struct Shared {
     default_mesh: Mutex<Option<String>>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
+    /// One registration at a time; locked by threads that may block, never by a task.
+    registering: Mutex<()>,
     log_level: LevelHandle,
 }
 
@@ -86,6 +88,7 @@ impl Daemon {
             exit_code: AtomicU8::new(0),
             default_mesh: Mutex::new(None),
             reloading: tokio::sync::Mutex::new(()),
+            registering: Mutex::new(()),
             log_level,
             context,
         };
@@ -239,14 +242,27 @@ impl Daemon {
         new: NewSession,
         mesh: &MeshHandle,
     ) -> Result<Registered, RegisterError> {
-        let (sessions, member) = (self.context().sessions.clone(), mesh.member().public);
-        let now = crate::clock::now();
-        let registered = blocking::run(move || sessions.register(new, member, now))
+        let (daemon, mesh) = (self.clone(), mesh.clone());
+        // Whoever asked may hang up: what was begun is done all the same.
+        let registered = blocking::run(move || daemon.register_now(new, &mesh))
             .await
             .ok_or_else(|| RegisterError::KeyStore(std::io::Error::other("it panicked")))??;
         // A full disk must not keep an agent from working: should this process die now, the session registers again, and
         // what it was told stands with the messages themselves.
         let _is_tried_again = self.context().sessions.saved().await;
+        Ok(registered)
+    }
+
+    /// Blocks while the keys of the session are read or made. One at a time, so that of two registrations of one session
+    /// the connection is the later one's.
+    fn register_now(
+        &self,
+        new: NewSession,
+        mesh: &MeshHandle,
+    ) -> Result<Registered, RegisterError> {
+        let _turn = self.shared.registering.lock();
+        let sessions = &self.context().sessions;
+        let registered = sessions.register(new, mesh.member().public, crate::clock::now())?;
         if registered.is_repeat {
             return Ok(registered);
         }
@@ -254,13 +270,13 @@ impl Daemon {
             if let (Some(mesh), Some(key)) = (self.meshes().get(&old.mesh), old.key()) {
                 mesh.close_session(&key);
             }
-            self.context().sessions.publish_ended(old, "replaced");
+            sessions.publish_ended(old, "replaced");
             if old.key() != registered.session.key() {
                 self.leave_to_member(old);
             }
         }
         mesh.open_session(&registered.session);
-        self.context().sessions.publish_registered(&registered.session);
+        sessions.publish_registered(&registered.session);
         Ok(registered)
     }
 
@@ -268,7 +284,10 @@ impl Daemon {
     pub(crate) fn end_session(&self, hash: TokenHash, reason: &str) -> Option<Arc<Session>> {
         let sessions = &self.context().sessions;
         let session = sessions.remove(hash)?;
-        if let (Some(mesh), Some(key)) = (self.meshes().get(&session.mesh), session.key()) {
+        if let (Some(mesh), Some(key)) = (self.meshes().get(&session.mesh), session.key())
+            // Else it is back already, and the connection is its new one.
+            && sessions.by_key(&session.mesh, &key).is_none()
+        {
             mesh.close_session(&key);
         }
         sessions.publish_ended(&session, reason);

@@ -171,15 +171,16 @@ async fn what_an_ended_session_leaves_to_its_member_is_not_passed_on_the_way() {
     assert_eq!(leaving.push().await["messageId"], older["messageId"]);
 
     let lock = Hold::of_writes(&world, "peer_state").await;
-    let left = tokio::spawn(leaving.leave());
-    alice.event("peer_left").await;
-    let younger = alice.message(to_session).await;
-    assert_eq!(younger["rerouted_to"], json!(people[1].key.public()));
-    lock.let_go().await;
-    for expected in [&older, &younger] {
-        assert_eq!(device.push().await["messageId"], expected["messageId"]);
-    }
-    left.await.unwrap();
+    // The farewell is not over before the move is.
+    tokio::join!(leaving.leave(), async {
+        alice.event("peer_left").await;
+        let younger = alice.message(to_session).await;
+        assert_eq!(younger["rerouted_to"], json!(people[1].key.public()));
+        lock.let_go().await;
+        for expected in [&older, &younger] {
+            assert_eq!(device.push().await["messageId"], expected["messageId"]);
+        }
+    });
 }
 
 /// Holds up whoever writes a table, as a busy database would.

@@ -3,6 +3,7 @@
 mod aggregate;
 mod contract;
 mod counters;
+mod hangups;
 mod messaging;
 mod refusals;
 mod state;
