@@ -104,7 +104,18 @@ impl BatchWriter {
     {
         let (answer, answered) = oneshot::channel();
         let queued = Box::new(QueuedJob { job, durability, answer });
-        match self.jobs.send_timeout(queued, QUEUE_WAIT).await {
+        // Writes begun in an order by one task are queued in that order: `send` alone may make the first of them wait for
+        // the runtime though there is room, and let the others pass.
+        let sent = match self.jobs.try_send(queued) {
+            Err(mpsc::error::TrySendError::Full(queued)) => {
+                self.jobs.send_timeout(queued, QUEUE_WAIT).await
+            }
+            Err(mpsc::error::TrySendError::Closed(queued)) => {
+                Err(mpsc::error::SendTimeoutError::Closed(queued))
+            }
+            Ok(()) => Ok(()),
+        };
+        match sent {
             Ok(()) => {}
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
                 return Err(WriteError::Unavailable(Arc::from("too many writes wait")).into());
