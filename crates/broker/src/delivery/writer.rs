@@ -346,7 +346,9 @@ fn finish(
             {
                 let mut state = mesh.lock();
                 state.sub_open(&reroute.member_id, moved.merged);
-                state.queues.remove(&reroute.session_key);
+                if state.session(reroute.session_key).is_none() {
+                    state.queues.remove(&reroute.session_key);
+                }
                 let queue = state.queue(reroute.member_key);
                 queue.released();
                 if moved.moved > 0 {

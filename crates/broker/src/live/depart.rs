@@ -114,6 +114,7 @@ impl Departed {
         // Who came back meanwhile keeps its rows.
         end.reroute.take_if(|reroute| mesh.lock().session(reroute.session_key).is_some());
         let member_id = end.reroute.as_ref().map(|reroute| reroute.member_id.clone());
+        let move_left = end.reroute.clone();
         match broker.store().end_presence(end).await {
             Ok(ended) => {
                 let mut state = mesh.lock();
@@ -134,9 +135,20 @@ impl Departed {
                 // The row counts as present in the store until the sweep of rows, or the next start, ends it.
                 tracing::warn!(%error, mesh_id = %mesh.id, "cannot write the end of a presence");
                 if let Some(key) = ended_session {
-                    let mut state = mesh.lock();
-                    state.end_move(key, false);
-                    state.queue(member_key).released();
+                    mesh.lock().end_move(key, false);
+                }
+                match move_left {
+                    // The member's queue waits until the writer has moved them: it keeps that for as long as the store is away.
+                    Some(reroute) => {
+                        let job = delivery::Job::Reroute { mesh: Arc::clone(mesh), reroute };
+                        if broker.delivery().enqueue(job).await.is_err() {
+                            tracing::info!(mesh_id = %mesh.id, "the next start moves what an ended session has left");
+                        }
+                    }
+                    None if ended_session.is_some() => {
+                        mesh.lock().queue(member_key).released();
+                    }
+                    None => {}
                 }
             }
         }
