@@ -239,8 +239,9 @@ impl EndedSessions {
 }
 
 impl Sessions {
-    /// An empty registry, whose file is written 50 ms after each change, or when [`Sessions::save`] asks for it. The receiver tells whose process ended; its
-    /// owner removes those sessions and closes their connections.
+    /// An empty registry, whose file is written 50 ms after each change, or as soon as somebody waits in
+    /// [`Sessions::saved`]. The receiver tells whose process ended; its owner removes those sessions and closes their
+    /// connections.
     pub fn new(settings: SessionsSettings) -> (Self, EndedSessions) {
         let (ended_tx, queue) = mpsc::channel(ENDED_QUEUE);
         let shared = Shared {

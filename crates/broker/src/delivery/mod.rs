@@ -139,6 +139,14 @@ impl Delivery {
         self.give_back(mesh, rows).await;
     }
 
+    /// Moves the rows of a key that has ended, after everything that was accepted for it before. The queue they go to must
+    /// have been told by `moving`.
+    pub(crate) async fn reroute(&self, mesh: &Arc<Mesh>, reroute: Reroute) {
+        if self.enqueue(Job::Reroute { mesh: Arc::clone(mesh), reroute }).await.is_err() {
+            tracing::info!(mesh_id = %mesh.id, "the next start moves what waits for a key that has ended");
+        }
+    }
+
     async fn give_back(&self, mesh: &Arc<Mesh>, rows: Vec<ReleasedRow>) {
         if rows.is_empty() {
             return;

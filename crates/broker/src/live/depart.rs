@@ -111,19 +111,21 @@ impl Departed {
         let Self { mut end, member_key, audited, member_rows } = self;
         broker.delivery().release(mesh, member_rows).await;
         let ended_session = end.reroute.as_ref().map(|reroute| reroute.session_key);
-        // Who came back meanwhile keeps its rows.
-        end.reroute.take_if(|reroute| mesh.lock().session(reroute.session_key).is_some());
-        let member_id = end.reroute.as_ref().map(|reroute| reroute.member_id.clone());
-        let move_left = end.reroute.clone();
+        // Who came back meanwhile keeps its rows, and its member has none to wait for.
+        let is_back = |reroute: &mut Reroute| mesh.lock().session(reroute.session_key).is_some();
+        if end.reroute.take_if(is_back).is_some() {
+            mesh.lock().queue(member_key).released();
+        }
+        let to_move = end.reroute.clone();
         match broker.store().end_presence(end).await {
             Ok(ended) => {
                 let mut state = mesh.lock();
                 if let Some(key) = ended_session {
                     state.end_move(key, true);
-                    state.queue(member_key).released();
                 }
-                if let Some(member_id) = member_id {
-                    state.sub_open(&member_id, ended.merged);
+                if let Some(reroute) = to_move {
+                    state.queue(member_key).released();
+                    state.sub_open(&reroute.member_id, ended.merged);
                 }
                 if ended.rerouted > 0 {
                     state.queue(member_key).arrived_unknown(ended.rerouted);
@@ -137,18 +139,10 @@ impl Departed {
                 if let Some(key) = ended_session {
                     mesh.lock().end_move(key, false);
                 }
-                match move_left {
-                    // The member's queue waits until the writer has moved them: it keeps that for as long as the store is away.
-                    Some(reroute) => {
-                        let job = delivery::Job::Reroute { mesh: Arc::clone(mesh), reroute };
-                        if broker.delivery().enqueue(job).await.is_err() {
-                            tracing::info!(mesh_id = %mesh.id, "the next start moves what an ended session has left");
-                        }
-                    }
-                    None if ended_session.is_some() => {
-                        mesh.lock().queue(member_key).released();
-                    }
-                    None => {}
+                // Its messages cannot wait for that, and the member's queue waits for them: the writer keeps the move for
+                // as long as the store is away.
+                if let Some(reroute) = to_move {
+                    broker.delivery().reroute(mesh, reroute).await;
                 }
             }
         }

@@ -1,7 +1,5 @@
 //! A member takes a new key (broker spec §2.6, wire spec §5.18).
 
-use std::sync::Arc;
-
 use claudemesh_core::presence::Handshake;
 use claudemesh_crypto::statement;
 use claudemesh_protocol::wire::{Ack, RotateMemberKey};
@@ -10,7 +8,6 @@ use claudemesh_sqlite::crash_point;
 use claudemesh_store::{Reroute, RotateKey, Rotation};
 
 use super::{AFTER_COMMIT, Peer, Refusal, Reply, news};
-use crate::delivery::Job;
 use crate::live::{self, Close};
 
 /// `rotate_member_key`: both keys have signed the change. Every connection of the member is closed after the answer and
@@ -84,8 +81,5 @@ async fn move_queue(peer: &Peer, old: PublicKey, new: PublicKey) {
         at: peer.broker.now(),
     };
     peer.mesh.lock().queue(new).moving();
-    let job = Job::Reroute { mesh: Arc::clone(&peer.mesh), reroute };
-    if peer.broker.delivery().enqueue(job).await.is_err() {
-        tracing::info!(mesh_id = %peer.mesh.id, "the next start moves what waits for a former key");
-    }
+    peer.broker.delivery().reroute(&peer.mesh, reroute).await;
 }

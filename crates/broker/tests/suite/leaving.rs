@@ -4,9 +4,9 @@ use claudemesh_crypto::hash::sha256;
 use claudemesh_crypto::{KeyPair, statement};
 use claudemesh_protocol::{Timestamp, canonical};
 use reqwest::{Method, RequestBuilder};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::world::{Answer, Joiner, World};
+use crate::world::{Answer, Host, Joiner, World};
 
 fn signed(world: &World, target: &str, key: &KeyPair, at: Timestamp) -> RequestBuilder {
     let text = canonical::signed_http("DELETE", target, &sha256(b""), at);
@@ -18,14 +18,23 @@ fn signed(world: &World, target: &str, key: &KeyPair, at: Timestamp) -> RequestB
         .header("x-signature", signature.to_hex())
 }
 
-#[tokio::test]
-async fn a_member_leaves_by_its_own_signature_and_may_come_back() {
-    let world = World::start().await;
+/// A mesh, and somebody who has joined it.
+async fn joined(world: &World) -> (Host, Joiner, Value) {
     let host = world.with_invite(json!({ "max_uses": 3 })).await;
     let joiner = Joiner::new();
     let membership = world.claim(&host.code, &joiner).await.ok();
-    let (mesh, member) =
-        (membership["mesh_id"].as_str().unwrap(), membership["member_id"].as_str().unwrap());
+    (host, joiner, membership)
+}
+
+fn ids(membership: &Value) -> (&str, &str) {
+    (membership["mesh_id"].as_str().unwrap(), membership["member_id"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_member_leaves_by_its_own_signature_and_may_come_back() {
+    let world = World::start().await;
+    let (host, joiner, membership) = joined(&world).await;
+    let (mesh, member) = ids(&membership);
     let target = format!("/mesh/{mesh}/member/{member}");
     let now = world.broker().broker().now();
     assert_eq!(Answer::of(signed(&world, &target, &joiner.member, now)).await.ok()["left"], true);
@@ -42,11 +51,8 @@ async fn a_member_leaves_by_its_own_signature_and_may_come_back() {
 #[tokio::test]
 async fn a_signed_request_is_taken_once_even_across_a_restart() {
     let mut world = World::start().await;
-    let host = world.with_invite(json!({ "max_uses": 3 })).await;
-    let joiner = Joiner::new();
-    let membership = world.claim(&host.code, &joiner).await.ok();
-    let (mesh, member) =
-        (membership["mesh_id"].as_str().unwrap(), membership["member_id"].as_str().unwrap());
+    let (host, joiner, membership) = joined(&world).await;
+    let (mesh, member) = ids(&membership);
     let target = format!("/mesh/{mesh}/member/{member}");
     let now = world.broker().broker().now();
     Answer::of(signed(&world, &target, &joiner.member, now)).await.ok();
