@@ -1,210 +1,102 @@
 //! `config.toml` (daemon spec §3): every key optional, unknown keys are warnings, wrong values are errors with their
 //! place. Environment variables override the file.
 
+mod duration;
+mod tables;
+
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use claudemesh_ipc::env;
 use claudemesh_protocol::limits;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
 
 use crate::home::file::{self, Symlinks};
+use tables::{Table, When};
 
-const GIB: u64 = 1024 * 1024 * 1024;
+pub use duration::parse_duration;
+pub use tables::{
+    AmbientSettings, CapabilitySettings, ClonePolicy, CloneSettings, CryptoSettings,
+    DaemonSettings, DiskSettings, FeatureSettings, HookSettings, InboxSettings, IpcSettings,
+    LogLevel, MetricsSettings, OutboxSettings, ReconnectSettings, SessionSettings,
+    WatchdogSettings,
+};
 
-/// The effective settings.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(default)]
-pub struct Settings {
-    /// Table `[daemon]`.
-    pub daemon: DaemonSettings,
-    /// Table `[ipc]`.
-    pub ipc: IpcSettings,
-    /// Table `[outbox]`.
-    pub outbox: OutboxSettings,
-    /// Table `[inbox]`.
-    pub inbox: InboxSettings,
-    /// Table `[disk]`.
-    pub disk: DiskSettings,
-    /// Table `[reconnect]`.
-    pub reconnect: ReconnectSettings,
-    /// Table `[watchdog]`.
-    pub watchdog: WatchdogSettings,
-    /// Table `[sessions]`.
-    pub sessions: SessionSettings,
-    /// Table `[ambient]`.
-    pub ambient: AmbientSettings,
-    /// Keys of the file that mean nothing here.
-    #[serde(skip)]
-    unknown: Vec<String>,
-}
-
-macro_rules! table {
-    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty = $default:expr,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+macro_rules! settings {
+    ($($(#[$doc:meta])* $table:ident: $type:ident,)+) => {
+        /// The effective settings.
+        #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
         #[serde(default)]
-        pub struct $name {
-            $($(#[$fdoc])* pub $field: $type,)+
+        pub struct Settings {
+            $($(#[$doc])* pub $table: $type,)+
+            /// Keys of the file that mean nothing here.
+            #[serde(skip)]
+            unknown: Vec<String>,
         }
 
-        impl $name {
-            const KEYS: &'static [&'static str] = &[$(stringify!($field),)+];
+        impl Settings {
+            fn differing(&self, next: &Self) -> Vec<(String, When)> {
+                let mut keys = Vec::new();
+                $(
+                    let table = self.$table.differing(&next.$table).into_iter();
+                    keys.extend(table.map(|(key, when)| {
+                        (format!(concat!(stringify!($table), ".{}"), key), when)
+                    }));
+                )+
+                keys
+            }
         }
 
-        impl Default for $name {
-            fn default() -> Self {
-                Self { $($field: $default,)+ }
+        /// Whether `key` of `table` means something; `None` where the table itself means nothing.
+        fn knows(table: &str, key: &str) -> Option<bool> {
+            match table {
+                $(stringify!($table) => Some(<$type as Table>::knows(key)),)+
+                _ => None,
             }
         }
     };
 }
 
-table! {
-    /// The process.
-    DaemonSettings {
-        /// `error`, `warn`, `info`, `debug` or `trace`.
-        log_level: LogLevel = LogLevel::Info,
-        /// End with code 6 when every mesh is disabled.
-        exit_when_all_disabled: bool = false,
-        /// Used where a mesh is needed and none is derivable.
-        default_mesh: Option<String> = None,
-    }
+settings! {
+    /// Table `[daemon]`.
+    daemon: DaemonSettings,
+    /// Table `[ipc]`.
+    ipc: IpcSettings,
+    /// Table `[outbox]`.
+    outbox: OutboxSettings,
+    /// Table `[inbox]`.
+    inbox: InboxSettings,
+    /// Table `[disk]`.
+    disk: DiskSettings,
+    /// Table `[reconnect]`.
+    reconnect: ReconnectSettings,
+    /// Table `[watchdog]`.
+    watchdog: WatchdogSettings,
+    /// Table `[sessions]`.
+    sessions: SessionSettings,
+    /// Table `[ambient]`.
+    ambient: AmbientSettings,
+    /// Table `[hooks]`.
+    hooks: HookSettings,
+    /// Table `[crypto]`.
+    crypto: CryptoSettings,
+    /// Table `[clone]`.
+    clone: CloneSettings,
+    /// Table `[features]`.
+    features: FeatureSettings,
+    /// Table `[capabilities]`.
+    capabilities: CapabilitySettings,
+    /// Table `[metrics]`.
+    metrics: MetricsSettings,
 }
 
-table! {
-    /// The local API.
-    IpcSettings {
-        /// Requests in flight.
-        max_inflight: usize = limits::IPC_IN_FLIGHT,
-        /// Event streams.
-        max_sse: usize = limits::IPC_EVENT_STREAMS,
-        /// Requests per second and caller.
-        rate_per_sec: u32 = limits::IPC_RATE_PER_SEC,
-        /// Burst above it.
-        rate_burst: u32 = limits::IPC_BURST,
-    }
-}
-
-table! {
-    /// The outbox.
-    OutboxSettings {
-        /// Rows pending and in flight.
-        max_queue_rows: u64 = 10_000,
-        /// Size of the database, in bytes.
-        max_bytes: u64 = 5 * GIB,
-        /// Fixed age limit of waiting rows, in hours.
-        max_age_hours_override: Option<u64> = None,
-        /// Age limit where the broker remembers ids for ever, in hours.
-        max_age_hours_default: u64 = 168,
-        /// Upper bound of it, in hours.
-        max_age_hours_cap: u64 = 720,
-        /// Page limit of the database, 4 KiB each; for tests of a full disk.
-        max_pages: Option<u32> = None,
-    }
-}
-
-table! {
-    /// The inbox.
-    InboxSettings {
-        /// Days a message is kept.
-        retention_days: u32 = limits::INBOX_RETENTION_DAYS,
-        /// Size of the database, in bytes.
-        max_bytes: u64 = 5 * GIB,
-        /// Group messages older than this are announced in a digest.
-        #[serde(deserialize_with = "duration")]
-        digest_after: Duration = limits::DIGEST_AFTER,
-        /// Whether messages can be searched.
-        fts: bool = true,
-        /// Page limit of the database, 4 KiB each; for tests of a full disk.
-        max_pages: Option<u32> = None,
-    }
-}
-
-table! {
-    /// The volume.
-    DiskSettings {
-        /// Free space that is left alone, in bytes.
-        reserved_bytes: u64 = 256 * 1024 * 1024,
-    }
-}
-
-table! {
-    /// Waits between connection attempts.
-    ReconnectSettings {
-        /// Upper bounds, in milliseconds; the last one stays.
-        schedule_ms: Vec<u64> = limits::RECONNECT_SCHEDULE_SECS.iter().map(|secs| secs * 1000).collect(),
-        /// Least wait.
-        #[serde(deserialize_with = "duration")]
-        min_wait: Duration = limits::RECONNECT_FLOOR,
-        /// Open time after which the schedule starts over.
-        #[serde(deserialize_with = "duration")]
-        stable_after: Duration = limits::RECONNECT_STABLE_AFTER,
-    }
-}
-
-table! {
-    /// Detection of dead connections.
-    WatchdogSettings {
-        /// Period of pings.
-        #[serde(deserialize_with = "duration")]
-        ping_interval: Duration = limits::PING_INTERVAL,
-        /// Silence after which a connection is dropped.
-        #[serde(deserialize_with = "duration")]
-        stale_after: Duration = limits::SILENCE_LIMIT,
-    }
-}
-
-table! {
-    /// The session registry.
-    SessionSettings {
-        /// Sessions at once.
-        max: usize = limits::SESSIONS_MAX,
-        /// Life of an entry whose process cannot be verified.
-        #[serde(deserialize_with = "duration")]
-        unverified_ttl: Duration = Duration::from_hours(24),
-    }
-}
-
-table! {
-    /// Agents that were not launched by us.
-    AmbientSettings {
-        /// Their MCP server registers a session.
-        register: bool = true,
-        /// On this mesh.
-        mesh: Option<String> = None,
-    }
-}
-
-/// How much is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// Somebody must act.
-    Error,
-    /// Degraded and recovering.
-    Warn,
-    /// Life cycle.
-    Info,
-    /// Each message.
-    Debug,
-    /// Bytes and timings.
-    Trace,
-}
-
-impl LogLevel {
-    /// The word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
+/// What a newly read file changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Keys that a running daemon applies.
+    pub applied: Vec<String>,
+    /// Keys that are fixed until the next start.
+    pub needs_restart: Vec<String>,
 }
 
 /// `config.toml` cannot be used; names file and place.
@@ -277,6 +169,20 @@ impl Settings {
             (settings.ipc.rate_burst == 0, "ipc.rate_burst must not be 0"),
             (settings.outbox.max_queue_rows == 0, "outbox.max_queue_rows must not be 0"),
             (settings.reconnect.schedule_ms.is_empty(), "reconnect.schedule_ms must not be empty"),
+            (settings.hooks.concurrency == 0, "hooks.concurrency must not be 0"),
+            (
+                settings.hooks.default_timeout > limits::HOOK_TIMEOUT_MAX,
+                "hooks.default_timeout must be at most 10m",
+            ),
+            (
+                settings.crypto.key_grace_period > limits::KEY_GRACE_MAX,
+                "crypto.key_grace_period must be at most 30d",
+            ),
+            (settings.crypto.max_archived_keys == 0, "crypto.max_archived_keys must not be 0"),
+            (
+                settings.clone.id_override.as_deref().is_some_and(str::is_empty),
+                "clone.id_override must not be empty",
+            ),
         ];
         match checks.into_iter().find(|(is_wrong, _)| *is_wrong) {
             Some((_, reason)) => Err(wrong(1, reason.to_owned())),
@@ -289,28 +195,16 @@ impl Settings {
         &self.unknown
     }
 
-    /// Settings that differ and are fixed until the next start (daemon spec §3, column "Live").
-    pub fn restart_needed_for(&self, next: &Self) -> Vec<String> {
-        let mut keys = Vec::new();
-        let mut compare = |name: &str, is_same: bool| {
-            if !is_same {
-                keys.push(name.to_owned());
+    /// The keys whose values differ in `next`, by when they apply (daemon spec §3, column "Live").
+    pub fn changes(&self, next: &Self) -> Changes {
+        let mut changes = Changes::default();
+        for (key, when) in self.differing(next) {
+            match when {
+                When::Live => changes.applied.push(key),
+                When::NextStart => changes.needs_restart.push(key),
             }
-        };
-        let (old, new) = (&self.outbox, &next.outbox);
-        compare(
-            "outbox.max_age_hours_override",
-            old.max_age_hours_override == new.max_age_hours_override,
-        );
-        compare(
-            "outbox.max_age_hours_default",
-            old.max_age_hours_default == new.max_age_hours_default,
-        );
-        compare("outbox.max_age_hours_cap", old.max_age_hours_cap == new.max_age_hours_cap);
-        compare("outbox.max_pages", old.max_pages == new.max_pages);
-        compare("inbox.fts", self.inbox.fts == next.inbox.fts);
-        compare("inbox.max_pages", self.inbox.max_pages == next.inbox.max_pages);
-        keys
+        }
+        changes
     }
 
     fn apply_environment(&mut self) -> Result<(), SettingsError> {
@@ -333,22 +227,11 @@ impl Settings {
 }
 
 fn unknown_keys(document: &toml::Table) -> Vec<String> {
-    let known: [(&str, &[&str]); 9] = [
-        ("daemon", DaemonSettings::KEYS),
-        ("ipc", IpcSettings::KEYS),
-        ("outbox", OutboxSettings::KEYS),
-        ("inbox", InboxSettings::KEYS),
-        ("disk", DiskSettings::KEYS),
-        ("reconnect", ReconnectSettings::KEYS),
-        ("watchdog", WatchdogSettings::KEYS),
-        ("sessions", SessionSettings::KEYS),
-        ("ambient", AmbientSettings::KEYS),
-    ];
     let mut unknown = Vec::new();
     for (table, value) in document {
-        match (known.iter().find(|(name, _)| name == table), value) {
-            (Some((_, keys)), toml::Value::Table(fields)) => {
-                let strangers = fields.keys().filter(|key| !keys.contains(&key.as_str()));
+        match value {
+            toml::Value::Table(fields) if knows(table, "").is_some() => {
+                let strangers = fields.keys().filter(|key| knows(table, key) == Some(false));
                 unknown.extend(strangers.map(|key| format!("{table}.{key}")));
             }
             _ => unknown.push(table.clone()),
@@ -363,30 +246,12 @@ fn line_of(before: &[u8]) -> usize {
     before.split(|byte| *byte == b'\n').count()
 }
 
-/// `250ms`, `30s`, `10m`, `12h`, `7d`.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_duration(&text)
-        .ok_or_else(|| D::Error::custom("a duration looks like 250ms, 30s, 10m, 12h or 7d"))
-}
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|character: char| !character.is_ascii_digit())?;
-    let (number, unit) = text.split_at_checked(digits)?;
-    let number: u64 = number.parse().ok()?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    number.checked_mul(millis).map(Duration::from_millis)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use claudemesh_protocol::ops::Family;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Settings, SettingsError> {
@@ -397,12 +262,14 @@ mod tests {
     fn everything_is_optional_and_unknown_keys_are_named() {
         assert_eq!(parse("").unwrap(), Settings::default());
         let settings = parse(
-            "x = 1\n[daemon]\nlog_level = \"debug\"\nnew = 2\n[inbox]\ndigest_after = \"2m\"\n[hooks]\nenabled = true",
+            "x = 1\n[daemon]\nlog_level = \"debug\"\nnew = 2\n[inbox]\ndigest_after = \"2m\"\n[webs]\nenabled = true\n[capabilities]\nstate = false\nweather = false",
         )
         .unwrap();
         assert_eq!(settings.daemon.log_level, LogLevel::Debug);
         assert_eq!(settings.inbox.digest_after, Duration::from_mins(2));
-        assert_eq!(settings.unknown_keys(), ["daemon.new", "hooks", "x"]);
+        assert!(!settings.capabilities.allows(Family::State));
+        assert!(settings.capabilities.allows(Family::Messaging));
+        assert_eq!(settings.unknown_keys(), ["capabilities.weather", "daemon.new", "webs", "x"]);
     }
 
     /// Daemon §3: any TOML document either loads or is refused with file:line.
@@ -415,26 +282,31 @@ mod tests {
             ("[sessions]\nunverified_ttl = \"1y\"", 2),
             ("[reconnect]\nschedule_ms = []", 1),
             ("[daemon", 1),
+            ("[hooks]\nconcurrency = 0", 1),
+            ("[hooks]\n\ndefault_timeout = 30", 3),
+            ("[crypto]\nkey_grace_period = \"31d\"", 1),
+            ("[clone]\npolicy = \"shrug\"", 2),
+            ("[capabilities]\nstate = \"no\"", 2),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.starts_with(&format!("config.toml:{line}: ")), "{text}: {error}");
         }
         assert!(Settings::parse(Path::new("c"), b"\n\xff").is_err());
     }
-
     #[test]
-    fn durations_have_five_units() {
-        for (text, millis) in [
-            ("250ms", 250),
-            ("30s", 30_000),
-            ("10m", 600_000),
-            ("2h", 7_200_000),
-            ("1d", 86_400_000),
-        ] {
-            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)));
-        }
-        for text in ["", "s", "10", "1y", "-1s", "99999999999999999999s", "18446744073709551615d"] {
-            assert_eq!(parse_duration(text), None, "{text}");
-        }
+    fn a_change_is_named_with_when_it_applies() {
+        let old = parse("").unwrap();
+        let new = parse(
+            "[daemon]\nlog_level = \"warn\"\n[ipc]\ntcp_enabled = true\n[capabilities]\nstate = false\ngroups = true\n\
+             [reconnect]\nmin_wait = \"1s\"\n[outbox]\nmax_pages = 9",
+        )
+        .unwrap();
+        let changes = old.changes(&new);
+        assert_eq!(
+            changes.applied,
+            ["daemon.log_level", "reconnect.min_wait", "capabilities.state"]
+        );
+        assert_eq!(changes.needs_restart, ["ipc.tcp_enabled", "outbox.max_pages"]);
+        assert_eq!(new.changes(&new), Changes::default());
     }
 }

@@ -280,6 +280,30 @@ codes! {
     RowInflight = "row_inflight", 409, AlreadyExists, Transient;
     /// Local API: the outbox row is done or aborted; `row_status` says which.
     RowFinished = "row_finished", 409, AlreadyExists, Permanent;
+    /// Local API: no bearer token came over TCP.
+    MissingToken = "missing_token", 401, Auth, Permanent;
+    /// Local API: the bearer or hook token is wrong or has ended.
+    InvalidToken = "invalid_token", 401, Auth, Permanent;
+    /// Local API: a hook's token does not reach this far.
+    ScopeMissing = "scope_missing", 403, PermissionDenied, Permanent;
+    /// Local API: the family of operations is switched off in `config.toml`.
+    CapabilityDisabled = "capability_disabled", 403, PermissionDenied, Permanent;
+    /// Local API: a `pre-send` hook said no; `hook` and `reason` tell.
+    BlockedByHook = "blocked_by_hook", 422, PermissionDenied, Permanent;
+    /// Local API: the member's key could not be changed; nothing is different.
+    KeyRotationFailed = "key_rotation_failed", 502, Network, Transient;
+    /// Command line: the daemon's files were made on another machine.
+    HostMismatch = "host_mismatch", 409, PermissionDenied, Permanent;
+    /// Command line: a daemon runs, and this needs its files alone.
+    DaemonRunning = "daemon_running", 409, AlreadyExists, Permanent;
+    /// Command line: this is no backup, or one of a newer version.
+    BackupFormat = "backup_format", 400, InvalidArgs, Permanent;
+    /// Command line: wrong passphrase, or the backup is damaged.
+    BackupAuth = "backup_auth", 401, Auth, Permanent;
+    /// Command line: the passphrase is too short.
+    WeakPassphrase = "weak_passphrase", 400, InvalidArgs, Permanent;
+    /// Command line: this system has no service manager that we know.
+    ServiceUnsupported = "service_unsupported", 400, InvalidArgs, Permanent;
     /// The session that sent a message has ended and its key is gone.
     SenderSessionGone = "sender_session_gone", 409, NotFound, Permanent;
     /// Command line: the daemon cannot be reached or started.

@@ -268,6 +268,59 @@ pub const DIGEST_AFTER: Duration = Duration::from_mins(10);
 /// Days an inbox row is kept (daemon spec §13.5).
 pub const INBOX_RETENTION_DAYS: u32 = 30;
 
+/// Port of the local API where SDKs use TCP (daemon spec §9.1).
+pub const IPC_HTTP_PORT: u16 = 47_823;
+/// Header of a request at the local API, in bytes (daemon spec §9.1).
+pub const IPC_HEADER_MAX_BYTES: usize = 16 * 1024;
+/// Time in which the header of a request must have come (daemon spec §9.1).
+pub const IPC_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a local token that was replaced is still taken (daemon spec §20.1).
+pub const LOCAL_TOKEN_GRACE: Duration = Duration::from_mins(1);
+/// Memory of the daemon's service unit, in bytes; the daemon warns at 80 % (daemon spec §1.5).
+pub const DAEMON_RSS_MAX_BYTES: u64 = 256 * 1024 * 1024;
+/// Descriptors the daemon uses; beyond them new event streams are refused (daemon spec §1.5).
+pub const DAEMON_FDS_MAX: u64 = 1_024;
+/// How long the log of an MCP server is kept (daemon spec §2).
+pub const MCP_LOG_KEEP: Duration = Duration::from_hours(7 * 24);
+
+/// Hooks that run at once (daemon spec §16.5).
+pub const HOOKS_AT_ONCE: usize = 8;
+/// Hook runs that wait; beyond them the oldest is dropped (daemon spec §16.5).
+pub const HOOK_QUEUE: usize = 256;
+/// Time of a hook (daemon spec §16.2).
+pub const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time of a `pre-send` hook (daemon spec §16.2).
+pub const HOOK_PRE_SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time a hook may set itself (daemon spec §16.2).
+pub const HOOK_TIMEOUT_MAX: Duration = Duration::from_mins(10);
+/// Time between the asking and the ending of a hook's processes (daemon spec §16.5).
+pub const HOOK_KILL_AFTER: Duration = Duration::from_secs(5);
+/// What a hook reads on standard input, in bytes (daemon spec §16.3).
+pub const HOOK_STDIN_MAX_BYTES: usize = 262_144;
+/// What is kept of a hook's output, in bytes, of either stream (daemon spec §16.2).
+pub const HOOK_OUTPUT_MAX_BYTES: usize = 65_536;
+/// Life of a hook's capability token (daemon spec §16.4).
+pub const HOOK_TOKEN_TTL: Duration = Duration::from_mins(5);
+/// Calls one capability token is good for (daemon spec §16.4).
+pub const HOOK_TOKEN_CALLS: u32 = 20;
+/// Automatic replies of one hook to one sender per minute (daemon spec §16.5).
+pub const HOOK_REPLIES_PER_MINUTE: u32 = 6;
+/// How long a hook that replied too often to one sender stays silent to it (daemon spec §16.5).
+pub const HOOK_MUTE: Duration = Duration::from_mins(10);
+
+/// How long mail for a former key can still be read (daemon spec §19.2).
+pub const KEY_GRACE: Duration = Duration::from_hours(7 * 24);
+/// The most an operator may make of [`KEY_GRACE`] (daemon spec §19.2).
+pub const KEY_GRACE_MAX: Duration = Duration::from_hours(30 * 24);
+/// Former keys kept of each mesh (daemon spec §19.2).
+pub const ARCHIVED_KEYS_MAX: usize = 8;
+/// Characters of a passphrase, at least (daemon spec §20.2).
+pub const PASSPHRASE_MIN_CHARS: usize = 12;
+/// Time for the API by which a member leaves, of each mesh (daemon spec §20.3).
+pub const UNINSTALL_LEAVE_BUDGET: Duration = Duration::from_secs(5);
+/// How long `install-service` watches for the first connection to a broker (daemon spec §21).
+pub const SERVICE_READY_BUDGET: Duration = Duration::from_secs(15);
+
 /// Text of one channel notification, in bytes (MCP spec §4.2).
 pub const CHANNEL_CONTENT_MAX_BYTES: usize = 32 * 1024;
 /// One attribute of a channel notification, in bytes (MCP spec §4.2).
