@@ -18,10 +18,8 @@ use crate::inbox::Answerer;
 use crate::log::LevelHandle;
 use crate::mesh::{MeshHandle, Meshes, Via};
 use crate::pressure::{Level, Pressure};
-use crate::sessions::{
-    NewSession, Opening, RegisterError, Registered, Session, SessionLimits, TokenHash,
-};
-use crate::settings::{Settings, SettingsError};
+use crate::sessions::{NewSession, Opening, RegisterError, Registered, Session, TokenHash};
+use crate::settings::{Changes, Settings, SettingsError};
 
 /// How long what was on its way to a session that has ended may take to be stored.
 const LAST_ARRIVALS: Duration = Duration::from_secs(5);
@@ -58,8 +56,8 @@ pub struct Reloaded {
     pub attached: Vec<String>,
     /// Slugs of meshes detached.
     pub detached: Vec<String>,
-    /// Settings that changed and are fixed until the next start.
-    pub restart_needed: Vec<String>,
+    /// Settings that changed.
+    pub settings: Changes,
 }
 
 /// Why a reload changed nothing.
@@ -163,25 +161,28 @@ impl Daemon {
         })
         .await
         .ok_or(ReloadError::Lost)??;
-        let restart_needed = self.apply_settings(settings);
+        let settings = self.apply_settings(settings);
         let (attached, detached) = self.apply_meshes(&config).await;
         self.meshes().reconnect_disabled();
-        Ok(Reloaded { attached, detached, restart_needed })
+        Ok(Reloaded { attached, detached, settings })
     }
 
-    fn apply_settings(&self, settings: Settings) -> Vec<String> {
+    fn apply_settings(&self, settings: Settings) -> Changes {
         for key in settings.unknown_keys() {
             tracing::warn!(key, "config_unknown_key");
         }
         let context = self.context();
-        let restart_needed = context.settings.get().restart_needed_for(&settings);
+        let changes = context.settings.get().changes(&settings);
         self.shared.log_level.set(settings.daemon.log_level);
-        context.sessions.set_limits(SessionLimits {
-            max: settings.sessions.max,
-            unverified_ttl: settings.sessions.unverified_ttl,
-        });
+        crate::live::apply(&settings, context, self.meshes());
         context.settings.set(settings);
-        restart_needed
+        for key in &changes.applied {
+            tracing::info!(key, "setting_applied");
+        }
+        for key in &changes.needs_restart {
+            tracing::warn!(key, "setting_needs_restart");
+        }
+        changes
     }
 
     /// Attaches and detaches so that exactly the joined meshes are attached.
