@@ -18,8 +18,10 @@ use crate::inbox::Answerer;
 use crate::log::LevelHandle;
 use crate::mesh::{MeshHandle, Meshes, Via};
 use crate::pressure::{Level, Pressure};
-use crate::sessions::{NewSession, Opening, RegisterError, Registered, Session, TokenHash};
-use crate::settings::{Changes, Settings, SettingsError};
+use crate::sessions::{
+    NewSession, Opening, RegisterError, Registered, Session, SessionLimits, TokenHash,
+};
+use crate::settings::{Settings, SettingsError};
 
 /// How long what was on its way to a session that has ended may take to be stored.
 const LAST_ARRIVALS: Duration = Duration::from_secs(5);
@@ -56,8 +58,8 @@ pub struct Reloaded {
     pub attached: Vec<String>,
     /// Slugs of meshes detached.
     pub detached: Vec<String>,
-    /// Settings that changed.
-    pub settings: Changes,
+    /// Settings that changed and are fixed until the next start.
+    pub restart_needed: Vec<String>,
 }
 
 /// Why a reload changed nothing.
@@ -161,28 +163,25 @@ impl Daemon {
         })
         .await
         .ok_or(ReloadError::Lost)??;
-        let settings = self.apply_settings(settings);
+        let restart_needed = self.apply_settings(settings);
         let (attached, detached) = self.apply_meshes(&config).await;
         self.meshes().reconnect_disabled();
-        Ok(Reloaded { attached, detached, settings })
+        Ok(Reloaded { attached, detached, restart_needed })
     }
 
-    fn apply_settings(&self, settings: Settings) -> Changes {
+    fn apply_settings(&self, settings: Settings) -> Vec<String> {
         for key in settings.unknown_keys() {
             tracing::warn!(key, "config_unknown_key");
         }
         let context = self.context();
-        let changes = context.settings.get().changes(&settings);
+        let restart_needed = context.settings.get().changes(&settings).needs_restart;
         self.shared.log_level.set(settings.daemon.log_level);
-        crate::live::apply(&settings, context, self.meshes());
+        context.sessions.set_limits(SessionLimits {
+            max: settings.sessions.max,
+            unverified_ttl: settings.sessions.unverified_ttl,
+        });
         context.settings.set(settings);
-        for key in &changes.applied {
-            tracing::info!(key, "setting_applied");
-        }
-        for key in &changes.needs_restart {
-            tracing::warn!(key, "setting_needs_restart");
-        }
-        changes
+        restart_needed
     }
 
     /// Attaches and detaches so that exactly the joined meshes are attached.
