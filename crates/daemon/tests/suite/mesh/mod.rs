@@ -8,6 +8,7 @@ mod fake_broker;
 mod hostile;
 mod isolation;
 pub mod node;
+mod oracle;
 mod outcomes;
 mod quiet;
 mod receipts;
