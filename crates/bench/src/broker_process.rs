@@ -11,6 +11,8 @@ use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use crate::process;
+
 /// How long a broker may take to answer before a measurement gives up.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -129,30 +131,12 @@ impl BrokerProcess {
 
     /// Resident memory of the broker, in MiB.
     pub(crate) fn rss_mib(&self) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let kib: f64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.trim().strip_suffix("kB"))
-            .and_then(|number| number.trim().parse().ok())
-            .context("VmRSS of the broker")?;
-        Ok(kib / 1024.0)
+        process::rss_mib(self.pid()?)
     }
 
     /// CPU time the broker has used so far.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
-        let after_name = stat.rsplit(')').next().context("process statistics")?;
-        let field = |index: usize| {
-            after_name.split_whitespace().nth(index).and_then(|text| text.parse::<u64>().ok())
-        };
-        // Fields 14 and 15 of proc(5), user and system time; the name takes the first two.
-        let ticks = field(11)
-            .zip(field(12))
-            .map(|(user, system)| user + system)
-            .context("CPU time of the broker")?;
-        let per_second = rustix::param::clock_ticks_per_second().max(1);
-        Ok(Duration::from_millis(ticks.saturating_mul(1000) / per_second))
+        process::cpu(self.pid()?)
     }
 
     fn pid(&self) -> anyhow::Result<u32> {

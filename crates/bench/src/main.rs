@@ -7,6 +7,7 @@ mod broker_process;
 mod disk;
 mod figure;
 mod peer;
+mod process;
 mod scenario;
 
 use std::io::Write as _;

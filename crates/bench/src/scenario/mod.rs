@@ -6,6 +6,7 @@ mod connections;
 mod direct;
 mod drain;
 mod light;
+mod local_api;
 mod state;
 mod storm;
 
@@ -63,5 +64,8 @@ pub(crate) const ALL: &[Scenario] = scenarios! {
     "reconnect storm with rosters, 20 x 50", "all back within 5 s of listening" => |options| storm::reconnect(options, 20, 50, true);
     "reconnect storm with rosters, 1 x 1000", "all back within 5 s of listening" => |options| storm::reconnect(options, 1, 1_000, true);
     "start with stored messages", "serves within 300 ms" => drain::start;
+    "local API, 500/s beside 100 streams", "p99 <= 2" => local_api::requests;
+    "local API, sends", ">= 3000/s accepted" => local_api::sends;
+    "idle daemon", "<= 25 MiB; no wake-up faster than 15 s" => local_api::idle;
     "command line, whole processes", "--version and --help <= 5 ms; through the daemon <= 10 ms" => command_line::processes;
 };
