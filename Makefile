@@ -70,6 +70,7 @@ chaos: setup
 
 reference:
 	UPDATE_REFERENCE=1 $(CARGO) test --quiet --locked -p claudemesh-protocol --test suite reference
+	UPDATE_REFERENCE=1 $(CARGO) test --quiet --locked -p claudemesh-testkit --test tidy acceptance
 
 sim:
 	$(CARGO) build --profile sim --locked -p claudemesh-sim

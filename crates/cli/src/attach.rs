@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use claudemesh_ipc::Client;
 use claudemesh_ipc::api::MeshStatus;
+use claudemesh_protocol::error::ErrorCode;
 use claudemesh_protocol::limits;
 use tokio::time::{Instant, sleep};
 
@@ -71,7 +72,15 @@ async fn wait_until_settled(client: &Client) -> bool {
     let deadline = Instant::now() + SETTLE_BUDGET;
     let mut waited = false;
     while Instant::now() < deadline {
-        let Ok(health) = client.health().await else { return false };
+        let health = match client.health().await {
+            Ok(health) => health,
+            // Others ask, too.
+            Err(error) if error.is(ErrorCode::DaemonBusy) => {
+                sleep(STEP).await;
+                continue;
+            }
+            Err(_) => return false,
+        };
         if !health.brokers.values().any(|status| *status == MeshStatus::Connecting) {
             // The roster follows a moment after the connection: whoever was just started is asked again anyway.
             return waited || health.uptime_s < JUST_STARTED_S;

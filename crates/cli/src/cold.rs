@@ -63,12 +63,12 @@ impl Context {
         let needs_daemon = self.environment.in_session || kind.spec().needs_daemon_for(arguments);
         let mode = self.mode();
         if mode == Mode::Strict || mode == Mode::NoDaemon && needs_daemon {
-            return self.daemon_client().await;
+            return self.daemon_with(feature_of(kind)).await;
         }
         if !needs_daemon && (mode == Mode::NoDaemon || self.cold.0.get().is_some()) {
             return self.cold_client();
         }
-        let failure = match self.daemon_client().await {
+        let failure = match self.daemon_with(feature_of(kind)).await {
             Ok(client) => return Ok(client),
             // This machine may not speak for the member: not by another road either.
             Err(failure) if failure.exit == ExitCode::PermissionDenied as u8 => {
@@ -122,6 +122,15 @@ impl Context {
         if let Some(cold) = self.cold.0.get() {
             cold.say_goodbye().await;
         }
+    }
+}
+
+/// What a daemon calls the part of it that does an operation.
+fn feature_of(kind: OperationKind) -> &'static str {
+    match kind {
+        OperationKind::MessageSend => "send",
+        OperationKind::PeerList => "peers",
+        _ => "ops",
     }
 }
 

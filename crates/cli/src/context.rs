@@ -14,6 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::grammar::args::Global;
 use crate::grammar::classify::Words;
 use crate::grammar::{output_flags, words};
+use crate::negotiate::Compared;
 use crate::output::{Output, OutputFlags};
 
 /// The surroundings of one verb.
@@ -32,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) gated: Option<Gated>,
     /// Connections of this run, when it has no daemon.
     pub(crate) cold: ColdPath,
+    /// Whether the daemon's version was compared with ours.
+    pub(crate) compared: Compared,
 }
 
 impl Context {
@@ -69,7 +72,8 @@ impl Context {
         }
         let gated = words::of_canonical(words.canonical).and_then(words::Verb::gated);
         let (spoken, cold) = (words.spoken.clone(), ColdPath::default());
-        Ok(Self { global, environment, out, paths, spoken, gated, cold })
+        let compared = Compared::default();
+        Ok(Self { global, environment, out, paths, spoken, gated, cold, compared })
     }
 
     /// Now.

@@ -67,6 +67,14 @@ pub(crate) struct Environment {
     pub(crate) approval_mode: Option<String>,
     /// `CLAUDEMESH_BROKER_DATA_DIR`.
     pub(crate) broker_data_dir: Option<PathBuf>,
+    /// `CLAUDEMESH_BACKUP_PASSPHRASE_FILE`.
+    pub(crate) backup_passphrase_file: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`.
+    pub(crate) xdg_config_home: Option<PathBuf>,
+    /// `PATH`.
+    pub(crate) search_path: Option<OsString>,
+    /// `SUDO_USER`: who became root for this command.
+    pub(crate) sudo_user: Option<String>,
     /// `XDG_DATA_HOME`.
     pub(crate) xdg_data_home: Option<PathBuf>,
     /// `HOME`.
@@ -106,6 +114,10 @@ impl Environment {
             policy: path(claudemesh_ipc::env::POLICY),
             approval_mode: text(claudemesh_ipc::env::APPROVAL_MODE),
             broker_data_dir: path("CLAUDEMESH_BROKER_DATA_DIR"),
+            backup_passphrase_file: path("CLAUDEMESH_BACKUP_PASSPHRASE_FILE"),
+            xdg_config_home: path(claudemesh_ipc::env::XDG_CONFIG_HOME),
+            search_path: value("PATH"),
+            sudo_user: text("SUDO_USER"),
             xdg_data_home: path("XDG_DATA_HOME"),
             home: path("HOME"),
             user: text("USER").or_else(|| text("LOGNAME")),

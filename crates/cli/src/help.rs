@@ -46,6 +46,7 @@ const GROUPS: [(&str, &[(&str, &str)]); 6] = [
         &[
             ("mcp", "serve an MCP client on stdio"),
             ("daemon status", "the background process"),
+            ("backup", "keys and memberships in one encrypted file; restore"),
             ("down", "stop daemon and broker"),
             ("completions <shell>", "completion script"),
         ],

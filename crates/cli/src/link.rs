@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::detach;
 use crate::environment::NO_AUTOSPAWN;
 use crate::failure::{Failure, Outcome};
+use crate::service::Manager;
 
 /// First and longest step between two looks at a daemon that is starting.
 const POLL_STEPS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(150));
@@ -62,11 +63,19 @@ impl Context {
     /// As [`Context::client`].
     pub(crate) async fn probe(&self) -> Outcome<Probe> {
         let client = self.client()?.with_token(None).with_timeout(PROBE_TIMEOUT);
-        Ok(match client.version().await {
-            Ok(version) => Probe::Up(Box::new(version)),
-            Err(IpcError::NotRunning(_)) => Probe::Down,
-            Err(error) => Probe::Unusable(error),
-        })
+        let deadline = Instant::now() + PROBE_TIMEOUT;
+        loop {
+            return Ok(match client.version().await {
+                Ok(version) => Probe::Up(Box::new(version)),
+                Err(IpcError::NotRunning(_)) => Probe::Down,
+                // It is there, and many ask at once.
+                Err(error) if error.is(ErrorCode::DaemonBusy) && Instant::now() < deadline => {
+                    tokio::time::sleep(POLL_STEPS.0).await;
+                    continue;
+                }
+                Err(error) => Probe::Unusable(error),
+            });
+        }
     }
 
     /// A daemon to work with; starts one when none runs, and says so once on stderr.
@@ -78,7 +87,7 @@ impl Context {
             return Err(self.needs_daemon());
         }
         if let Probe::Up(version) = self.probe().await? {
-            return Ok(Running { client: self.client()?, version: *version, was_started: false });
+            return Box::pin(self.agree(*version)).await;
         }
         let began = Instant::now();
         // The first start of all leaves a log behind.
@@ -97,6 +106,16 @@ impl Context {
     /// As [`Context::daemon`].
     pub(crate) async fn daemon_client(&self) -> Outcome<Client> {
         Ok(self.daemon().await?.client)
+    }
+
+    /// The same for a verb that needs a daemon which can do this.
+    ///
+    /// # Errors
+    /// As [`Context::daemon`]; exit 4 when it cannot.
+    pub(crate) async fn daemon_with(&self, feature: &str) -> Outcome<Client> {
+        let running = self.daemon().await?;
+        self.need_feature(&running.version, feature)?;
+        Ok(running.client)
     }
 
     /// A daemon that runs already; `None` when there is none or it may not be used.
@@ -120,6 +139,14 @@ impl Context {
     /// # Errors
     /// Exit 4, or what the daemon's own exit code means.
     pub(crate) async fn start_daemon(&self) -> Outcome<Running> {
+        self.start_daemon_with(&[]).await
+    }
+
+    /// The same with more words on its command line.
+    ///
+    /// # Errors
+    /// As [`Context::start_daemon`].
+    pub(crate) async fn start_daemon_with(&self, more: &[&str]) -> Outcome<Running> {
         if self.environment.no_autospawn {
             return Err(self.needs_daemon());
         }
@@ -156,7 +183,7 @@ impl Context {
                         was_started: false,
                     });
                 }
-                return self.spawn_and_wait(deadline).await;
+                return self.spawn_and_wait(more, deadline).await;
             }
             if let Probe::Up(version) = self.probe().await? {
                 return Ok(Running {
@@ -173,13 +200,13 @@ impl Context {
         }
     }
 
-    async fn spawn_and_wait(&self, deadline: Instant) -> Outcome<Running> {
+    async fn spawn_and_wait(&self, more: &[&str], deadline: Instant) -> Outcome<Running> {
         let log = self.paths.log_file();
         let log_length = detach::length(&log);
-        let mut child =
-            detach::start(&["daemon", "up", "--foreground"], &log, &self.environment, |command| {
-                command.env(NO_AUTOSPAWN, "1");
-            })?;
+        let words = [&["daemon", "up", "--foreground"], more].concat();
+        let mut child = detach::start(&words, &log, &self.environment, |command| {
+            command.env(NO_AUTOSPAWN, "1");
+        })?;
         let mut step = POLL_STEPS.0;
         let outcome = loop {
             if let Probe::Up(version) = self.probe().await? {
@@ -216,9 +243,12 @@ impl Context {
         match status.code() {
             Some(3) => failure.exit(ExitCode::InvalidArgs).action(log),
             Some(4) => {
-                failure.exit(ExitCode::PermissionDenied).action("claudemesh daemon accept-host")
+                Failure::new(ErrorCode::HostMismatch, "these files were made on another machine")
+                    .detail("if this machine takes its place: claudemesh daemon accept-host")
+                    .detail("if both machines go on: claudemesh daemon remint --invite <invite>")
+                    .action("claudemesh daemon accept-host")
             }
-            Some(5) => failure.exit(ExitCode::Io).action(log),
+            Some(5) => failure.exit(ExitCode::Io).action("claudemesh daemon recover"),
             _ => failure.action(log),
         }
     }
@@ -235,13 +265,7 @@ impl Context {
 
     /// A service manager's unit means: it starts the daemon, we do not.
     pub(crate) fn service_unit(&self) -> Option<PathBuf> {
-        let home = self.environment.home.as_ref()?;
-        let unit = if cfg!(target_os = "macos") {
-            home.join("Library/LaunchAgents/com.claudemesh.daemon.plist")
-        } else {
-            home.join(".config/systemd/user/claudemesh-daemon.service")
-        };
-        unit.exists().then_some(unit)
+        Manager::installed(&self.environment).map(|manager| manager.unit())
     }
 
     async fn wait_for_service(&self, unit: &std::path::Path) -> Outcome<Running> {
@@ -256,11 +280,8 @@ impl Context {
             }
             tokio::time::sleep(POLL_STEPS.1).await;
         }
-        let look = if cfg!(target_os = "macos") {
-            "launchctl print gui/$(id -u)/com.claudemesh.daemon"
-        } else {
-            "systemctl --user status claudemesh-daemon.service"
-        };
+        let look = Manager::installed(&self.environment).map(|manager| manager.inspect());
+        let look = look.unwrap_or_else(|| "claudemesh daemon up".to_owned());
         Err(Failure::new(ErrorCode::DaemonUnreachable, "the daemon's service does not answer")
             .detail(unit.display().to_string())
             .action(look))

@@ -10,12 +10,16 @@ mod failure;
 mod gate;
 mod grammar;
 mod help;
+mod hook_run;
 mod link;
 mod local;
+mod negotiate;
 mod output;
+mod passphrase;
 mod remote;
 mod run;
 mod select;
+mod service;
 mod verbs;
 
 use std::process::ExitCode;

@@ -14,7 +14,7 @@ use crate::grammar::args::{Cli, Command, DaemonVerb};
 use crate::grammar::classify::{Invocation, Words, classify};
 use crate::grammar::{self, Invoked, Parsed};
 use crate::output::Output;
-use crate::{detach, help, verbs};
+use crate::{detach, help, hook_run, verbs};
 
 /// Program name under which this binary is the broker alone.
 const BROKER_PROGRAM: &str = "claudemesh-broker";
@@ -23,8 +23,12 @@ const BROKER_PROGRAM: &str = "claudemesh-broker";
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments;
     let program = arguments.next().unwrap_or_default();
+    let arguments: Vec<OsString> = arguments.collect();
+    if let Some(code) = hook_run::enter(&arguments) {
+        return code;
+    }
     let environment = Environment::read();
-    let args = match texts(arguments) {
+    let args = match texts(arguments.into_iter()) {
         Ok(args) => args,
         Err(failure) => return refused(&[], &environment, &failure),
     };
@@ -158,7 +162,9 @@ fn operate(invoked: &Invoked, context: &Context) -> ExitCode {
 fn execute(cli: Cli, context: Context) -> ExitCode {
     match cli.command {
         Command::Mcp(args) => verbs::mcp::run(context, &args),
-        Command::Daemon(DaemonVerb::Up(up)) if up.foreground => verbs::daemon::foreground(&context),
+        Command::Daemon(DaemonVerb::Up(up)) if up.foreground => {
+            verbs::daemon::foreground(&context, &up.start)
+        }
         Command::Daemon(DaemonVerb::Logs(logs)) => {
             ExitCode::from(match verbs::logs::run(&context, &logs) {
                 Ok(exit) => exit,

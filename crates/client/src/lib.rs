@@ -13,8 +13,8 @@ pub mod proxy;
 pub mod reaction;
 
 pub use connection::{
-    Close, Connection, ConnectionEvent, ConnectionOptions, ConnectionState, RequestError, Status,
-    Timing,
+    Close, Connection, ConnectionEvent, ConnectionOptions, ConnectionState, RequestError,
+    SharedTiming, Status, Timing,
 };
 pub use dial::{DialError, Dialer, TcpDialer};
 pub use hello::{HelloClock, HelloContext, HelloSource, MemberHello, SessionHelloSource};

@@ -187,6 +187,14 @@ impl Backoff {
         Self { schedule, floor, attempt: 0, has_signed_again: false, hello_faults: 0, takeovers: 0 }
     }
 
+    /// Takes over the schedule of `other`, and stays where it is in it.
+    pub fn follow(&mut self, other: &Self) {
+        if self.schedule != other.schedule {
+            self.schedule.clone_from(&other.schedule);
+        }
+        self.floor = other.floor;
+    }
+
     /// The connection has been open long enough to call it stable: start over.
     pub fn reset(&mut self) {
         self.attempt = 0;

@@ -3,7 +3,7 @@
 use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use claudemesh_protocol::limits::BACKUP_PASSPHRASE_MIN_CHARS;
+use claudemesh_protocol::limits::{BACKUP_PASSES_MAX, BACKUP_PASSPHRASE_MIN_CHARS};
 use zeroize::Zeroizing;
 
 use crate::random;
@@ -16,8 +16,6 @@ const AAD_BYTES: usize = 16;
 const SALT_BYTES: usize = 16;
 /// Bytes of the nonce.
 const NONCE_BYTES: usize = 24;
-/// Most passes a file may ask for: more would be an attack on whoever opens it.
-const PASSES_MAX: u32 = 16;
 /// Most memory a file may ask for, in KiB: 1 GiB.
 const MEMORY_MAX_KIB: u32 = 1024 * 1024;
 /// Most lanes a file may ask for.
@@ -103,7 +101,7 @@ impl Header {
 
 impl KdfCosts {
     fn check(&self) -> Result<(), BackupError> {
-        let is_reasonable = self.passes <= PASSES_MAX
+        let is_reasonable = self.passes <= BACKUP_PASSES_MAX
             && self.memory_kib <= MEMORY_MAX_KIB
             && self.lanes <= LANES_MAX
             && self.params().is_ok();
@@ -222,8 +220,8 @@ mod tests {
         for (costs, accepted) in [
             (KdfCosts { passes: 3, memory_kib: MEMORY_MAX_KIB, lanes: 1 }, true),
             (KdfCosts { passes: 3, memory_kib: MEMORY_MAX_KIB + 1, lanes: 1 }, false),
-            (KdfCosts { passes: PASSES_MAX, memory_kib: 8, lanes: 1 }, true),
-            (KdfCosts { passes: PASSES_MAX + 1, memory_kib: 8, lanes: 1 }, false),
+            (KdfCosts { passes: BACKUP_PASSES_MAX, memory_kib: 8, lanes: 1 }, true),
+            (KdfCosts { passes: BACKUP_PASSES_MAX + 1, memory_kib: 8, lanes: 1 }, false),
             (KdfCosts { passes: 1, memory_kib: 8 * LANES_MAX, lanes: LANES_MAX }, true),
             (KdfCosts { passes: 1, memory_kib: 1024, lanes: LANES_MAX + 1 }, false),
             (KdfCosts { passes: 0, memory_kib: 8, lanes: 1 }, false),

@@ -4,7 +4,7 @@ use claudemesh_protocol::PublicKey;
 use claudemesh_protocol::wire::WrappedKey;
 
 use crate::direct::{Nonce, OpenError, Sealed, SharedKeyCache};
-use crate::exchange::{BadPublicKey, ExchangePublic};
+use crate::exchange::{BadPublicKey, ExchangePublic, ExchangeSecret};
 use crate::identity::KeyPair;
 use crate::key_box::KeyBox;
 use crate::secretbox::SecretBoxKey;
@@ -67,10 +67,35 @@ pub fn open(
     recipient: &KeyPair,
     cache: &SharedKeyCache,
 ) -> Result<Vec<u8>, OpenError> {
+    let key_box = box_for(wrapped, sender, recipient.public())?;
+    key_box.open_shared(&*cache.between(recipient, sender)?)?.open(body)
+}
+
+/// As [`open`], for a member key of which only the half that opens is kept: `secret` belongs to `recipient`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_archived(
+    body: &Sealed,
+    wrapped: &WrappedKey,
+    sender: PublicKey,
+    recipient: PublicKey,
+    secret: &ExchangeSecret,
+) -> Result<Vec<u8>, OpenError> {
+    let key_box = box_for(wrapped, sender, recipient)?;
+    let shared = secret.agree(&ExchangePublic::from_ed25519(sender)?)?;
+    key_box.open_shared(&shared)?.open(body)
+}
+
+/// The entry of `recipient`, which `sender` must have sealed.
+fn box_for(
+    wrapped: &WrappedKey,
+    sender: PublicKey,
+    recipient: PublicKey,
+) -> Result<KeyBox, OpenError> {
     let key_box = KeyBox::from_b64(&wrapped.nonce, &wrapped.key)?;
-    let is_mine = wrapped.to == recipient.public();
-    if !is_mine || key_box.sealer() != ExchangePublic::from_ed25519(sender)? {
+    if wrapped.to != recipient || key_box.sealer() != ExchangePublic::from_ed25519(sender)? {
         return Err(OpenError::Authentication);
     }
-    key_box.open_shared(&*cache.between(recipient, sender)?)?.open(body)
+    Ok(key_box)
 }

@@ -3,14 +3,13 @@
 mod socket;
 mod stop;
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use claudemesh_client::{Backoff, Dialer, Proxies, ProxyDialer, Timing};
-use claudemesh_crypto::random;
+use claudemesh_client::{Dialer, Proxies, ProxyDialer};
 use claudemesh_ipc::{Client, Paths, env};
 use claudemesh_protocol::invite::PlainHttp;
 use claudemesh_protocol::limits::STATS_EVERY;
@@ -23,14 +22,17 @@ use crate::daemon::{Daemon, LAYOUT_VERSION, VERSION};
 use crate::events::EventBus;
 use crate::home::config::{Config, ConfigError};
 use crate::home::file::{self, FileLock, Symlinks};
+use crate::identity::{ForeignHost, HostSources, Identity, Surroundings};
 use crate::inbox::{Inbox, InboxSettings};
+use crate::local_token::LocalTokens;
 use crate::log::{self, LevelHandle};
-use crate::mesh::{AgeSettings, LegacyBrokers, MeshContext, MeshSettings, Meshes};
+use crate::mesh::{AgeSettings, FeatureTerms, LegacyBrokers, MeshContext, MeshSettings, Meshes};
+use crate::metrics::Figures;
 use crate::outbox::Outbox;
 use crate::sessions::{Processes, SessionLimits, Sessions, SessionsSettings, SystemProcesses};
 use crate::settings::{Settings, SettingsError};
 use crate::storage::UnusableDatabase;
-use crate::{api, host, network, upkeep, watch};
+use crate::{api, hooks, identity, live, network, upkeep, watch};
 
 /// How often the lock is tried: a client that only asks whether it is taken holds it for a moment.
 const LOCK_TRIES: u32 = 10;
@@ -51,6 +53,14 @@ pub struct Options {
     pub dialer: Arc<dyn Dialer>,
     /// Number of this process.
     pub pid: u32,
+    /// Whether the local API listens on TCP too, whatever the settings say.
+    pub tcp: Option<bool>,
+    /// Where this machine is asked who it is.
+    pub host: HostSources,
+    /// What surrounds this process.
+    pub surroundings: Surroundings,
+    /// What begins the processes of hooks.
+    pub hook_runner: hooks::Runner,
     log_level: LevelHandle,
 }
 
@@ -63,6 +73,10 @@ impl Options {
             processes: Arc::new(SystemProcesses::new()),
             dialer: dialer_from_env(),
             pid: std::process::id(),
+            tcp: None,
+            host: HostSources::default(),
+            surroundings: Surroundings::of_this_process(),
+            hook_runner: hooks::Runner::default(),
             log_level: LevelHandle::default(),
         }
     }
@@ -111,6 +125,9 @@ pub enum BootError {
     /// `config.toml`.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The files were made on another machine.
+    #[error(transparent)]
+    ForeignHost(#[from] ForeignHost),
     /// `config.json`.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -134,6 +151,7 @@ impl BootError {
         match self {
             Self::AlreadyRunning { .. } | Self::File { .. } => 1,
             Self::Directory { .. } | Self::Settings(_) | Self::Config(_) => 3,
+            Self::ForeignHost(_) => 4,
             Self::Database(_) => 5,
             Self::Listen { .. } => 7,
         }
@@ -167,7 +185,8 @@ impl Running {
     /// A connection to the local API that takes no socket, for whoever holds the daemon in its own process.
     pub fn local_stream(&self) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(LOCAL_STREAM_BYTES);
-        self.door.admit(theirs, i32::try_from(std::process::id()).ok());
+        let pid = i32::try_from(std::process::id()).ok();
+        self.door.admit(theirs, api::Transport::Socket(pid));
         ours
     }
 
@@ -201,11 +220,23 @@ pub async fn run_for_code(mut options: Options) -> u8 {
     }
     match Box::pin(start(options)).await {
         Ok(running) => stop::run_until_signal(running).await,
-        Err(error) => {
-            tracing::error!(error = %crate::storage::Causes(&error), "daemon_not_started");
-            refused(&error)
-        }
+        Err(error) => not_started(&error),
     }
+}
+
+/// Tells the log and the person why. Under a service manager that tries again and again both are one file, and a host that
+/// is refused is told there in one line.
+fn not_started(error: &BootError) -> u8 {
+    let BootError::ForeignHost(foreign) = error else {
+        tracing::error!(error = %crate::storage::Causes(error), "daemon_not_started");
+        return refused(error);
+    };
+    let (stored, current) = (&foreign.stored, &foreign.current);
+    tracing::error!(%stored, %current, remedy = "daemon accept-host or daemon remint", "host_fingerprint_mismatch");
+    if foreign.is_repeated && !io::stderr().is_terminal() {
+        return error.exit_code();
+    }
+    refused(error)
 }
 
 fn refused(error: &BootError) -> u8 {
@@ -226,21 +257,29 @@ pub async fn start(options: Options) -> Result<Running, BootError> {
     replace(&paths.pid_file(), options.pid.to_string().as_bytes(), file::SECRET)?;
     let settings = Settings::read(&paths.settings_file())?;
     options.log_level.set(settings.daemon.log_level);
+    let (dir, now) = (paths.daemon_dir(), crate::clock::now());
+    let checked = identity::check(dir, &settings.clone, &options.host, now)?;
+    options.surroundings.tell();
     for key in settings.unknown_keys() {
         tracing::warn!(key, "config_unknown_key");
     }
     let seen = watch::Seen::now(&paths.membership_file());
     let config = Config::read(&paths.membership_file())?;
-    let fingerprint = host::fingerprint(paths.daemon_dir(), crate::clock::now());
     let mesh_settings =
-        mesh_settings(&settings, options.plain, options.dialer, options.pid, fingerprint);
-    let (context, ended) = open_context(Arc::clone(&paths), settings, options.processes).await?;
+        mesh_settings(&settings, options.plain, options.dialer, options.pid, checked.fingerprint);
+    let (context, ended) =
+        open_context(Arc::clone(&paths), settings, options.host, options.processes).await?;
+    if checked.is_foreign {
+        context.figures.clone_suspected();
+    }
     ensure_small_files(&paths)?;
     let meshes = Meshes::new(MeshContext {
         outbox: context.outbox.clone(),
         inbox: context.inbox.clone(),
         events: context.events.clone(),
         sessions: context.sessions.clone(),
+        figures: context.figures.clone(),
+        identity: context.identity.clone(),
         settings: Arc::new(mesh_settings),
     });
     let daemon = Daemon::new(context, meshes, options.log_level);
@@ -253,8 +292,19 @@ pub async fn start(options: Options) -> Result<Running, BootError> {
             return Err(BootError::Listen { path, source });
         }
     };
+    let tcp = open_tcp(&daemon, options.tcp).await?;
     let tasks = &daemon.context().tasks;
     let door = api::Door::new(daemon.clone());
+    let hooks = daemon.hooks().clone();
+    hooks
+        .start(hooks::Start {
+            runner: options.hook_runner,
+            socket: socket.clone(),
+            are_on: !options.surroundings.is_ci(),
+        })
+        .await;
+    tasks.spawn(hooks.clone().run(door.api()));
+    daemon.finish_rotations(&config).await;
     // Attaching only starts the connections. Who asks first must find the meshes and sessions that there are.
     daemon.apply_meshes(&config).await;
     for session in daemon.context().sessions.rehydrate(|slug| config.mesh(slug).is_some()) {
@@ -262,16 +312,23 @@ pub async fn start(options: Options) -> Result<Running, BootError> {
             mesh.open_session(&session);
         }
     }
+    let tcp_port = tcp.as_ref().map(api::TcpDoor::port);
     tasks.spawn(api::serve(door.clone(), listener));
+    if let Some(tcp) = tcp {
+        tasks.spawn(tcp.serve(door.clone()));
+    }
     tasks.spawn(upkeep::leave_to_members(daemon.clone()));
     tasks.spawn(upkeep::reap_sessions(daemon.clone(), ended));
     tasks.spawn(upkeep::prune(daemon.clone()));
     tasks.spawn(upkeep::watch_pressure(daemon.clone()));
+    tasks.spawn(upkeep::watch_resources(daemon.clone()));
     tasks.spawn(upkeep::keep_lock(daemon.clone(), Arc::clone(&lock)));
     tasks.spawn(watch::config(daemon.clone(), seen));
+    tasks.spawn(identity::tend(daemon.clone()));
     tasks.spawn(network::watch(daemon.clone()));
+    hooks.started();
     let slugs: Vec<_> = config.meshes().map(|mesh| mesh.slug.as_str()).collect();
-    tracing::info!(version = VERSION, pid = std::process::id(), sock = %socket.display(), meshes = ?slugs, "daemon_started");
+    tracing::info!(version = VERSION, pid = std::process::id(), sock = %socket.display(), tcp = tcp_port, meshes = ?slugs, "daemon_started");
     Ok(Running { daemon, door, socket, lock })
 }
 
@@ -282,15 +339,14 @@ fn mesh_settings(
     pid: u32,
     host_fingerprint: String,
 ) -> MeshSettings {
-    let (reconnect, watchdog) = (&settings.reconnect, &settings.watchdog);
-    let schedule = reconnect.schedule_ms.iter().copied().map(Duration::from_millis).collect();
     let cwd = std::env::current_dir().unwrap_or_default();
     MeshSettings {
         plain,
         hostname: hostname::get().ok().and_then(|name| name.into_string().ok()),
         cwd: cwd.to_string_lossy().into_owned(),
         host_fingerprint: Some(host_fingerprint),
-        legacy: LegacyBrokers::Used,
+        legacy: if settings.features.strict { LegacyBrokers::Refused } else { LegacyBrokers::Used },
+        features: FeatureTerms::of(&settings.features),
         dialer,
         pid,
         stats_every: STATS_EVERY,
@@ -300,23 +356,22 @@ fn mesh_settings(
             cap: settings.outbox.max_age_hours_cap,
             ..AgeSettings::default()
         },
-        timing: Timing {
-            ping_interval: watchdog.ping_interval,
-            silence_limit: watchdog.stale_after,
-            stable_after: reconnect.stable_after,
-            backoff: Backoff::new(schedule, reconnect.min_wait),
-            ..Timing::default()
-        },
+        timing: live::timing(settings).into(),
     }
 }
 
 async fn open_context(
     paths: Arc<Paths>,
     settings: Settings,
+    host: HostSources,
     processes: Arc<dyn Processes>,
 ) -> Result<(Context, crate::sessions::EndedSessions), BootError> {
+    let path = paths.local_token_file();
+    let local_token =
+        LocalTokens::load(&path).map_err(|source| BootError::File { path, source })?;
     let (events, tasks, shutdown) = (EventBus::new(), TaskTracker::new(), CancellationToken::new());
     let now = crate::clock::now();
+    let identity = Identity::open(paths.daemon_dir(), host, now);
     let outbox = Outbox::open(&paths.outbox_file(), settings.outbox.max_pages, now).await?;
     let (sessions, ended) = Sessions::new(SessionsSettings {
         file: paths.sessions_file(),
@@ -348,7 +403,21 @@ async fn open_context(
             }
         };
     let settings = SharedSettings::new(settings);
-    Ok((Context { paths, settings, outbox, inbox, events, sessions, tasks, shutdown }, ended))
+    let context = Context {
+        paths,
+        settings,
+        outbox,
+        inbox,
+        events,
+        sessions,
+        identity,
+        resources: Arc::default(),
+        figures: Figures::default(),
+        local_token: Arc::new(local_token),
+        tasks,
+        shutdown,
+    };
+    Ok((context, ended))
 }
 
 /// The daemon directory: ours, and nobody else's to write to.
@@ -385,16 +454,21 @@ async fn take_lock(paths: &Paths) -> Result<FileLock, BootError> {
 }
 
 fn ensure_small_files(paths: &Paths) -> Result<(), BootError> {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let version = paths.schema_version_file();
-    replace(&version, format!("{LAYOUT_VERSION}\n").as_bytes(), file::PUBLIC)?;
-    let path = paths.local_token_file();
-    let token =
-        zeroize::Zeroizing::new(format!("{}\n", URL_SAFE_NO_PAD.encode(random::bytes::<32>())));
-    file::create_if_absent(&path, token.as_bytes(), file::SECRET)
-        .map(drop)
-        .map_err(|source| BootError::File { path, source })
+    replace(&version, format!("{LAYOUT_VERSION}\n").as_bytes(), file::PUBLIC)
+}
+
+/// The listeners for SDKs, when the settings or whoever started the daemon want them. The port file says whether there are
+/// any.
+async fn open_tcp(daemon: &Daemon, asked: Option<bool>) -> Result<Option<api::TcpDoor>, BootError> {
+    let context = daemon.context();
+    let path = context.paths.http_port_file();
+    socket::remove_if_there(&path).map_err(|source| BootError::File { path, source })?;
+    let settings = context.settings.get();
+    if !asked.unwrap_or(settings.ipc.tcp_enabled) {
+        return Ok(None);
+    }
+    Ok(api::TcpDoor::open(&context.paths, settings.ipc.http_port).await)
 }
 
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), BootError> {

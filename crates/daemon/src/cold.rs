@@ -20,7 +20,8 @@ use crate::api::send::{self, Addressed, Letter};
 use crate::api::{Api, Caller, Failure};
 use crate::boot::{dialer_from_env, plain_from_env};
 use crate::home::config::Config;
-use crate::mesh::{ColdLine, Resolved, Terms};
+use crate::hooks;
+use crate::mesh::{ColdLine, Line as _, Resolved, Terms};
 use crate::ops::{self, Limits, Place};
 use crate::outbox::ExistingRow;
 
@@ -192,6 +193,7 @@ impl Place for Cold {
         letter: &Letter,
         addressed: Addressed<ColdLine>,
     ) -> Result<SendReply, Failure> {
+        hooks::without_daemon(addressed.mesh().slug()).await?;
         send::accept(self, caller, letter, addressed).await
     }
 }

@@ -8,8 +8,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::events::EventBus;
+use crate::identity::Identity;
 use crate::inbox::Inbox;
+use crate::local_token::LocalTokens;
+use crate::metrics::Figures;
 use crate::outbox::Outbox;
+use crate::resources::Resources;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 
@@ -28,6 +32,14 @@ pub struct Context {
     pub events: EventBus,
     /// The registered sessions.
     pub sessions: Sessions,
+    /// Keys that were ours, and those that are to be.
+    pub identity: Identity,
+    /// What the process itself uses.
+    pub(crate) resources: Arc<Resources>,
+    /// What is counted.
+    pub(crate) figures: Figures,
+    /// What proves a client's right on TCP.
+    pub(crate) local_token: Arc<LocalTokens>,
     /// Every task of the daemon.
     pub tasks: TaskTracker,
     /// Cancelled when the daemon stops taking work.

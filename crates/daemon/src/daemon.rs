@@ -14,14 +14,13 @@ use crate::blocking;
 use crate::context::Context;
 use crate::events::Event;
 use crate::home::config::{Config, ConfigError};
+use crate::hooks::{Hooks, UnusableHooks};
 use crate::inbox::Answerer;
 use crate::log::LevelHandle;
 use crate::mesh::{MeshHandle, Meshes, Via};
 use crate::pressure::{Level, Pressure};
-use crate::sessions::{
-    NewSession, Opening, RegisterError, Registered, Session, SessionLimits, TokenHash,
-};
-use crate::settings::{Settings, SettingsError};
+use crate::sessions::{NewSession, Opening, RegisterError, Registered, Session, TokenHash};
+use crate::settings::{Changes, Settings, SettingsError};
 
 /// How long what was on its way to a session that has ended may take to be stored.
 const LAST_ARRIVALS: Duration = Duration::from_secs(5);
@@ -49,6 +48,7 @@ struct Shared {
     /// One registration at a time; locked by threads that may block, never by a task.
     registering: Mutex<()>,
     log_level: LevelHandle,
+    hooks: Hooks,
 }
 
 /// What a reload changed.
@@ -58,8 +58,8 @@ pub struct Reloaded {
     pub attached: Vec<String>,
     /// Slugs of meshes detached.
     pub detached: Vec<String>,
-    /// Settings that changed and are fixed until the next start.
-    pub restart_needed: Vec<String>,
+    /// Settings that changed.
+    pub settings: Changes,
 }
 
 /// Why a reload changed nothing.
@@ -72,6 +72,9 @@ pub enum ReloadError {
     /// `config.json`.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// `hooks.toml`.
+    #[error(transparent)]
+    Hooks(#[from] UnusableHooks),
     /// The reading task was lost.
     #[error("the files could not be read")]
     Lost,
@@ -81,6 +84,7 @@ impl Daemon {
     pub(crate) fn new(context: Context, meshes: Meshes, log_level: LevelHandle) -> Self {
         let pressure = Pressure::new(context.paths.daemon_dir().to_owned(), context.events.clone());
         let shared = Shared {
+            hooks: Hooks::new(&context, meshes.clone()),
             pressure,
             meshes,
             started_at: crate::clock::now(),
@@ -98,6 +102,11 @@ impl Daemon {
     /// The shared parts.
     pub fn context(&self) -> &Context {
         &self.shared.context
+    }
+
+    /// The user's hooks.
+    pub fn hooks(&self) -> &Hooks {
+        &self.shared.hooks
     }
 
     /// The attached meshes.
@@ -149,10 +158,10 @@ impl Daemon {
         configured.or_else(|| self.shared.default_mesh.lock().clone())
     }
 
-    /// Reads `config.toml` and `config.json` again and applies what can be applied to a running daemon.
+    /// Reads `config.toml`, `config.json` and the hooks again and applies what can be applied to a running daemon.
     ///
     /// # Errors
-    /// [`ReloadError`]; everything stays as it is then.
+    /// [`ReloadError`]; everything stays as it is then, but for [`ReloadError::Hooks`], after which only the hooks do.
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
         let _one_at_a_time = self.shared.reloading.lock().await;
         let paths = Arc::clone(&self.context().paths);
@@ -163,25 +172,37 @@ impl Daemon {
         })
         .await
         .ok_or(ReloadError::Lost)??;
-        let restart_needed = self.apply_settings(settings);
+        let hooks = self.hooks().read().await;
+        let settings = self.apply_settings(settings);
+        // A mistake in there keeps no mesh from being attached.
+        let hooks = hooks.map(|hooks| self.hooks().install(hooks));
         let (attached, detached) = self.apply_meshes(&config).await;
         self.meshes().reconnect_disabled();
-        Ok(Reloaded { attached, detached, restart_needed })
+        hooks?;
+        Ok(Reloaded { attached, detached, settings })
     }
 
-    fn apply_settings(&self, settings: Settings) -> Vec<String> {
+    fn apply_settings(&self, settings: Settings) -> Changes {
         for key in settings.unknown_keys() {
             tracing::warn!(key, "config_unknown_key");
         }
         let context = self.context();
-        let restart_needed = context.settings.get().changes(&settings).needs_restart;
+        let changes = context.settings.get().changes(&settings);
         self.shared.log_level.set(settings.daemon.log_level);
-        context.sessions.set_limits(SessionLimits {
-            max: settings.sessions.max,
-            unverified_ttl: settings.sessions.unverified_ttl,
-        });
+        crate::live::apply(&settings, context, self.meshes());
         context.settings.set(settings);
-        restart_needed
+        for key in &changes.applied {
+            tracing::info!(key, "setting_applied");
+        }
+        for key in &changes.needs_restart {
+            tracing::warn!(key, "setting_needs_restart");
+        }
+        changes
+    }
+
+    /// Keeps every reload waiting until it is dropped.
+    pub(crate) async fn hold_reloads(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.shared.reloading.lock().await
     }
 
     /// Attaches and detaches so that exactly the joined meshes are attached.

@@ -5,10 +5,11 @@ mod filter;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use claudemesh_crypto::random;
-use claudemesh_ipc::api::EventKind;
+use claudemesh_ipc::api::{EventKind, InboxItem};
 use claudemesh_protocol::limits::{EVENT_QUEUE, EVENT_RING};
 use claudemesh_protocol::{PublicKey, Timestamp};
 use parking_lot::Mutex;
@@ -73,6 +74,15 @@ impl Event {
     }
 }
 
+/// Somebody in this process who hears of everything as it happens, and must not hold it up.
+pub(crate) trait Listener: Send + Sync {
+    /// A message was stored for the first time, whether it is told to sessions now, later or never.
+    fn arrived(&self, item: &InboxItem);
+
+    /// Something is about to be published.
+    fn happened(&self, event: &Event);
+}
+
 /// An event with its place in the stream.
 struct Published {
     seq: u64,
@@ -91,6 +101,9 @@ struct Shared {
     /// Tells the events of this run from those of another.
     boot: String,
     state: Mutex<State>,
+    /// Events that readers were too slow for.
+    dropped: AtomicU64,
+    listener: OnceLock<Box<dyn Listener>>,
 }
 
 struct State {
@@ -126,11 +139,35 @@ impl EventBus {
     pub fn new() -> Self {
         let state = State { next_seq: 1, ring: VecDeque::new(), subscribers: Vec::new() };
         let boot = hex::encode(random::bytes::<4>());
-        Self { shared: Arc::new(Shared { boot, state: Mutex::new(state) }) }
+        let listener = OnceLock::new();
+        Self {
+            shared: Arc::new(Shared {
+                boot,
+                state: Mutex::new(state),
+                dropped: AtomicU64::new(0),
+                listener,
+            }),
+        }
+    }
+
+    /// From now on `listener` hears of everything; the first one stays.
+    pub(crate) fn listen(&self, listener: Box<dyn Listener>) {
+        // Only the hooks listen, once for each daemon.
+        let _ = self.shared.listener.set(listener);
+    }
+
+    /// A message was stored for the first time.
+    pub(crate) fn arrived(&self, item: &InboxItem) {
+        if let Some(listener) = self.shared.listener.get() {
+            listener.arrived(item);
+        }
     }
 
     /// Tells everybody concerned; never blocks on a subscriber.
     pub fn publish(&self, event: Event) {
+        if let Some(listener) = self.shared.listener.get() {
+            listener.happened(&event);
+        }
         let text = render(&event, now());
         let mut state = self.shared.state.lock();
         let seq = state.next_seq;
@@ -142,7 +179,9 @@ impl EventBus {
         state.ring.push_back(Arc::clone(&published));
         state.subscribers.retain(|subscriber| {
             let Some(queue) = subscriber.upgrade() else { return false };
-            queue.offer(&published);
+            if queue.offer(&published) == Offered::InPlaceOfAnother {
+                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            }
             true
         });
     }
@@ -192,6 +231,11 @@ impl EventBus {
         Subscription { queue, boot: self.shared.boot.clone() }
     }
 
+    /// How many events readers were too slow for, since the start.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
     /// How many subscriptions there are.
     pub fn subscribers(&self) -> usize {
         let state = self.shared.state.lock();
@@ -208,22 +252,35 @@ impl EventBus {
     }
 }
 
+/// What became of an event for one subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offered {
+    /// It is not for this one.
+    NotWanted,
+    /// It waits to be read.
+    Queued,
+    /// It waits, and the oldest had to go for it.
+    InPlaceOfAnother,
+}
+
 impl Queue {
-    fn offer(&self, published: &Arc<Published>) {
+    fn offer(&self, published: &Arc<Published>) -> Offered {
         if self.over.is_cancelled() && published.event.kind != EventKind::SessionEnded {
-            return;
+            return Offered::NotWanted;
         }
         let mut waiting = self.waiting.lock();
         if !self.filter.admits(&published.event, &mut waiting.seen) {
-            return;
+            return Offered::NotWanted;
         }
-        if waiting.events.len() == EVENT_QUEUE {
+        let is_full = waiting.events.len() == EVENT_QUEUE;
+        if is_full {
             waiting.events.pop_front();
             waiting.dropped += 1;
         }
         waiting.events.push_back(Arc::clone(published));
         drop(waiting);
         self.ready.notify_one();
+        if is_full { Offered::InPlaceOfAnother } else { Offered::Queued }
     }
 }
 

@@ -2,11 +2,13 @@
 
 mod announce;
 mod digest;
+mod fit;
 mod insert;
 mod line;
 mod list;
 mod mark;
 mod prune;
+mod rekey;
 mod row;
 mod search;
 mod settle;
@@ -105,6 +107,11 @@ impl Inbox {
     /// The database, for size measurements.
     pub fn database(&self) -> &Database {
         &self.db
+    }
+
+    /// Other age from which group messages are only counted.
+    pub fn set_digest_after(&self, age: Duration) {
+        self.digests.set_late_after(age);
     }
 
     /// Finishes what was submitted and closes the database.

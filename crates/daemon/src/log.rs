@@ -92,7 +92,8 @@ impl Write for Sink {
     }
 }
 
-struct Rotating {
+/// A file of lines that begins anew at 10 MiB, with five old ones beside it; nobody else can read them.
+pub(crate) struct Rotating {
     path: PathBuf,
     file: File,
     bytes: u64,
@@ -100,6 +101,13 @@ struct Rotating {
 }
 
 impl Rotating {
+    /// A file beside the log, which goes to no terminal.
+    pub(crate) fn quiet(path: &Path) -> io::Result<Self> {
+        let file = append_to(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, bytes, copies_to_stderr: false })
+    }
+
     fn open(path: &Path) -> io::Result<Self> {
         let file = append_to(path)?;
         let bytes = file.metadata()?.len();
@@ -107,7 +115,8 @@ impl Rotating {
         Ok(Self { path: path.to_owned(), file, bytes, copies_to_stderr })
     }
 
-    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+    /// Appends a line, which ends with a line feed.
+    pub(crate) fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
         if self.copies_to_stderr {
             // Nobody may be reading it any more; the file has the line.
             let _ = io::stderr().lock().write_all(line);

@@ -32,6 +32,7 @@ use crate::storage::{self, Causes, Columns as _, StorageError, UnusableDatabase}
 pub const MIGRATIONS: &[Migration] = &[
     Migration::new("0001_outbox.sql", include_str!("outbox/schema.sql")),
     Migration::new("0002_answer.sql", include_str!("outbox/answer.sql")),
+    Migration::new("0003_sealed_by.sql", include_str!("outbox/sealed_by.sql")),
 ];
 
 /// Wait before a row that was in flight at a crash is sent again (daemon spec §11.6).
@@ -240,7 +241,7 @@ impl Outbox {
     ) -> Result<(), StorageError> {
         let (id, code) = (id.to_owned(), code.to_owned());
         let sql = "UPDATE outbox SET status='pending', attempts=attempts+1, next_attempt_at=$2, nonce=$3, \
-                   ciphertext=$4, body_version=$5, content_key=$6, key_epoch=$7, last_error_code=$8 \
+                   ciphertext=$4, body_version=$5, content_key=$6, key_epoch=$7, last_error_code=$8, sealed_by=$9 \
                    WHERE id=$1 AND status='inflight' RETURNING mesh";
         let mesh: Option<String> = self
             .write(move |conn| {
@@ -253,13 +254,38 @@ impl Outbox {
                         .bind(i64::from(body.body_version))
                         .bind(body.content_key.as_deref().map(Vec::as_slice).map(<[u8]>::to_vec))
                         .bind(body.key_epoch.map(i64::from))
-                        .bind(code);
+                        .bind(code)
+                        .bind(body.sealed_by.map(PublicKey::to_hex));
                     Ok(query.fetch_optional(conn).await?)
                 })
             })
             .await?;
         self.wake_option(mesh.as_deref());
         Ok(())
+    }
+
+    /// The same direct message, sealed by the key that its sender has now; it stays in flight. The id and the fingerprint stay,
+    /// so that a broker that has the older form knows it.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn rekeyed(&self, id: &str, body: &SealedBody) -> Result<(), StorageError> {
+        let sql = "UPDATE outbox SET nonce=$2, ciphertext=$3, sealed_by=$4 \
+                   WHERE id=$1 AND status='inflight'";
+        let (id, body) = (id.to_owned(), body.clone());
+        self.write(move |conn| {
+            Box::pin(async move {
+                sqlx::query(sql)
+                    .bind(id)
+                    .bind(body.nonce)
+                    .bind(body.ciphertext)
+                    .bind(body.sealed_by.map(PublicKey::to_hex))
+                    .execute(conn)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// The connection of a sender is open again: what failed because the last one broke, or died without a word, waits no
@@ -402,6 +428,17 @@ impl Outbox {
         Ok(counts)
     }
 
+    /// When the oldest waiting row of a mesh was accepted.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn oldest_pending(&self, mesh: &str) -> Result<Option<Timestamp>, StorageError> {
+        let sql = "SELECT min(enqueued_at) FROM outbox WHERE mesh=$1 AND status='pending'";
+        let oldest: Option<i64> =
+            sqlx::query_scalar(sql).bind(mesh).fetch_one(self.shared.db.reader()).await?;
+        Ok(oldest.map(Timestamp::from_millis))
+    }
+
     /// Rows pending or in flight, over all meshes.
     pub fn open_rows(&self) -> u64 {
         u64::try_from(self.shared.open_rows.load(Ordering::Relaxed)).unwrap_or(0)
@@ -505,9 +542,9 @@ async fn insert_row(
     let sql = "INSERT INTO outbox (id, client_message_id, request_fingerprint, mesh, to_raw, \
                destination_kind, target_spec, channel, priority, payload, meta, reply_to_id, mentions, \
                nonce, ciphertext, body_version, content_key, key_epoch, sender_session_pubkey, hops, \
-               enqueued_at, expires_at, next_attempt_at, status) \
+               enqueued_at, expires_at, next_attempt_at, status, sealed_by) \
                VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,\
-               $21,'pending')";
+               $21,'pending',$23)";
     let mentions = (!new.mentions.is_empty())
         .then(|| serde_json::to_string(&new.mentions).unwrap_or_default());
     let content_key: Option<&[u8]> = new.body.content_key.as_deref().map(Vec::as_slice);
@@ -534,6 +571,7 @@ async fn insert_row(
         .bind(i64::from(new.hops))
         .bind(new.enqueued_at.as_millis())
         .bind(new.expires_at.as_millis())
+        .bind(new.body.sealed_by.map(PublicKey::to_hex))
         .execute(conn)
         .await?;
     Ok(())

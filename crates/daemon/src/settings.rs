@@ -251,6 +251,9 @@ mod tests {
     use std::time::Duration;
 
     use claudemesh_protocol::ops::Family;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
 
     use super::*;
 
@@ -308,5 +311,81 @@ mod tests {
         );
         assert_eq!(changes.needs_restart, ["ipc.tcp_enabled", "outbox.max_pages"]);
         assert_eq!(new.changes(&new), Changes::default());
+    }
+    fn value() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<i64>().prop_map(|number| number.to_string()),
+            any::<f64>().prop_map(|number| number.to_string()),
+            any::<bool>().prop_map(|is_on| is_on.to_string()),
+            "[0-9]{0,20}(ms|s|m|h|d|y)".prop_map(|text| format!("{text:?}")),
+            "\\PC{0,12}".prop_map(|text| toml::Value::String(text).to_string()),
+            Just("[]".to_owned()),
+            Just("[1000, \"x\", {}]".to_owned()),
+        ]
+    }
+
+    fn document() -> impl Strategy<Value = String> {
+        let tables = [
+            "daemon",
+            "ipc",
+            "outbox",
+            "inbox",
+            "disk",
+            "reconnect",
+            "watchdog",
+            "sessions",
+            "ambient",
+            "hooks",
+            "crypto",
+            "clone",
+            "features",
+            "capabilities",
+            "metrics",
+            "weather",
+        ];
+        let keys = [
+            "log_level",
+            "http_port",
+            "max_inflight",
+            "max_bytes",
+            "retention_days",
+            "digest_after",
+            "reserved_bytes",
+            "schedule_ms",
+            "min_wait",
+            "ping_interval",
+            "max",
+            "unverified_ttl",
+            "register",
+            "enabled",
+            "concurrency",
+            "default_timeout",
+            "key_grace_period",
+            "max_archived_keys",
+            "policy",
+            "id_override",
+            "require",
+            "strict",
+            "state",
+            "prometheus",
+        ];
+        let line =
+            (select(keys.to_vec()), value()).prop_map(|(key, value)| format!("{key} = {value}"));
+        let table = (select(tables.to_vec()), vec(line, 0..4))
+            .prop_map(|(name, lines)| format!("[{name}]\n{}\n", lines.join("\n")));
+        vec(table, 0..5).prop_map(|tables| tables.concat())
+    }
+
+    proptest! {
+        /// Daemon spec §3 Accept 1: any TOML document either loads or is refused with file:line; no panic.
+        #[test]
+        fn any_document_loads_or_is_refused_with_its_line(text in prop_oneof![document(), "\\PC{0,80}"]) {
+            if let Err(error) = parse(&text) {
+                let error = error.to_string();
+                let place = error.strip_prefix("config.toml:").and_then(|rest| rest.split_once(':'));
+                let line: usize = place.unwrap().0.parse().unwrap();
+                prop_assert!(line >= 1 && line <= text.lines().count().max(1), "{error}\n{text}");
+            }
+        }
     }
 }

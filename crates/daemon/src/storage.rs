@@ -67,7 +67,7 @@ impl fmt::Display for Causes<'_> {
 #[non_exhaustive]
 pub enum UnusableDatabase {
     /// It is damaged.
-    #[error("the database {} is damaged: {reason}", .path.display())]
+    #[error("the database {} is damaged: {reason}; see claudemesh daemon recover", .path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,

@@ -1,16 +1,19 @@
 //! The daemon's periodic work: the end of sessions, retention, the disk.
 
+mod mcp_logs;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use claudemesh_ipc::api::MeshStatus;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::Daemon;
 use crate::home::file::FileLock;
 use crate::inbox::Retention;
 use crate::outbox::operator::COMPACT_AFTER;
+use crate::resources::Usage;
 use crate::sessions::{EndedSessions, SWEEP_INTERVAL};
 
 /// Period of pruning (daemon spec §13.5).
@@ -27,22 +30,24 @@ const LOCK_LOST: u8 = 1;
 /// Ticks of a period, the first at once, until the daemon stops; what was missed meanwhile is not made up for.
 struct Ticks {
     stopping: CancellationToken,
-    interval: Interval,
+    period: Duration,
+    due: Instant,
 }
 
 impl Ticks {
     fn of(daemon: &Daemon, period: Duration) -> Self {
-        let mut interval = interval(period);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { stopping: daemon.stopping(), interval }
+        Self { stopping: daemon.stopping(), period, due: Instant::now() }
     }
 
-    /// `None` once the daemon stops.
+    /// `None` once the daemon stops. Dropping the future loses no tick.
     async fn next(&mut self) -> Option<()> {
         tokio::select! {
             biased;
             () = self.stopping.cancelled() => None,
-            _ = self.interval.tick() => Some(()),
+            () = sleep_until(self.due) => {
+                self.due = crate::clock::next_tick(self.period);
+                Some(())
+            }
         }
     }
 }
@@ -63,6 +68,7 @@ pub(crate) async fn reap_sessions(daemon: Daemon, mut ended: EndedSessions) {
         // Also after a single end: by now the token may belong to another process.
         for hash in sessions.dead(crate::clock::now()) {
             if let Some(session) = daemon.end_session(hash, "process_ended") {
+                daemon.context().figures.session_reaped("process_ended");
                 tracing::info!(
                     session_id = session.session_id,
                     mesh = session.mesh,
@@ -122,6 +128,18 @@ pub(crate) async fn watch_pressure(daemon: Daemon) {
     }
 }
 
+/// Looks every 15 s whether the process grows towards its limits (daemon spec §1.5).
+pub(crate) async fn watch_resources(daemon: Daemon) {
+    let mut ticks = Ticks::of(&daemon, SWEEP_INTERVAL);
+    while ticks.next().await.is_some() {
+        let looked = crate::blocking::run(Usage::now).await;
+        // A system that does not tell has no limits to keep.
+        if let Some(Some(usage)) = looked {
+            daemon.context().resources.note(usage);
+        }
+    }
+}
+
 fn exit_when_all_disabled(daemon: &Daemon) {
     let meshes = daemon.meshes().all();
     let is_asked = daemon.context().settings.get().daemon.exit_when_all_disabled;
@@ -160,6 +178,10 @@ async fn prune_once(daemon: &Daemon) -> Result<(), crate::storage::StorageError>
     context.outbox.compact(COMPACT_AFTER, now).await?;
     let needed = daemon.keys_in_use().await?;
     let store = context.sessions.key_store().clone();
+    let dir = context.paths.daemon_dir().to_owned();
+    if crate::blocking::run(move || mcp_logs::prune(&dir)).await.is_none() {
+        tracing::warn!(error = "the pruning panicked", "mcp_logs_not_pruned");
+    }
     let pruned = crate::blocking::run(move || store.prune(|_, key| needed.contains(key)));
     match pruned.await {
         Some(Ok(0)) => {}

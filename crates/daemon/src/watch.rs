@@ -50,7 +50,7 @@ pub(crate) async fn config(daemon: Daemon, seen: Seen) {
         tokio::select! {
             biased;
             () = changed(notices.as_ref()) => tokio::time::sleep(SETTLE).await,
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = tokio::time::sleep_until(crate::clock::next_tick(LOOK_INTERVAL)) => {}
             () = stopping.cancelled() => return,
         }
         let stamp = Stamp::of(&path);

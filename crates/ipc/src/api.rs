@@ -1,6 +1,9 @@
 //! Types of the local API, by family; names are those on the wire (daemon spec §9.7).
 
+pub mod admin;
 pub mod event;
+pub mod hooks;
+pub mod identity;
 pub mod inbox;
 pub mod outbox;
 pub mod peer;
@@ -25,7 +28,7 @@ pub use system::{Health, MeshHealth, MeshStatus, OpReply, ProfileReply, ProfileR
 /// Version of the API; a daemon with another one is not used (daemon spec §9.6).
 pub const IPC_API: &str = "v1";
 /// Counts additions within [`IPC_API`].
-pub const IPC_MINOR: u32 = 2;
+pub const IPC_MINOR: u32 = 3;
 
 /// Session token header next to `Authorization` (daemon spec §8.2).
 pub const SESSION_HEADER: &str = "x-claudemesh-session";

@@ -29,6 +29,9 @@ pub use self::stand_in::StandIn;
 pub use self::stream::Opener;
 use self::stream::{Road, Stream};
 
+mod admin;
+mod hooks;
+mod identity;
 mod outbox;
 mod query;
 mod stand_in;
@@ -132,6 +135,14 @@ impl Client {
         }
     }
 
+    /// `GET /v1/compat`.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub async fn compat(&self) -> Result<api::system::Compat, IpcError> {
+        self.get("/v1/compat", &()).await
+    }
+
     /// `GET /v1/health`.
     ///
     /// # Errors
@@ -157,6 +168,17 @@ impl Client {
             return stand_in.send(request).await;
         }
         self.post("/v1/send", request).await
+    }
+
+    /// `POST /v1/broadcast`.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn broadcast(
+        &self,
+        request: &api::send::BroadcastRequest,
+    ) -> Result<api::SendReply, IpcError> {
+        self.post("/v1/broadcast", request).await
     }
 
     /// `GET /v1/inbox`.
@@ -370,23 +392,6 @@ impl Client {
         self.call(Method::DELETE, "/v1/sessions/me", None::<&()>).await
     }
 
-    /// `POST /v1/admin/reload`.
-    ///
-    /// # Errors
-    /// [`IpcError`].
-    pub async fn reload(&self) -> Result<api::system::ReloadReply, IpcError> {
-        self.post("/v1/admin/reload", &Map::new()).await
-    }
-
-    /// `POST /v1/admin/shutdown`: the daemon answers, then stops.
-    ///
-    /// # Errors
-    /// [`IpcError`].
-    pub async fn shutdown(&self) -> Result<(), IpcError> {
-        let _: Value = self.post("/v1/admin/shutdown", &Map::new()).await?;
-        Ok(())
-    }
-
     /// `GET /v1/events`; with `last_event_id` what was missed comes first, or a `lagged` event.
     ///
     /// # Errors
@@ -454,7 +459,9 @@ impl Client {
         };
         let deadline = Instant::now() + self.patience;
         loop {
-            let answer = self.exchange(self.request(method.clone(), path, body.clone())?).await;
+            let request = self.request(method.clone(), path, body.clone())?;
+            // Whoever calls holds the future of every call it might make.
+            let answer = Box::pin(self.exchange(request)).await;
             let is_unknown =
                 answer.as_ref().is_err_and(|error| error.is(ErrorCode::UnknownSession));
             if !is_unknown || self.token.is_none() || Instant::now() >= deadline {
@@ -468,6 +475,11 @@ impl Client {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<T, IpcError> {
+        let body = self.fetch(request).await?;
+        serde_json::from_slice(&body).map_err(|error| IpcError::Malformed(error.to_string()))
+    }
+
+    async fn fetch(&self, request: Request<Full<Bytes>>) -> Result<Bytes, IpcError> {
         let exchange = async {
             let (mut sender, connection) = self.connect().await?;
             let mut connection = pin!(connection);
@@ -478,7 +490,7 @@ impl Client {
             if !status.is_success() {
                 return Err(refusal(status.as_u16(), retry_after, &body));
             }
-            serde_json::from_slice(&body).map_err(|error| IpcError::Malformed(error.to_string()))
+            Ok(body)
         };
         within(self.timeout, exchange).await
     }

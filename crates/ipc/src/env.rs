@@ -49,6 +49,23 @@ pub const FAILPOINTS: &str = "CLAUDEMESH_FAILPOINTS";
 /// Per-user runtime directory of the system, for a socket whose usual path is too long (daemon spec §9.1).
 pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 
+/// Configuration directory of the user's other programs; systemd looks for units there (CLI spec §6.2).
+pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+/// Where a service manager that started us waits to hear that we serve (daemon spec §21).
+pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Set on build servers; `0` and `false` say that this is none (daemon spec §4.2).
+pub const CI: &str = "CI";
+/// Each of them stands for a build server (daemon spec §4.2).
+pub const CI_VARIABLES: [&str; 6] =
+    [CI, "GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "CIRCLECI", "JENKINS_URL"];
+/// Set inside Kubernetes, which counts as a container (daemon spec §4.2).
+pub const KUBERNETES_SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
+/// `1`: this is a container (daemon spec §4.2).
+pub const CONTAINER: &str = "CONTAINER";
+/// Set inside a pod of RunPod, which counts as a container (daemon spec §4.2).
+pub const RUNPOD_POD_ID: &str = "RUNPOD_POD_ID";
+
 /// The value of `name`, when set, not empty and UTF-8.
 pub fn text(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

@@ -155,6 +155,16 @@ impl Paths {
         self.daemon.join("sock.path")
     }
 
+    /// The user's hooks (daemon spec §16.1).
+    pub fn hooks_dir(&self) -> PathBuf {
+        self.daemon.join("hooks")
+    }
+
+    /// One line for each run of a hook (daemon spec §16.8).
+    pub fn hooks_audit_file(&self) -> PathBuf {
+        self.daemon.join("hooks-audit.jsonl")
+    }
+
     /// The daemon's log.
     pub fn log_file(&self) -> PathBuf {
         self.daemon.join("daemon.log")
@@ -173,6 +183,11 @@ impl Paths {
     /// The session registry.
     pub fn sessions_file(&self) -> PathBuf {
         self.daemon.join("sessions.json")
+    }
+
+    /// The port of the TCP listener, as text; there only while it listens.
+    pub fn http_port_file(&self) -> PathBuf {
+        self.daemon.join("http.port")
     }
 
     /// Bearer of the TCP listener.

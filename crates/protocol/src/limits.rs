@@ -274,6 +274,13 @@ pub const IPC_HTTP_PORT: u16 = 47_823;
 pub const IPC_HEADER_MAX_BYTES: usize = 16 * 1024;
 /// Time in which the header of a request must have come (daemon spec §9.1).
 pub const IPC_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// TCP connections to the local API at once: anybody on the machine can open one (daemon spec §9.1).
+pub const IPC_TCP_CONNECTIONS: usize = 128;
+/// Items of one page of the inbox or of a search, in bytes of JSON: well below what a client takes as one answer
+/// (daemon spec §9.5, §13.7).
+pub const INBOX_PAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Period of the daemon's periodic looks at itself (daemon spec §1.3).
+pub const DAEMON_TICK: Duration = Duration::from_secs(15);
 /// How long a local token that was replaced is still taken (daemon spec §20.1).
 pub const LOCAL_TOKEN_GRACE: Duration = Duration::from_mins(1);
 /// Memory of the daemon's service unit, in bytes; the daemon warns at 80 % (daemon spec §1.5).
@@ -307,15 +314,34 @@ pub const HOOK_TOKEN_CALLS: u32 = 20;
 pub const HOOK_REPLIES_PER_MINUTE: u32 = 6;
 /// How long a hook that replied too often to one sender stays silent to it (daemon spec §16.5).
 pub const HOOK_MUTE: Duration = Duration::from_mins(10);
+/// Largest output a hook may ask to be kept, in bytes, of either stream: memory, eight times two of them.
+pub const HOOK_SECTION_OUTPUT_MAX_BYTES: usize = 1_048_576;
+/// Time between the asking and the ending of a hook's processes when the daemon stops (daemon spec §16.5).
+pub const HOOK_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// Messages remembered so that each fires its hooks once, whichever of our keys it comes to (daemon spec §16.1).
+pub const HOOK_EVENTS_REMEMBERED: usize = 4_096;
+/// How long a mesh is without its connection before hooks hear of it (daemon spec §16.1).
+pub const HOOK_OUTAGE: Duration = Duration::from_secs(5);
+/// Longest reason of a hook that refuses a message, in characters (daemon spec §16.6).
+pub const HOOK_REASON_MAX_CHARS: usize = 300;
+/// Pairs of hook and sender whose replies are counted at once; bounds memory (daemon spec §16.5).
+pub const HOOK_PAIRS_MAX: usize = 4_096;
 
 /// How long mail for a former key can still be read (daemon spec §19.2).
 pub const KEY_GRACE: Duration = Duration::from_hours(7 * 24);
 /// The most an operator may make of [`KEY_GRACE`] (daemon spec §19.2).
 pub const KEY_GRACE_MAX: Duration = Duration::from_hours(30 * 24);
+/// Epochs of a topic's key that a broker keeps side by side, the present one included (wire spec §2.10).
+pub const KEY_EPOCHS_MAX: u64 = 8;
 /// Former keys kept of each mesh (daemon spec §19.2).
 pub const ARCHIVED_KEYS_MAX: usize = 8;
-/// Characters of a passphrase, at least (daemon spec §20.2).
-pub const PASSPHRASE_MIN_CHARS: usize = 12;
+/// A backup file, in bytes: it is made and read in memory, several times over. Keys and settings are far below; an
+/// inbox that is larger stays out (daemon spec §20.2).
+pub const BACKUP_MAX_BYTES: usize = 256 * 1024 * 1024;
+/// Passes over the memory that the reader of a backup agrees to (daemon spec §20.2).
+pub const BACKUP_PASSES_MAX: u32 = 10;
+/// Bytes of a file that holds a passphrase, of which the first line counts (CLI spec §6.10).
+pub const PASSPHRASE_FILE_MAX_BYTES: usize = 4096;
 /// Time for the API by which a member leaves, of each mesh (daemon spec §20.3).
 pub const UNINSTALL_LEAVE_BUDGET: Duration = Duration::from_secs(5);
 /// How long `install-service` watches for the first connection to a broker (daemon spec §21).

@@ -135,7 +135,7 @@ pub(super) fn multicast(
     }
     let Audience { present, absent } = audience_of(peer, state, reach);
     let mut resolved = Resolved::default();
-    let mut skipped = 0;
+    let (mut skipped, now) = (0, peer.broker.now());
     let mut keys: HashMap<PublicKey, &WrappedKey> = HashMap::new();
     for key in send.wrapped_keys.iter().flatten() {
         // Of several for one member the first counts.
@@ -149,13 +149,21 @@ pub(super) fn multicast(
         if !grants_to_sender(peer, state, receiver.member, Grant::Broadcast) {
             continue;
         }
-        let Some(member_key) = state.member(receiver.member).and_then(|entry| entry.member.pubkey)
+        let Some((entry, member_key)) =
+            state.member(receiver.member).and_then(|entry| Some((entry, entry.member.pubkey?)))
         else {
             continue;
         };
         let wrapped_key = if is_encrypted {
-            let key = keys.get(&member_key).and_then(|key| serde_json::to_string(key).ok());
-            let Some(key) = key else {
+            // Sealed for a key that has changed since: its member opens it for a while.
+            let for_former = || {
+                let former = entry.former_keys.iter().rev();
+                former
+                    .filter(|former| now < former.valid_until)
+                    .find_map(|former| keys.get(&former.key))
+            };
+            let key = keys.get(&member_key).or_else(for_former);
+            let Some(key) = key.and_then(|key| serde_json::to_string(key).ok()) else {
                 skipped += 1;
                 continue;
             };

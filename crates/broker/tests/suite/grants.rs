@@ -166,6 +166,33 @@ async fn what_waits_and_who_is_blocked_follow_the_new_key() {
     assert_eq!(daemon.message(to(&people[0].key)).await["error"], BLOCKED);
 }
 
+/// ROT-1: a group message whose content key was sealed for the old key is handed over as long as that key is reached.
+#[tokio::test]
+async fn a_group_message_sealed_for_the_old_key_is_handed_over_for_a_while() {
+    let world = World::start().await;
+    let mut people = world.mesh_of(&["alice", "bob"]).await;
+    let mut alice = world.daemon(&people[0]).await;
+    let mut daemon = world.daemon(&people[1]).await;
+    let new = KeyPair::generate();
+    assert_eq!(rotate(&world, &mut daemon, &people[1], &new).await["type"], "ack");
+    daemon.close_reason().await;
+    let old = std::mem::replace(&mut people[1].key, new).public();
+    let mut daemon = world.daemon(&people[1]).await;
+    let sealed_for_old = json!({
+        "targetSpec": "*", "bodyVersion": 2,
+        "wrappedKeys": [{"to": old, "nonce": "bm9uY2U=", "key": "a2V5"}],
+    });
+    let ack = alice.message(sealed_for_old.clone()).await;
+    assert!(ack["queued"] == true && ack.get("skipped_no_key").is_none(), "{ack}");
+    let push = daemon.push().await;
+    assert_eq!(push["wrappedKey"]["to"], json!(old));
+    daemon.confirm(&push).await;
+    world.pass(8 * DAY.as_secs());
+    let mut alice = world.daemon(&people[0]).await;
+    let _daemon = world.daemon(&people[1]).await;
+    assert_eq!(alice.message(sealed_for_old).await["skipped_no_key"], 1);
+}
+
 #[tokio::test]
 async fn a_rotation_needs_both_keys_and_the_members_own_connection() {
     let world = World::start().await;

@@ -271,11 +271,7 @@ fn the_error_catalogue() {
             "mesh: missing <verb>",
             "expected: create, join, list, leave, share, info, stats, ping",
         ),
-        (
-            "daemon bogus",
-            "daemon: unknown verb \"bogus\"",
-            "expected: up, start, down, stop, restart, status, ps, logs, outbox",
-        ),
+        ("daemon bogus", "daemon: unknown verb \"bogus\"", "did you mean: daemon logs"),
         ("mesh lst", "mesh: unknown verb \"lst\"", "did you mean: mesh list"),
         (
             "completions",

@@ -184,6 +184,15 @@ impl Output {
         }
     }
 
+    /// Prints one item of a stream, on one line; false when nobody reads any more.
+    pub(crate) fn item(&self, report: &Report, fields: Fields<'_>) -> bool {
+        let text = match self.json {
+            Some(_) => document::render(&report.document, fields, &self.shape, JsonForm::Lines),
+            None => report.screen.render(self.stdout, WithHint::No),
+        };
+        Self::stream(&text)
+    }
+
     /// Prints a failure; the exit code of the process.
     pub(crate) fn failure(&self, failure: &Failure) -> u8 {
         if let Some(form) = self.json {

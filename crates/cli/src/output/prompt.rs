@@ -1,10 +1,12 @@
 //! Questions. They go to stderr, and only when [`Output::may_prompt`] allows one (CLI spec §1.11, §8.4).
 
+mod hidden;
+
 use std::time::Instant;
 
 use claudemesh_protocol::error::ErrorCode;
 use inquire::ui::{RenderConfig, Styled};
-use inquire::{Confirm, InquireError, Select};
+use inquire::{Confirm, InquireError, Select, Text};
 
 use super::style::cells;
 use super::{Icon, Line, Output, Screen, Token};
@@ -61,6 +63,20 @@ impl Output {
                 .with_help_message(self.stderr.pick_help())
                 .prompt()
         })
+    }
+
+    /// Asks for a line of text; the caller has checked [`Output::may_prompt`].
+    ///
+    /// # Errors
+    /// Cancelled when the person breaks off.
+    pub(crate) fn ask_text(&self, question: &str) -> Outcome<String> {
+        let (about, question) = split_to_fit(question, self.stderr.width);
+        if let Some(about) = about {
+            let mut screen = Screen::new();
+            screen.line(Line::new().indent(0).icon(Icon::Attention).put(Token::Plain, about));
+            self.aside(&screen);
+        }
+        self.ask(|config| Text::new(question).with_render_config(config).prompt())
     }
 
     fn ask<T>(

@@ -75,7 +75,7 @@ pub(crate) async fn run(context: &Context, args: &InboxArgs) -> Outcome<Report> 
     let config = context.config()?;
     let chosen = context.meshes(&config, Several::Aggregate).await?;
     context.admit(chosen.slugs(), None).await?;
-    let client = context.daemon_client().await?.with_timeout(context.budget(TIMEOUT));
+    let client = context.daemon_with("inbox").await?.with_timeout(context.budget(TIMEOUT));
     let mut query = InboxQuery {
         since: since.map(Timestamp::to_iso),
         topic: args.topic.as_ref().map(|topic| topic.trim_start_matches('#').to_owned()),
@@ -151,6 +151,18 @@ pub(super) fn screen(
 }
 
 fn row(screen: &mut Screen, item: &InboxItem, with_mesh: bool, now: Timestamp) {
+    screen.line(head(item, with_mesh, now));
+    let body = match &item.body {
+        Some(body) => sanitized(body),
+        None => "[encrypted]".to_owned(),
+    };
+    for text in body.lines() {
+        screen.line(Line::new().indent(4).put(Token::Plain, text.replace('\t', "    ")));
+    }
+}
+
+/// Who wrote it, where, when.
+pub(super) fn head(item: &InboxItem, with_mesh: bool, now: Timestamp) -> Line {
     let name = claudemesh_protocol::text::sanitized_line(&item.sender_name, NAME_MAX_CHARS);
     let key: String = item.sender_pubkey.chars().take(8).collect();
     let mut line = Line::new();
@@ -169,14 +181,7 @@ fn row(screen: &mut Screen, item: &InboxItem, with_mesh: bool, now: Timestamp) {
             .foreign(Token::Accent, &format!(" {sign}{}", topic.trim_start_matches(['@', '#'])));
     }
     let at = Timestamp::parse_iso(&item.received_at).map(|at| clock(at, now)).unwrap_or_default();
-    screen.line(line.put(Token::Dim, format!(" {at}")).cut());
-    let body = match &item.body {
-        Some(body) => sanitized(body),
-        None => "[encrypted]".to_owned(),
-    };
-    for text in body.lines() {
-        screen.line(Line::new().indent(4).put(Token::Plain, text.replace('\t', "    ")));
-    }
+    line.put(Token::Dim, format!(" {at}")).cut()
 }
 
 /// `HH:MM:SS` today, `Mon HH:MM` within the last seven days, else the date (CLI spec §8.2).
@@ -224,7 +229,7 @@ pub(crate) async fn flush(context: &Context, args: &InboxFlushArgs) -> Outcome<R
         before: before.map(Timestamp::to_iso),
         all: args.all.then_some(true),
     };
-    let client = context.daemon_client().await?;
+    let client = context.daemon_with("inbox").await?;
     let removed = client.inbox_flush(&query).await.map_err(link::failure)?.removed;
     let scope = mesh.unwrap_or_else(|| "all meshes".to_owned());
     let mut screen = Screen::new();
@@ -239,7 +244,7 @@ pub(crate) async fn flush(context: &Context, args: &InboxFlushArgs) -> Outcome<R
 pub(crate) async fn delete(context: &Context, id: &str) -> Outcome<Report> {
     super::status::check_id(&context.spoken, id)?;
     context.admit(&[], Some(id)).await?;
-    let client = context.daemon_client().await?;
+    let client = context.daemon_with("inbox").await?;
     let removed = client.inbox_delete(id).await.map_err(|error| {
         let failure = link::failure(error);
         if failure.code == "not_found" {

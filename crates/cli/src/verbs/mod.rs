@@ -2,11 +2,10 @@
 
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::grammar::args::{
-    Command, DaemonVerb, InboxVerb, MemberVerb, MeshVerb, MessageVerb, PeerVerb,
-};
+use crate::grammar::args::{Command, InboxVerb, MemberVerb, MeshVerb, MessageVerb, PeerVerb};
 use crate::output::{Fields, Report};
 
+pub(crate) mod backup;
 pub(crate) mod broker;
 pub(crate) mod completions;
 pub(crate) mod create;
@@ -24,7 +23,10 @@ pub(crate) mod outbox;
 pub(crate) mod peer;
 pub(crate) mod person;
 pub(crate) mod policy;
+pub(crate) mod restore;
+pub(crate) mod search;
 pub(crate) mod send;
+pub(crate) mod service;
 pub(crate) mod share;
 pub(crate) mod status;
 pub(crate) mod unblock_loop;
@@ -46,15 +48,16 @@ pub(crate) fn fields(command: &Command) -> Fields<'static> {
         Command::Peer(PeerVerb::UnblockLoop(_)) => unblock_loop::FIELDS,
         Command::Member(MemberVerb::List(_)) => member::FIELDS,
         Command::Message(MessageVerb::Send(_)) => send::FIELDS,
-        Command::Message(MessageVerb::Inbox(inbox)) => match inbox.verb {
+        Command::Message(MessageVerb::Inbox(inbox)) => match &inbox.verb {
             None => inbox::FIELDS,
-            Some(_) => inbox::REMOVED_FIELDS,
+            Some(InboxVerb::Search(_)) => search::FIELDS,
+            Some(InboxVerb::Flush(_) | InboxVerb::Delete(_)) => inbox::REMOVED_FIELDS,
         },
         Command::Message(MessageVerb::Status(_)) => status::FIELDS,
         Command::Policy(verb) => policy::fields(verb),
-        Command::Daemon(DaemonVerb::Status) => daemon::STATUS_FIELDS,
-        Command::Daemon(DaemonVerb::Outbox(verb)) => outbox::fields(verb),
-        Command::Daemon(_) => daemon::FIELDS,
+        Command::Daemon(verb) => daemon::fields(verb),
+        Command::Backup(_) => backup::FIELDS,
+        Command::Restore(_) => restore::FIELDS,
         Command::Whoami => whoami::FIELDS,
         Command::Completions(_) | Command::Mcp(_) | Command::Broker(_) => NO_FIELDS,
     }
@@ -77,11 +80,9 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome<Report> 
         Command::Member(MemberVerb::List(args)) => member::run(context, &args).await,
         Command::Message(verb) => Box::pin(message(verb, context)).await,
         Command::Policy(verb) => policy::run(context, &verb).await,
-        Command::Daemon(DaemonVerb::Up(_)) => daemon::up(context).await,
-        Command::Daemon(DaemonVerb::Down) => daemon::down(context).await,
-        Command::Daemon(DaemonVerb::Restart) => daemon::restart(context).await,
-        Command::Daemon(DaemonVerb::Outbox(verb)) => Box::pin(outbox::run(verb, context)).await,
-        Command::Daemon(DaemonVerb::Status | DaemonVerb::Logs(_)) => daemon::status(context).await,
+        Command::Daemon(verb) => Box::pin(daemon::run(verb, context)).await,
+        Command::Backup(args) => Box::pin(backup::run(context, &args)).await,
+        Command::Restore(args) => Box::pin(restore::run(context, &args)).await,
         Command::Whoami => whoami::run(context).await,
         Command::Completions(args) => Ok(completions::run(args.shell)),
         Command::Mcp(_) | Command::Broker(_) => welcome::run(context),
@@ -103,6 +104,7 @@ async fn message(verb: MessageVerb, context: &Context) -> Outcome<Report> {
         MessageVerb::Send(args) => send::run(context, &args).await,
         MessageVerb::Inbox(args) => match &args.verb {
             None => inbox::run(context, &args).await,
+            Some(InboxVerb::Search(search)) => search::run(context, search).await,
             Some(InboxVerb::Flush(flush)) => inbox::flush(context, flush).await,
             Some(InboxVerb::Delete(delete)) => inbox::delete(context, &delete.id).await,
         },

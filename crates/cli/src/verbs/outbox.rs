@@ -83,7 +83,7 @@ async fn list(context: &Context, args: &OutboxListArgs) -> Outcome<Report> {
         (args.aborted, RowStatus::Aborted),
     ];
     let status = chosen.iter().find(|(is_asked, _)| *is_asked).map(|(_, status)| *status);
-    let client = context.daemon_client().await?;
+    let client = context.daemon_with("outbox").await?;
     let mut rows: Vec<OutboxItem> = Vec::new();
     let mut cursor = None;
     let wanted = usize::try_from(args.limit).unwrap_or(usize::MAX);
@@ -113,7 +113,7 @@ async fn list(context: &Context, args: &OutboxListArgs) -> Outcome<Report> {
 }
 
 async fn inspect(context: &Context, id: &str) -> Outcome<Report> {
-    let client = context.daemon_client().await?;
+    let client = context.daemon_with("outbox").await?;
     let reply = client.outbox_row(id).await.map_err(|error| row_failure(id, error))?;
     let row = &reply.row;
     let mut screen = Screen::new();
@@ -178,7 +178,7 @@ async fn requeue(context: &Context, args: &OutboxRequeueArgs) -> Outcome<Report>
         force: args.force,
         aborted_by: None,
     };
-    let client = context.daemon_client().await?;
+    let client = context.daemon_with("outbox").await?;
     let reply =
         client.outbox_requeue(&request).await.map_err(|error| row_failure(&args.id, error))?;
     let mut screen = Screen::new();
@@ -190,7 +190,7 @@ async fn requeue(context: &Context, args: &OutboxRequeueArgs) -> Outcome<Report>
 }
 
 async fn drop_row(context: &Context, id: &str) -> Outcome<Report> {
-    let client = context.daemon_client().await?;
+    let client = context.daemon_with("outbox").await?;
     let reply = client.outbox_drop(id).await.map_err(|error| row_failure(id, error))?;
     let mut screen = Screen::new();
     screen.done(format!("dropped {} (aborted)", reply.aborted_row_id));
@@ -205,7 +205,7 @@ async fn prune(context: &Context, args: &OutboxPruneArgs) -> Outcome<Report> {
         ));
     }
     let request = OutboxPruneRequest { confirm: true, older_than: Some(args.older_than.as_secs()) };
-    let client = context.daemon_client().await?;
+    let client = context.daemon_with("outbox").await?;
     let work = client.outbox_prune(&request);
     let reply = context.out.during("taking old texts out", work).await.map_err(link::failure)?;
     let mut screen = Screen::new();

@@ -1,9 +1,11 @@
 //! The daemon through its verbs, and the auto-spawn (CLI spec §1.15, §3.18).
 
 use std::fmt::Write as _;
+use std::io::BufRead as _;
 use std::os::unix::net::UnixListener;
 
 use crate::home::{Home, kill, two_people, until};
+use crate::sessions::Agent;
 use crate::words::snapshot;
 
 fn pid(home: &Home) -> Option<u64> {
@@ -63,7 +65,7 @@ fn a_stale_socket_is_no_obstacle_and_one_notice_is_printed() {
     assert_eq!(bob.run(&["peers"]).stderr, "");
 }
 
-/// CLI spec §1.15: twenty at once.
+/// CLI spec §1.15: twenty at once. Daemon spec §21 Accept 3.
 #[test]
 fn twenty_verbs_at_once_start_one_daemon() {
     let (_ana, bob) = two_people();
@@ -99,7 +101,7 @@ fn an_unstartable_daemon_is_one_error_with_exit_4() {
     assert!(again.stderr.contains("failed to start a moment ago"), "{again:?}");
 }
 
-/// CLI spec §1.15: a daemon that a service manager owns is waited for and never started by us.
+/// CLI spec §1.15 Accept 5: with a systemd unit installed and stopped: no spawn attempt; after 8 s exit 4.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_stopped_service_is_waited_for_and_not_replaced() {
@@ -124,4 +126,56 @@ fn logs_are_printed_and_missing_ones_said() {
     home.ok(&["daemon", "up"]);
     let log = home.ok(&["daemon", "logs", "--lines", "3"]);
     assert!(log.lines().count() <= 3);
+}
+
+/// Daemon spec §9.1: TCP is off unless asked for, and a restart asks anew.
+#[test]
+fn tcp_is_served_when_asked_for() {
+    let home = Home::new();
+    let port = home.file("daemon/http.port");
+    home.ok(&["daemon", "up"]);
+    assert!(!port.exists());
+    home.ok(&["daemon", "restart", "--tcp"]);
+    let number: u16 = std::fs::read_to_string(&port).unwrap().trim().parse().unwrap();
+    let before = std::fs::read_to_string(home.file("daemon/local-token")).unwrap();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", number)).is_ok());
+    let rotated = home.ok(&["daemon", "rotate-token"]);
+    let after = std::fs::read_to_string(home.file("daemon/local-token")).unwrap();
+    assert!(before != after && !rotated.contains(after.trim()), "{rotated}");
+    std::fs::write(home.file("daemon/config.toml"), "[ipc]\ntcp_enabled = true\n").unwrap();
+    home.ok(&["daemon", "restart", "--no-tcp"]);
+    assert!(!port.exists(), "whoever starts it decides");
+}
+
+/// CLI spec §3.18: one line for each event, as it happens; JSON lines for programs.
+#[test]
+fn events_are_printed_as_they_happen() {
+    let home = Home::new();
+    home.up();
+    let printed = |words: &[&str], number: u8| {
+        let mut command = home.command(words);
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        until("it listens", || {
+            let figures = home.ok(&["daemon", "metrics"]);
+            figures.contains("cm_daemon_sse_streams 1\n")
+        });
+        let agent = Agent::register(&home, number, "builder");
+        let mut line = String::new();
+        std::io::BufReader::new(stdout).read_line(&mut line).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(agent);
+        until("it is gone", || {
+            home.ok(&["daemon", "metrics"]).contains("cm_daemon_sse_streams 0\n")
+        });
+        line
+    };
+    let line = printed(&["daemon", "events", "--kind", "session_registered"], 1);
+    assert!(line.contains("session_registered [home]"), "{line}");
+    assert!(line.contains("display_name=builder"), "{line}");
+    let line = printed(&["daemon", "events", "--mesh", "home", "--json=kind,mesh"], 2);
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(event["schema_version"], "1.0", "{line}");
+    assert_eq!((&event["kind"], &event["mesh"]), (&"session_registered".into(), &"home".into()));
 }

@@ -9,6 +9,8 @@
     reason = "tests fail by panicking"
 )]
 
+mod backup;
+mod care;
 mod chaos;
 mod cold;
 mod daemon;
@@ -16,15 +18,19 @@ mod files;
 mod gallery;
 mod grammar;
 mod home;
+mod hooks;
+mod identity;
 mod invites;
 mod join;
 mod lineup;
 mod machine;
 mod manners;
 mod messages;
+mod negotiation;
 mod operations;
 mod outbox;
 mod policy;
+mod service;
 mod sessions;
 mod status;
 mod unblock_loop;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claudemesh_protocol::invite::PlainHttp;
-use claudemesh_protocol::limits;
 use claudemesh_protocol::wire::{
     Ack, ClientAck, ClientFrame, ErrorFrame, HelloAck, Push, Receipt, Send, ServerFrame,
     StateChange,
@@ -22,57 +21,21 @@ use tokio_util::task::TaskTracker;
 
 use crate::dial::{Dialer, TcpDialer};
 use crate::hello::HelloSource;
-use crate::reaction::{Backoff, DisabledReason, Reaction, Role};
+use crate::reaction::{DisabledReason, Reaction, Role};
 
 mod pending;
 mod socket;
 mod task;
+mod timing;
 
 use socket::Live;
+
+pub use timing::{SharedTiming, Timing};
 
 /// Events waiting for the owner before the socket is no longer read; more than a broker leaves unacknowledged.
 const EVENT_QUEUE: usize = 512;
 /// Frames waiting to be written (daemon spec §6.2).
 const OUTBOUND_FRAMES: usize = 256;
-
-/// Time limits of a connection; the defaults are those of daemon spec §6.2, §6.3, §6.5.
-#[derive(Debug, Clone)]
-pub struct Timing {
-    /// Name resolution, TCP, TLS and HTTP upgrade together.
-    pub connect: Duration,
-    /// Building the handshake.
-    pub build_hello: Duration,
-    /// Handshake sent until `hello_ack`.
-    pub hello_ack: Duration,
-    /// Period of the watchdog.
-    pub ping_interval: Duration,
-    /// Silence after which the socket counts as dead.
-    pub silence_limit: Duration,
-    /// A watchdog this late means that the machine slept.
-    pub suspend_after: Duration,
-    /// How long a frame may wait for room in the outbound queue.
-    pub outbound_blocked: Duration,
-    /// Open time after which the schedule starts over.
-    pub stable_after: Duration,
-    /// The reconnect schedule.
-    pub backoff: Backoff,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            connect: limits::CONNECT_TIMEOUT,
-            build_hello: limits::HELLO_ACK_TIMEOUT,
-            hello_ack: limits::HELLO_ACK_TIMEOUT,
-            ping_interval: limits::PING_INTERVAL,
-            silence_limit: limits::SILENCE_LIMIT,
-            suspend_after: Duration::from_mins(1),
-            outbound_blocked: Duration::from_secs(10),
-            stable_after: limits::RECONNECT_STABLE_AFTER,
-            backoff: Backoff::standard(),
-        }
-    }
-}
 
 /// Everything a connection is opened with.
 pub struct ConnectionOptions {
@@ -86,8 +49,8 @@ pub struct ConnectionOptions {
     pub hello: Arc<dyn HelloSource>,
     /// Opens the byte stream.
     pub dialer: Arc<dyn Dialer>,
-    /// Time limits.
-    pub timing: Timing,
+    /// Time limits, which may change while the connection lives.
+    pub timing: SharedTiming,
     /// Mesh slug, for logs.
     pub mesh: String,
     /// First characters of the session's key, for logs.
@@ -108,7 +71,7 @@ impl ConnectionOptions {
             plain,
             hello,
             dialer: Arc::new(TcpDialer),
-            timing: Timing::default(),
+            timing: SharedTiming::default(),
             mesh: String::new(),
             session: None,
         }
@@ -313,7 +276,7 @@ impl Connection {
             retry_now: Notify::new(),
             nudges: watch::Sender::new(0),
             refusal: Mutex::new(None),
-            outbound_blocked: options.timing.outbound_blocked,
+            outbound_blocked: options.timing.now().outbound_blocked,
         });
         let connection = Self { shared: Arc::clone(&shared), stop: stop.clone() };
         tasks.spawn(task::run(options, shared, events_tx, stop));

@@ -9,7 +9,7 @@ use claudemesh_protocol::wire::{ClientAck, ErrorFrame, ServerFrame, ServerInboun
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -178,7 +178,8 @@ pub(super) async fn run(
 /// What the parts of a socket share with the rest of the connection.
 pub(super) struct Context<'a> {
     pub(super) shared: &'a Shared,
-    pub(super) timing: &'a Timing,
+    /// The limits as they change.
+    pub(super) timing: watch::Receiver<Arc<Timing>>,
     pub(super) stop: &'a CancellationToken,
     pub(super) last_error: &'a Mutex<Option<ErrorFrame>>,
     /// Largest frame the broker may send.
@@ -318,7 +319,8 @@ async fn write_batch(
 
 /// Returns when the socket counts as dead.
 async fn watch(live: &Live, activity: &Activity, context: &Context<'_>) -> Stale {
-    let timing = context.timing;
+    let mut changes = context.timing.clone();
+    let mut timing = Arc::clone(&changes.borrow_and_update());
     let mut nudged = context.shared.nudges.subscribe();
     let mut tick_at = Instant::now() + timing.ping_interval;
     let mut probe: Option<Probe> = None;
@@ -330,6 +332,12 @@ async fn watch(live: &Live, activity: &Activity, context: &Context<'_>) -> Stale
             // Its sender lives as long as the connection.
             _lives = nudged.changed() => {
                 probe.get_or_insert_with(|| Probe::begin(live));
+                continue;
+            }
+            // Its sender lives in the options of the connection.
+            _lives = changes.changed() => {
+                timing = Arc::clone(&changes.borrow_and_update());
+                tick_at = tick_at.min(Instant::now() + timing.ping_interval);
                 continue;
             }
             () = tokio::time::sleep_until(wake_at) => {}

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use super::socket::{self, Context, End, Live, Stale, WebSocket};
-use super::{Close, ConnectionEvent, ConnectionOptions, Shared, Status};
+use super::{Close, ConnectionEvent, ConnectionOptions, Shared, Status, Timing};
 use crate::clock::{self, wall_clock_millis};
 use crate::dial::{DialError, Endpoint, install_tls_provider};
 use crate::hello::HelloContext;
@@ -32,6 +32,8 @@ const ABANDON_WAIT: Duration = Duration::from_millis(500);
 
 struct Attempt<'a> {
     options: &'a ConnectionOptions,
+    /// The limits in force when it began.
+    timing: Arc<Timing>,
     shared: &'a Shared,
     events_tx: &'a mpsc::Sender<ConnectionEvent>,
     stop: &'a CancellationToken,
@@ -56,11 +58,12 @@ pub(super) async fn run(
     events_tx: mpsc::Sender<ConnectionEvent>,
     stop: CancellationToken,
 ) {
-    let mut backoff = options.timing.backoff.clone();
+    let mut backoff = options.timing.now().backoff.clone();
     let mut clock_offset = 0;
     let mut nudged = shared.nudges.subscribe();
     while !stop.is_cancelled() && !events_tx.is_closed() {
         let mut attempt = Attempt {
+            timing: options.timing.now(),
             options: &options,
             shared: &shared,
             events_tx: &events_tx,
@@ -78,7 +81,9 @@ pub(super) async fn run(
         if stop.is_cancelled() {
             break;
         }
-        note_success(&mut backoff, &outcome, options.timing.stable_after);
+        let timing = options.timing.now();
+        backoff.follow(&timing.backoff);
+        note_success(&mut backoff, &outcome, timing.stable_after);
         let next = backoff.next(
             outcome.reaction.unwrap_or_else(|| {
                 reaction(outcome.close.code, &outcome.close.reason, options.role)
@@ -206,7 +211,7 @@ impl Attempt<'_> {
             open_for: None,
             reaction: None,
         };
-        let dialled = tokio::time::timeout(self.options.timing.connect, self.dial()).await;
+        let dialled = tokio::time::timeout(self.timing.connect, self.dial()).await;
         match dialled {
             Err(_) => Err(failed(Close::transport("connect timed out"))),
             Ok(Ok(socket)) => Ok(socket),
@@ -234,7 +239,7 @@ impl Attempt<'_> {
     async fn handshake(&mut self, socket: &mut WebSocket) -> Result<HelloAck, Close> {
         let now = Timestamp::from_millis(wall_clock_millis().saturating_add(self.clock_offset));
         let building = self.options.hello.hello(HelloContext { now });
-        let hello = match tokio::time::timeout(self.options.timing.build_hello, building).await {
+        let hello = match tokio::time::timeout(self.timing.build_hello, building).await {
             Err(_) => return Err(Close::transport("build_hello timed out")),
             Ok(Err(error)) => return Err(Close::transport(error.to_string())),
             Ok(Ok(hello)) => hello,
@@ -250,7 +255,7 @@ impl Attempt<'_> {
             tracing::debug!(mesh, session_pubkey = session, "{prefix}ws_hello_sent");
             self.await_ack(socket).await
         };
-        if let Ok(answer) = tokio::time::timeout(self.options.timing.hello_ack, exchange).await {
+        if let Ok(answer) = tokio::time::timeout(self.timing.hello_ack, exchange).await {
             answer
         } else {
             let Shared { mesh, session, role, .. } = self.shared;
@@ -301,7 +306,7 @@ impl Attempt<'_> {
         let end = if tell(self.events_tx, self.stop, ConnectionEvent::Opened(ack)).await {
             let context = Context {
                 shared: self.shared,
-                timing: &self.options.timing,
+                timing: self.options.timing.subscribe(),
                 stop: self.stop,
                 last_error: &self.last_error,
                 max_inbound_bytes: announced.unwrap_or(limits::MAX_FRAME_BYTES),

@@ -60,7 +60,7 @@ async fn expect(bench: &mut Bench, code: u16, expected: Status, next: Next) {
     }
 }
 
-/// daemon §18 Accept: 1000 `disconnected`: by the schedule.
+/// daemon §18 Accept 1: 1000 `disconnected`: by the schedule.
 #[tokio::test(start_paused = true)]
 async fn a_soft_disconnect_reconnects() {
     for role in [ControlPlane, Session] {
@@ -68,7 +68,7 @@ async fn a_soft_disconnect_reconnects() {
     }
 }
 
-/// daemon §18 Accept: 1000 `session_replaced` by a stranger: 30 s, then doubling to ten minutes.
+/// daemon §18 Accept 1: 1000 `session_replaced` by a stranger: 30 s, then doubling to ten minutes.
 #[tokio::test(start_paused = true)]
 async fn a_session_taken_over_elsewhere_is_contested_ever_slower() {
     let mut bench = Bench::new(Session);
@@ -81,7 +81,7 @@ async fn a_session_taken_over_elsewhere_is_contested_ever_slower() {
     closes(ControlPlane, 1000, "session_replaced", Status::Reconnecting, SCHEDULE).await;
 }
 
-/// daemon §18 Accept: 1001 `shutting down`: first wait 0.25–2 s.
+/// daemon §18 Accept 1: 1001 `shutting down`: first wait 0.25–2 s.
 #[tokio::test(start_paused = true)]
 async fn a_stopping_broker_is_dialled_again_soon() {
     for role in [ControlPlane, Session] {
@@ -90,7 +90,7 @@ async fn a_stopping_broker_is_dialled_again_soon() {
     }
 }
 
-/// daemon §18 Accept: 1006, a transport error: by the schedule.
+/// daemon §18 Accept 1: 1006, a transport error: by the schedule.
 #[tokio::test(start_paused = true)]
 async fn a_lost_connection_reconnects() {
     let mut bench = Bench::new(ControlPlane);
@@ -98,14 +98,14 @@ async fn a_lost_connection_reconnects() {
     expect(&mut bench, 1006, Status::Reconnecting, SCHEDULE).await;
 }
 
-/// daemon §18 Accept: 1008 `capacity`: 30 s.
+/// daemon §18 Accept 1: 1008 `capacity`: 30 s.
 #[tokio::test(start_paused = true)]
 async fn a_full_mesh_is_asked_again_after_thirty_seconds() {
     let wait = Next::In(30 * SECOND, 30 * SECOND);
     closes(ControlPlane, 1008, "capacity", Status::Reconnecting, wait).await;
 }
 
-/// daemon §18 Accept: 1008 `expired`, `ttl_too_long`, `timestamp_skew`, `hello_timeout`: signed again once at once,
+/// daemon §18 Accept 1: 1008 `expired`, `ttl_too_long`, `timestamp_skew`, `hello_timeout`: signed again once at once,
 /// then by the schedule.
 #[tokio::test(start_paused = true)]
 async fn times_that_are_refused_are_signed_again_once_at_once() {
@@ -133,7 +133,7 @@ async fn times_that_are_refused_are_signed_again_once_at_once() {
     }
 }
 
-/// daemon §18 Accept: 1008 for a hello the broker calls wrong: state error, once after 5 s, then every 10 min.
+/// daemon §18 Accept 1: 1008 for a hello the broker calls wrong: state error, once after 5 s, then every 10 min.
 #[tokio::test(start_paused = true)]
 async fn wrong_hellos_are_repeated_once_then_every_ten_minutes() {
     for (role, reason) in [
@@ -152,7 +152,7 @@ async fn wrong_hellos_are_repeated_once_then_every_ten_minutes() {
     }
 }
 
-/// daemon §18 Accept: 1008 `invalid_json`, 1011 `slow_consumer`, `internal`: by the schedule.
+/// daemon §18 Accept 1: 1008 `invalid_json`, 1011 `slow_consumer`, `internal`: by the schedule.
 #[tokio::test(start_paused = true)]
 async fn failures_of_the_exchange_reconnect() {
     for (code, reason) in [(1008, "invalid_json"), (1011, "slow_consumer"), (1011, "internal")] {
@@ -160,7 +160,7 @@ async fn failures_of_the_exchange_reconnect() {
     }
 }
 
-/// daemon §18 Accept: 1008 `unauthorized`, `parent_member_id_mismatch`, and the words of old brokers: disabled, every
+/// daemon §18 Accept 1: 1008 `unauthorized`, `parent_member_id_mismatch`, and the words of old brokers: disabled, every
 /// 10 min.
 #[tokio::test(start_paused = true)]
 async fn strangers_are_disabled_and_ask_every_ten_minutes() {
@@ -176,13 +176,13 @@ async fn strangers_are_disabled_and_ask_every_ten_minutes() {
     }
 }
 
-/// daemon §18 Accept: 1009: by the schedule.
+/// daemon §18 Accept 1: 1009: by the schedule.
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_was_too_big_reconnects() {
     closes(ControlPlane, 1009, "", Status::Reconnecting, SCHEDULE).await;
 }
 
-/// daemon §18 Accept: 4001 `kicked`: a session stops; a control-plane connection takes it for a soft disconnect.
+/// daemon §18 Accept 1: 4001 `kicked`: a session stops; a control-plane connection takes it for a soft disconnect.
 #[tokio::test(start_paused = true)]
 async fn a_kicked_session_stays_away() {
     for reason in ["kicked", "kicked_stale"] {
@@ -192,7 +192,7 @@ async fn a_kicked_session_stays_away() {
     closes(ControlPlane, 4001, "kicked", Status::Reconnecting, SCHEDULE).await;
 }
 
-/// daemon §18 Accept: 4002 `banned`, `revoked`: disabled, one retry every 15 min.
+/// daemon §18 Accept 1: 4002 `banned`, `revoked`: disabled, one retry every 15 min.
 #[tokio::test(start_paused = true)]
 async fn a_revoked_member_asks_every_fifteen_minutes() {
     for role in [ControlPlane, Session] {
@@ -203,7 +203,7 @@ async fn a_revoked_member_asks_every_fifteen_minutes() {
     }
 }
 
-/// daemon §18 Accept: 4003 and 4004: the other machine has the mesh; no automatic retry, but one when asked.
+/// daemon §18 Accept 1: 4003 and 4004: the other machine has the mesh; no automatic retry, but one when asked.
 #[tokio::test(start_paused = true)]
 async fn a_second_machine_with_the_same_key_stands_back() {
     let replaced = Status::Disabled(DisabledReason::Replaced);
@@ -219,7 +219,7 @@ async fn a_second_machine_with_the_same_key_stands_back() {
     bench.open().await;
 }
 
-/// daemon §18 Accept: 4010, and its old split 4011, 4012: every 5 min.
+/// daemon §18 Accept 1: 4010, and its old split 4011, 4012: every 5 min.
 #[tokio::test(start_paused = true)]
 async fn a_missing_feature_is_looked_for_every_five_minutes() {
     for code in [4010, 4011, 4012] {
@@ -229,7 +229,7 @@ async fn a_missing_feature_is_looked_for_every_five_minutes() {
     }
 }
 
-/// daemon §18 Accept: `error unknown_message_type` to `session_hello`: that broker knows no sessions.
+/// daemon §18 Accept 1: `error unknown_message_type` to `session_hello`: that broker knows no sessions.
 #[tokio::test(start_paused = true)]
 async fn an_old_broker_without_sessions_is_left_alone() {
     for code in ["unknown_message_type", "no_hello"] {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use claudemesh_client::dial::{ByteStream, DialError, Endpoint};
 use claudemesh_client::hello::{HelloClock, MemberHello, PresenceInfo, daemon_capabilities};
-use claudemesh_client::{Connection, ConnectionEvent, ConnectionOptions, Dialer, Role, Status};
+use claudemesh_client::{
+    Connection, ConnectionEvent, ConnectionOptions, Dialer, Role, SharedTiming, Status,
+};
 use claudemesh_crypto::KeyPair;
 use claudemesh_protocol::invite::PlainHttp;
 use claudemesh_protocol::{MemberId, MeshId};
@@ -98,6 +100,8 @@ impl AsyncWrite for Held {
 pub struct Bench {
     pub connection: Connection,
     pub events: mpsc::Receiver<ConnectionEvent>,
+    /// The time limits it follows.
+    pub timing: SharedTiming,
     pub tasks: TaskTracker,
     accepted: mpsc::Receiver<DuplexStream>,
     held: Arc<()>,
@@ -139,9 +143,10 @@ impl Bench {
             Arc::new(hello),
         );
         options.dialer = Arc::new(broker);
+        let timing = options.timing.clone();
         let tasks = TaskTracker::new();
         let (connection, events) = Connection::open(options, &tasks, CancellationToken::new());
-        Self { connection, events, tasks, accepted, held, refuse_first, dialled_at }
+        Self { connection, events, timing, tasks, accepted, held, refuse_first, dialled_at }
     }
 
     pub fn dials(&self) -> Vec<Instant> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use claudemesh_client::{ConnectionEvent, DisabledReason, Role, Status};
+use claudemesh_client::{Backoff, ConnectionEvent, DisabledReason, Role, Status, Timing};
 use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
@@ -138,6 +138,30 @@ async fn a_black_hole_is_noticed() {
     );
     drop(hole);
     bench.open().await;
+}
+
+/// Daemon spec §3, column "Live": another watchdog counts for the socket that is open, another schedule for the next waits.
+#[tokio::test(start_paused = true)]
+async fn other_time_limits_are_followed_by_open_connections() {
+    let mut bench = Bench::new(Role::ControlPlane);
+    let hole = bench.open().await;
+    let changed_at = Instant::now();
+    let schedule = vec![Duration::from_millis(40)];
+    bench.timing.set(Timing {
+        ping_interval: Duration::from_secs(3),
+        silence_limit: Duration::from_secs(7),
+        backoff: Backoff::new(schedule, Duration::from_millis(20)),
+        ..Timing::default()
+    });
+    bench.closed().await;
+    let noticed = changed_at.elapsed();
+    assert!(noticed >= Duration::from_secs(7) && noticed <= Duration::from_secs(11), "{noticed:?}");
+    drop(hole);
+    bench.refuse_more(20);
+    for _ in 0..20 {
+        let wait = bench.closed().await.2.unwrap();
+        assert!(wait <= Duration::from_millis(40), "{wait:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

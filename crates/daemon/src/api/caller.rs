@@ -1,4 +1,4 @@
-//! Who asks: the process on the other end of the socket, and the session it speaks for (daemon spec §9.2).
+//! Who asks: what the connection proves, and the session the request speaks for (daemon spec §9.2).
 
 use std::sync::Arc;
 
@@ -10,16 +10,41 @@ use claudemesh_protocol::{ErrorCode, PublicKey};
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use super::failure::Failure;
+use crate::hooks::{Grant, HOOK_SCHEME};
+use crate::local_token::LocalTokens;
 use crate::mesh::Line;
 use crate::sessions::Session;
+
+/// `Authorization` scheme of the local token.
+const BEARER_SCHEME: &str = "Bearer";
+
+/// How the other end is connected, and so how it proves who it is (daemon spec §9.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// The Unix socket: the other end is of our user, and this process, when the system tells.
+    Socket(Option<i32>),
+    /// Loopback TCP: anybody on this machine; the local token proves it.
+    Tcp,
+}
+
+impl Transport {
+    /// The word for figures.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Socket(_) => "uds",
+            Self::Tcp => "tcp",
+        }
+    }
+}
 
 /// The connection a request came on.
 #[derive(Clone)]
 pub(crate) struct Peer {
-    /// Process on the other end, when the system tells.
-    pub(crate) pid: Option<i32>,
+    /// How it is connected.
+    pub(crate) transport: Transport,
     /// Ends the connection.
     pub(crate) close: CancellationToken,
 }
@@ -31,6 +56,8 @@ pub(crate) struct Caller {
     pub(crate) session: Option<Arc<Session>>,
     /// A token came that is not registered: on few routes only, the gate refuses it on all others.
     pub(crate) is_token_unknown: bool,
+    /// What a hook may do, when one asks with its capability token.
+    pub(crate) hook: Option<Arc<Grant>>,
     /// The connection.
     pub(crate) peer: Peer,
 }
@@ -38,8 +65,8 @@ pub(crate) struct Caller {
 impl Caller {
     /// Whoever runs a program of his own, without a session.
     pub(crate) fn person() -> Self {
-        let peer = Peer { pid: None, close: CancellationToken::new() };
-        Self { session: None, is_token_unknown: false, peer }
+        let peer = Peer { transport: Transport::Socket(None), close: CancellationToken::new() };
+        Self { session: None, is_token_unknown: false, hook: None, peer }
     }
 
     /// The session, on routes that need one.
@@ -74,21 +101,54 @@ impl Caller {
     }
 }
 
-/// The session token of a request, from either header; one that is no token is refused.
-pub(crate) fn session_token(headers: &HeaderMap) -> Result<Option<SessionToken>, Failure> {
-    let text = match headers.get(SESSION_HEADER) {
-        Some(value) => value.to_str().ok(),
-        None => match headers.get(AUTHORIZATION).map(|value| value.to_str()) {
-            None => return Ok(None),
-            Some(value) => value
-                .ok()
-                .and_then(|value| value.split_once(' '))
-                .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(SESSION_SCHEME))
-                .map(|(_, token)| token.trim()),
-        },
+/// In whose name a request is made, as its headers show it; nothing is looked up yet.
+pub(super) enum Bearer {
+    /// Nobody's: whoever may use the transport is the person.
+    Person,
+    /// A session's.
+    Session(SessionToken),
+    /// A running hook's, by its capability token.
+    Hook(Zeroizing<String>),
+}
+
+/// What the headers present, after the transport's own proof: TCP needs the local token, and leaves the session's to a header
+/// of its own (daemon spec §8.2, §9.2).
+pub(super) fn bearer(
+    headers: &HeaderMap,
+    transport: Transport,
+    local: &LocalTokens,
+) -> Result<Bearer, Failure> {
+    let authorization = headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+    if transport == Transport::Tcp {
+        check_local_token(authorization, local)?;
+    } else if let Some(token) = authorization.and_then(|value| of_scheme(value, HOOK_SCHEME)) {
+        return Ok(Bearer::Hook(Zeroizing::new(token.to_owned())));
+    }
+    let token = match (headers.get(SESSION_HEADER), authorization) {
+        (Some(value), _) => value.to_str().ok(),
+        (None, Some(value)) if transport != Transport::Tcp => of_scheme(value, SESSION_SCHEME),
+        (None, _) => return Ok(Bearer::Person),
     };
-    let token = text.and_then(|text| SessionToken::parse(text).ok());
-    token.map(Some).ok_or_else(|| {
+    let token = token.and_then(|token| SessionToken::parse(token).ok());
+    token.map(Bearer::Session).ok_or_else(|| {
         Failure::new(ErrorCode::UnknownSession, "the authorization header holds no session token")
     })
+}
+
+fn check_local_token(authorization: Option<&str>, local: &LocalTokens) -> Result<(), Failure> {
+    const HINT: &str = "send the content of the file local-token in the daemon directory";
+    let Some(authorization) = authorization else {
+        let message = "over TCP every request carries the local token";
+        return Err(Failure::new(ErrorCode::MissingToken, message).hint(HINT));
+    };
+    if of_scheme(authorization, BEARER_SCHEME).is_some_and(|token| local.accepts(token)) {
+        return Ok(());
+    }
+    Err(Failure::new(ErrorCode::InvalidToken, "this is not the local token").hint(HINT))
+}
+
+/// What follows the scheme, when it is this one.
+fn of_scheme<'a>(authorization: &'a str, scheme: &str) -> Option<&'a str> {
+    let (found, token) = authorization.split_once(' ')?;
+    found.eq_ignore_ascii_case(scheme).then(|| token.trim())
 }

@@ -13,7 +13,7 @@ use claudemesh_protocol::ErrorCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use tokio::sync::mpsc;
 
-use super::caller::Caller;
+use super::caller::{Caller, Transport};
 use super::failure::Failure;
 use super::slots::Slot;
 use super::{Api, input};
@@ -39,6 +39,11 @@ pub(super) async fn stream(
             ErrorCode::Degraded,
             "the daemon has no space left; no new streams",
         ));
+    }
+    if api.daemon.context().resources.is_short_of_descriptors() {
+        let message = "the daemon has used up its descriptors; no new streams";
+        return Err(Failure::new(ErrorCode::TooManyStreams, message)
+            .retry_after(claudemesh_protocol::limits::DAEMON_TICK));
     }
     let filter = filter_of(&api, &caller, query)?;
     let max_streams = api.daemon.context().settings.get().ipc.max_sse;
@@ -101,6 +106,10 @@ fn filter_of(api: &Api, caller: &Caller, query: EventsQuery) -> Result<Filter, F
             View::Member { mesh: Some(session.mesh.clone()) }
         }
         (Some(EventScope::Member), None) => View::Member { mesh: query.mesh },
+        // Over TCP there is no telling who asks: what is addressed to sessions is theirs.
+        (Some(EventScope::All) | None, None) if caller.peer.transport == Transport::Tcp => {
+            View::Member { mesh: query.mesh }
+        }
         (Some(EventScope::All) | None, None) => View::All { mesh: query.mesh },
     };
     Ok(Filter { view, kinds })
@@ -142,7 +151,7 @@ impl Pump {
             chunk = tokio::select! {
                 biased;
                 event = self.subscription.next() => event.into(),
-                () = tokio::time::sleep(KEEPALIVE) => Bytes::from_static(b": keepalive\n\n"),
+                () = tokio::time::sleep_until(crate::clock::next_tick(KEEPALIVE)) => Bytes::from_static(b": keepalive\n\n"),
                 () = session_ended => return,
                 () = self.chunk_tx.closed() => return,
             };

@@ -3,9 +3,9 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use claudemesh_ipc::api::SESSION_STATE_HEADER;
@@ -17,17 +17,25 @@ use hyper::header::{
     TRANSFER_ENCODING,
 };
 use hyper::{HeaderMap, Method, Uri};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-use super::caller::{Caller, Peer, session_token};
+use super::caller::{Bearer, Caller, Peer, Transport, bearer};
 use super::failure::Failure;
+use super::routes::{Mark, Route};
 use super::slots::Slot;
 use super::{Api, RESERVED_IN_FLIGHT};
 use crate::sessions::TokenHash;
+use crate::settings::IpcSettings;
 
-/// Requests per caller.
+/// Requests per caller, as many as the settings in force allow.
 pub(super) struct Rate {
-    limiter: RwLock<DefaultKeyedRateLimiter<Identity>>,
+    limiter: RwLock<Limiter>,
+}
+
+struct Limiter {
+    per_second: u32,
+    burst: u32,
+    callers: DefaultKeyedRateLimiter<Identity>,
 }
 
 /// Whose requests are counted together.
@@ -35,6 +43,9 @@ pub(super) struct Rate {
 enum Identity {
     Session(TokenHash),
     Process(i32),
+    /// Whoever has the local token.
+    Tcp,
+    /// Whoever says of himself nothing that is true.
     Unknown,
 }
 
@@ -42,29 +53,57 @@ enum Identity {
 const IDENTITIES_MAX: usize = 4_096;
 
 impl Rate {
-    pub(super) fn new(per_second: u32, burst: u32) -> Self {
-        Self { limiter: RwLock::new(limiter(per_second, burst)) }
+    pub(super) fn new(ipc: &IpcSettings) -> Self {
+        Self { limiter: RwLock::new(Limiter::new(ipc)) }
     }
 
-    pub(super) fn set(&self, per_second: u32, burst: u32) {
-        *self.limiter.write() = limiter(per_second, burst);
-    }
-
-    fn check(&self, identity: Identity) -> Result<(), Failure> {
-        let limiter = self.limiter.read();
-        if limiter.len() > IDENTITIES_MAX {
-            limiter.retain_recent();
+    /// Callers begin anew when a reload has changed the rate.
+    fn check(&self, ipc: &IpcSettings, identity: Identity) -> Result<(), Failure> {
+        if !self.limiter.read().is_of(ipc) {
+            *self.limiter.write() = Limiter::new(ipc);
         }
-        limiter.check_key(&identity).map_err(|not_until| {
+        let callers = &self.limiter.read().callers;
+        if callers.len() > IDENTITIES_MAX {
+            callers.retain_recent();
+        }
+        callers.check_key(&identity).map_err(|not_until| {
             Failure::new(ErrorCode::RateLimited, "too many requests")
                 .retry_after(not_until.wait_time_from(DefaultClock::default().now()))
         })
     }
 }
 
-fn limiter(per_second: u32, burst: u32) -> DefaultKeyedRateLimiter<Identity> {
-    let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
-    RateLimiter::keyed(Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst)))
+impl Limiter {
+    fn new(ipc: &IpcSettings) -> Self {
+        let (per_second, burst) = (ipc.rate_per_sec, ipc.rate_burst);
+        let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst));
+        Self { per_second, burst, callers: RateLimiter::keyed(quota) }
+    }
+
+    const fn is_of(&self, ipc: &IpcSettings) -> bool {
+        self.per_second == ipc.rate_per_sec && self.burst == ipc.rate_burst
+    }
+}
+
+/// What a path without a route counts as: whatever a stranger asks for is one series.
+const NO_ROUTE: &str = "unmatched";
+/// Least time between two warnings about wrong local tokens.
+const MISMATCH_EVERY: Duration = Duration::from_mins(1);
+
+/// Wrong local tokens, told once a minute at most.
+#[derive(Default)]
+pub(super) struct Mismatches(Mutex<(u64, Option<Instant>)>);
+
+impl Mismatches {
+    fn note(&self, code: &str) {
+        let mut noted = self.0.lock();
+        noted.0 += 1;
+        if noted.1.is_none_or(|last| last.elapsed() >= MISMATCH_EVERY) {
+            tracing::warn!(code, count = noted.0, "ipc_bearer_mismatch");
+            *noted = (0, Some(Instant::now()));
+        }
+    }
 }
 
 pub(super) async fn gate(
@@ -72,14 +111,18 @@ pub(super) async fn gate(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let began = Instant::now();
     let request_id = crate::ids::next();
+    let transport = request.extensions().get::<Peer>().map(|peer| peer.transport);
     let mut is_token_unknown = false;
-    let admitted = admit(&api, &request);
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let route = Route::of(path);
+    let admitted = admit(&api, &request, route);
     let response = match admitted {
         Err(failure) => failure.into_answer(&request_id),
         Ok((caller, _slot)) => {
             is_token_unknown = caller.is_token_unknown;
-            if let Err(failure) = check_session(&caller, &request) {
+            if let Err(failure) = check_route(&api, &caller, route) {
                 failure.into_answer(&request_id)
             } else {
                 request.extensions_mut().insert(caller);
@@ -87,89 +130,104 @@ pub(super) async fn gate(
             }
         }
     };
-    finish(response, &request_id, is_token_unknown)
+    let response = finish(response, &request_id, is_token_unknown);
+    let endpoint = route.map_or(NO_ROUTE, |route| route.path);
+    let transport = transport.map_or("", Transport::as_str);
+    let figures = &api.daemon.context().figures;
+    // A stream counts until its head is out.
+    figures.answered(endpoint, response.status().as_u16(), transport, began.elapsed());
+    response
 }
 
-fn admit(api: &Arc<Api>, request: &Request) -> Result<(Caller, Slot), Failure> {
+fn admit(
+    api: &Arc<Api>,
+    request: &Request,
+    route: Option<&Route>,
+) -> Result<(Caller, Slot), Failure> {
     check_headers(request.uri(), request.method(), request.headers())?;
     let peer = request
         .extensions()
         .get::<Peer>()
         .cloned()
         .ok_or_else(|| Failure::new(ErrorCode::Internal, "the connection has no peer"))?;
-    let token = session_token(request.headers())?.map(|token| TokenHash::of(&token));
-    let identity = match (token, peer.pid) {
-        (Some(hash), _) => Identity::Session(hash),
-        (None, Some(pid)) => Identity::Process(pid),
-        (None, None) => Identity::Unknown,
+    let context = api.daemon.context();
+    let settings = context.settings.get();
+    let bearer = match bearer(request.headers(), peer.transport, &context.local_token) {
+        Ok(bearer) => bearer,
+        Err(failure) => {
+            if peer.transport == Transport::Tcp {
+                // Whoever guesses is slowed down, and does not slow down those who know.
+                api.rate.check(&settings.ipc, Identity::Unknown)?;
+                api.mismatches.note(failure.code());
+            }
+            return Err(failure);
+        }
     };
-    api.rate.check(identity)?;
+    let token = match &bearer {
+        Bearer::Person | Bearer::Hook(_) => None,
+        Bearer::Session(token) => Some(TokenHash::of(token)),
+    };
+    let identity = match (token, peer.transport) {
+        (Some(hash), _) => Identity::Session(hash),
+        (None, Transport::Socket(Some(pid))) => Identity::Process(pid),
+        (None, Transport::Socket(None)) => Identity::Unknown,
+        (None, Transport::Tcp) => Identity::Tcp,
+    };
+    api.rate.check(&settings.ipc, identity)?;
     if api.daemon.is_stopping() {
         return Err(Failure::new(ErrorCode::ShuttingDown, "the daemon is stopping"));
     }
     // A stream leaves the gate at once; it is counted by its own limit.
-    let slot = if is_exempt(request.uri().path()) {
+    let slot = if route.is_some_and(|route| route.has(Mark::Reserved)) {
         api.reserved.take(RESERVED_IN_FLIGHT)
     } else {
-        api.in_flight.take(api.daemon.context().settings.get().ipc.max_inflight)
+        api.in_flight.take(settings.ipc.max_inflight)
     };
     let slot = slot.ok_or_else(|| {
         Failure::new(ErrorCode::DaemonBusy, "too many requests are in flight")
             .retry_after(Duration::from_secs(1))
     })?;
-    let now = crate::clock::now();
-    let session = token.and_then(|hash| api.daemon.context().sessions.by_token(hash, now));
+    let session = token.and_then(|hash| context.sessions.by_token(hash, crate::clock::now()));
     let is_token_unknown = token.is_some() && session.is_none();
-    Ok((Caller { session, is_token_unknown, peer }, slot))
+    let hook = match &bearer {
+        Bearer::Hook(token) => Some(api.daemon.hooks().admit(token)?),
+        Bearer::Person | Bearer::Session(_) => None,
+    };
+    Ok((Caller { session, is_token_unknown, hook, peer }, slot))
 }
 
-/// What the route asks of the session, before its handler asks for a capability.
-fn check_session(caller: &Caller, request: &Request) -> Result<(), Failure> {
-    let path = request.uri().path();
-    if caller.is_token_unknown && !is_for_anybody(request.method(), path) {
+/// What the route asks of its caller, before its handler asks for a capability. A path without a route is no secret: it is
+/// answered by 404 once the caller is known.
+fn check_route(api: &Api, caller: &Caller, route: Option<&Route>) -> Result<(), Failure> {
+    let is = |mark| route.is_some_and(|route| route.has(mark));
+    if caller.peer.transport == Transport::Tcp && route.is_some() && !is(Mark::OverTcp) {
+        let message = "this is served over the Unix socket only";
+        return Err(Failure::new(ErrorCode::UdsOnly, message));
+    }
+    if caller.hook.is_some() && !is(Mark::ForHooks) {
+        let message = "a hook's token is good for sending only";
+        return Err(Failure::new(ErrorCode::ScopeMissing, message));
+    }
+    if caller.is_token_unknown && !is(Mark::ForAnybody) {
         return Err(unknown_session());
     }
     let is_restricted = caller.session.as_ref().is_some_and(|session| session.caps.is_some());
-    if is_restricted && is_for_the_person(path) {
+    if is_restricted && is(Mark::ForThePerson) {
         let message =
             "a session with a list of capabilities looks after neither the outbox nor the daemon";
         return Err(
             Failure::new(ErrorCode::Forbidden, message).hint("run it outside of this session")
         );
     }
-    Ok(())
-}
-
-/// Routes that no capability names: the outbox holds what siblings and the member wrote, and sends it in their names; the
-/// daemon serves them all.
-fn is_for_the_person(path: &str) -> bool {
-    path == "/v1/outbox" || path.starts_with("/v1/outbox/") || path.starts_with("/v1/admin/")
-}
-
-/// Where it does not matter whose token came: what says nothing about anybody, and how a session becomes known or ends.
-/// Anywhere else a session that the daemon has lost would do what only its member may: it is refused instead of counting
-/// as no session.
-fn is_for_anybody(method: &Method, path: &str) -> bool {
-    match path {
-        "/v1/health"
-        | "/v1/version"
-        | "/v1/compat"
-        | "/v1/metrics"
-        | "/v1/ops"
-        | "/v1/sessions/register" => true,
-        "/v1/sessions/me" => false,
-        // The path names the session by its token.
-        _ => *method == Method::DELETE && path.starts_with("/v1/sessions/"),
+    if let Some(family) = route.and_then(|route| route.family) {
+        crate::ops::need_family(api, family)?;
     }
+    Ok(())
 }
 
 fn unknown_session() -> Failure {
     Failure::new(ErrorCode::UnknownSession, "this session is not registered with the daemon")
         .hint("its MCP server registers it again within seconds; outside of a session, unset CLAUDEMESH_IPC_TOKEN_FILE")
-}
-
-fn is_exempt(path: &str) -> bool {
-    matches!(path, "/v1/health" | "/v1/version" | "/v1/metrics" | "/v1/sessions/status")
 }
 
 /// Order and codes of daemon spec §9.3.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, Path, Request, State};
+use axum::response::Response;
 use claudemesh_ipc::api::inbox::{
     FlushQuery, Removed, SearchPage, SearchQuery, SeenReply, SeenRequest,
 };
@@ -14,7 +15,7 @@ use claudemesh_protocol::limits::RECEIPT_PATH_MAX_CHARS;
 
 use super::caller::Caller;
 use super::failure::Failure;
-use super::{Api, input};
+use super::{Api, input, paging};
 use crate::inbox::{InboxFilter, Scope, SearchFilter, SessionScope, Stamp};
 use crate::mesh::Via;
 use crate::ops::{Place as _, not_attached};
@@ -38,7 +39,7 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Result<Json<InboxPage>, Failure> {
+) -> Result<Response, Failure> {
     let query: InboxQuery = input::query(&request)?;
     let cursor = query.cursor.as_deref();
     let filter = InboxFilter {
@@ -69,7 +70,8 @@ pub(super) async fn list(
     let mut page = context.inbox.list(&scope, &filter).await?;
     let is_seen = query.mark_seen.unwrap_or(true);
     let marked_seen = api.hand_over(&caller, &scope, &mut page.items, is_seen).await?;
-    Ok(Json(InboxPage { items: page.items, marked_seen, next_cursor: page.next_cursor }))
+    let page = InboxPage { items: page.items, marked_seen, next_cursor: page.next_cursor };
+    Ok(paging::answer(request.uri(), &page))
 }
 
 pub(super) async fn seen(
@@ -112,7 +114,7 @@ pub(super) async fn search(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Result<Json<SearchPage>, Failure> {
+) -> Result<Response, Failure> {
     let query: SearchQuery = input::query(&request)?;
     if query.q.trim().is_empty() || query.q.chars().count() > SEARCH_MAX_CHARS {
         let message = format!("\"q\" has 1 to {SEARCH_MAX_CHARS} characters");
@@ -139,7 +141,7 @@ pub(super) async fn search(
     };
     let found = inbox.search(&api.scope(&caller)?, &filter).await?;
     let next_cursor = found.next.map(|seq| seq.to_string());
-    Ok(Json(SearchPage { items: found.items, next_cursor }))
+    Ok(paging::answer(request.uri(), &SearchPage { items: found.items, next_cursor }))
 }
 
 pub(super) async fn flush(

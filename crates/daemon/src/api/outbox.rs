@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, Path, Request, State};
+use axum::response::Response;
 use claudemesh_ipc::api::{
-    DropReply, DropRequest, OutboxItem, OutboxPage, OutboxPruneReply, OutboxPruneRequest,
-    OutboxQuery, OutboxRowReply, RequeueReply, RequeueRequest, RowStatus,
+    DropReply, DropRequest, OutboxItem, OutboxPruneReply, OutboxPruneRequest, OutboxQuery,
+    OutboxRowReply, RequeueReply, RequeueRequest, RowStatus,
 };
 use claudemesh_protocol::ErrorCode;
 
 use super::caller::Caller;
 use super::failure::Failure;
-use super::{Api, input};
+use super::{Api, input, paging};
 use crate::outbox::list::ListFilter;
 use crate::outbox::operator::{COMPACT_AFTER, Untouched};
 
@@ -25,7 +26,7 @@ const PAGE_MAX: u32 = 500;
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     request: Request,
-) -> Result<Json<OutboxPage>, Failure> {
+) -> Result<Response, Failure> {
     let query: OutboxQuery = input::query(&request)?;
     let unknown = |word: &str| Failure::field("status", format!("{word:?} is no state of a row"));
     let status = query.status.as_deref();
@@ -42,7 +43,7 @@ pub(super) async fn list(
             })
             .transpose()?,
     };
-    Ok(Json(api.daemon.context().outbox.list(&filter).await?))
+    Ok(paging::answer(request.uri(), &api.daemon.context().outbox.list(&filter).await?))
 }
 
 pub(super) async fn one(

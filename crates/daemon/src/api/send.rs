@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::Api;
 use super::caller::Caller;
 use super::failure::Failure;
+use crate::hooks::{Asked, Grant, Scope};
 use crate::mesh::{Line, MeshHandle, Resolved, Sender, banned};
 use crate::ops::Place;
 use crate::outbox::{Accepted, ExistingRow, NewRow, SealedBody};
@@ -36,12 +37,35 @@ pub(super) async fn send(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let letter = Letter::read(request).await?;
+    let mut letter = Letter::read(request).await?;
+    if let Some(grant) = &caller.hook {
+        letter.write_as(grant)?;
+    }
     let addressed = api.address(&caller, &letter).await?;
     caller.need_capability(addressed.capability())?;
+    if let Some(grant) = &caller.hook {
+        check_scope(&api, grant, &letter, &addressed)?;
+    }
     let reply = api.deliver(&caller, &letter, addressed).await?;
     let status = if reply.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(reply)).into_response())
+}
+
+/// A hook's token is for exactly those whom its scopes name, whatever the hook called them (daemon spec §16.4).
+fn check_scope(
+    api: &Api,
+    grant: &Grant,
+    letter: &Letter,
+    addressed: &Addressed<MeshHandle>,
+) -> Result<(), Failure> {
+    let topic = letter.to.strip_prefix('#');
+    let scope = addressed.single().and_then(|(mesh, target)| grant.covering(mesh, target, topic));
+    api.daemon.hooks().called(grant, scope.map(Scope::label));
+    if scope.is_some() {
+        return Ok(());
+    }
+    let message = "the hook's token is not for this recipient";
+    Err(Failure::new(ErrorCode::ScopeMissing, message))
 }
 
 /// Refuses while queue or disk are too full for one more row (daemon spec §11.7).
@@ -62,6 +86,25 @@ pub(crate) enum Addressed<L> {
     One(L, Resolved),
     /// To the own other sessions.
     Siblings(L, Vec<PublicKey>),
+}
+
+impl<L: Line> Addressed<L> {
+    /// The mesh.
+    pub(crate) fn mesh(&self) -> &L {
+        match self {
+            Self::Again(mesh, _) | Self::One(mesh, _) | Self::Siblings(mesh, _) => mesh,
+        }
+    }
+
+    /// The mesh and the target, when there is one.
+    fn single(&self) -> Option<(&str, &TargetSpec)> {
+        let target = match self {
+            Self::Again(_, row) => &row.target_spec,
+            Self::One(_, resolved) => &resolved.target,
+            Self::Siblings(..) => return None,
+        };
+        Some((self.mesh().slug(), target))
+    }
 }
 
 impl<L> Addressed<L> {
@@ -85,6 +128,8 @@ impl Api {
         addressed: Addressed<MeshHandle>,
     ) -> Result<SendReply, Failure> {
         space_left(self).await?;
+        let replaced = self.ask_guards(caller, letter, &addressed).await?;
+        let letter = replaced.as_ref().unwrap_or(letter);
         let sent = accept(self, caller, letter, addressed).await;
         if let Err(failure) = &sent
             && failure.code() == ErrorCode::InsufficientStorage.as_str()
@@ -92,6 +137,35 @@ impl Api {
             self.daemon.pressure().write_was_refused();
         }
         sent
+    }
+
+    /// Phase A: `pre-send` may refuse a letter, or put other words into it (daemon spec §16.6). What a hook wrote is not
+    /// asked about.
+    async fn ask_guards(
+        &self,
+        caller: &Caller,
+        letter: &Letter,
+        addressed: &Addressed<MeshHandle>,
+    ) -> Result<Option<Letter>, Failure> {
+        if letter.auto.is_some() {
+            return Ok(None);
+        }
+        let mesh = addressed.mesh();
+        let target = match addressed.single() {
+            Some((_, target)) => target.to_string(),
+            None => mesh.member().public.to_hex(),
+        };
+        let asked = Asked {
+            mesh: mesh.slug().to_owned(),
+            to: letter.to.clone(),
+            target,
+            message: letter.message.clone(),
+            priority: letter.priority.as_str(),
+            meta: letter.meta.clone(),
+            sender_session: caller.session.as_ref().map(|session| session.session_id.clone()),
+        };
+        let replaced = self.daemon.hooks().before_send(asked).await?;
+        replaced.map(|message| letter.with_message(message)).transpose()
     }
 
     /// Step 2: a repeated request means the target that the first one meant, whatever the name means by now.
@@ -340,12 +414,16 @@ impl<L: Line> Draft<'_, L> {
     ) -> Result<(NewRow, bool), Failure> {
         let Self { caller, letter, mesh, resolved } = *self;
         let session = caller.session.as_ref().filter(|session| session.mesh == mesh.slug());
-        let hops = session.map_or(0, |session| session.next_hops());
+        let hops = match letter.auto {
+            Some(auto) => auto.hops,
+            None => session.map_or(0, |session| session.next_hops()),
+        };
+        let meta = letter.sent_meta();
         let sender = session
             .and_then(|session| session.keys.clone())
             .map_or(Sender::Member, Sender::Session);
         let sealed = mesh
-            .seal(&resolved.target, &letter.message, letter.meta.as_ref(), hops, &sender)
+            .seal(&resolved.target, &letter.message, meta.as_ref(), hops, &sender)
             .map_err(|error| seal_failure(error.code, error.message).with_all(error.extra))?;
         let (channel, is_meta_dropped) = (sealed.channel, sealed.is_meta_dropped);
         let now = crate::clock::now();
@@ -360,7 +438,7 @@ impl<L: Line> Draft<'_, L> {
             channel,
             priority: letter.priority,
             payload: Zeroizing::new(letter.message.as_bytes().to_vec()),
-            meta: letter.meta.as_ref().and_then(|meta| serde_json::to_string(meta).ok()),
+            meta: meta.as_ref().and_then(|meta| serde_json::to_string(meta).ok()),
             reply_to_id,
             mentions: letter.mentions.clone(),
             body: SealedBody::from(sealed),

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use claudemesh_protocol::limits::{IPC_HEADER_MAX_BYTES, IPC_HEADER_TIMEOUT};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,20 +15,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use super::caller::Peer;
-use super::{Api, router};
+use super::Api;
+use super::caller::{Peer, Transport};
+use super::routes::router;
 use crate::daemon::Daemon;
 
-/// Time for the head of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest head of a request, in bytes.
-const HEADER_MAX_BYTES: usize = 16 * 1024;
 /// Wait after a failed accept (descriptors used up), so that the loop does not run hot.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The local API, ready to serve connections. Cloning is cheap.
 #[derive(Clone)]
 pub(crate) struct Door {
+    api: Arc<Api>,
     service: axum::Router,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -36,18 +35,41 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn new(daemon: Daemon) -> Self {
         let (tasks, stopping) = (daemon.context().tasks.clone(), daemon.stopping());
-        Self { service: router(Arc::new(Api::new(daemon))), tasks, stopping }
+        let api = Arc::new(Api::new(daemon));
+        Self { service: router(Arc::clone(&api)), api, tasks, stopping }
     }
 
-    /// Serves one connection of our own user, until it ends or the daemon stops.
+    /// What the requests are done by, for what is done like a request without being one.
+    pub(crate) fn api(&self) -> Arc<Api> {
+        Arc::clone(&self.api)
+    }
+
+    /// Serves one connection, until it ends or the daemon stops.
     pub(crate) fn admit(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        pid: Option<i32>,
+        transport: Transport,
     ) {
-        let peer = Peer { pid, close: CancellationToken::new() };
+        self.admit_held(stream, transport, ());
+    }
+
+    /// The same, keeping `held` until the connection has ended.
+    pub(super) fn admit_held(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        transport: Transport,
+        held: impl Send + 'static,
+    ) {
+        let peer = Peer { transport, close: CancellationToken::new() };
         let serving = connection(stream, peer, self.service.clone(), self.stopping.clone());
-        self.tasks.spawn(serving);
+        self.tasks.spawn(async move {
+            serving.await;
+            drop(held);
+        });
+    }
+
+    pub(super) const fn stopping(&self) -> &CancellationToken {
+        &self.stopping
     }
 }
 
@@ -62,7 +84,7 @@ pub(crate) async fn serve(door: Door, listener: UnixListener) {
         match accepted {
             Ok((stream, _)) => {
                 if let Some(cred) = admitted(&stream) {
-                    door.admit(stream, cred.pid());
+                    door.admit(stream, Transport::Socket(cred.pid()));
                 }
             }
             Err(error) => {
@@ -103,8 +125,8 @@ async fn connection(
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_MAX_BYTES);
+        .header_read_timeout(IPC_HEADER_TIMEOUT)
+        .max_buf_size(IPC_HEADER_MAX_BYTES);
     let serving = http.serve_connection(TokioIo::new(stream), answer);
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {

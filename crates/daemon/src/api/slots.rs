@@ -15,6 +15,11 @@ pub(super) struct Slot {
 }
 
 impl Slots {
+    /// How many are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     /// Takes a place unless `max` are taken.
     pub(super) fn take(&self, max: usize) -> Option<Slot> {
         let one_more = |taken: usize| (taken < max).then_some(taken + 1);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use claudemesh_ipc::api::system::{BrokerVersion, SchemaVersions};
+use claudemesh_ipc::api::system::{BrokerVersion, Compat, CompatibleSdks, SchemaVersions};
 use claudemesh_ipc::api::{Health, IPC_API, IPC_MINOR, MeshHealth, Version};
 
 use serde_json::json;
@@ -13,12 +13,16 @@ use serde_json::json;
 use super::Api;
 use super::failure::Failure;
 use crate::daemon::{LAYOUT_VERSION, VERSION};
-use crate::mesh::MeshHandle;
+use crate::mesh::{MeshHandle, REQUIRED_FEATURES};
 
 /// What this daemon can do, for clients that ask before they use it.
 const FEATURES: &[&str] = &[
-    "version", "health", "send", "inbox", "events", "peers", "profile", "sessions", "outbox", "ops",
+    "version", "compat", "health", "metrics", "send", "inbox", "events", "peers", "profile",
+    "state", "sessions", "outbox", "ops", "search", "hooks",
 ];
+
+/// Where messages are indexed.
+const INDEX_FEATURE: &str = "inbox_fts";
 
 pub(super) async fn version(State(api): State<Arc<Api>>) -> Json<Version> {
     let broker = |mesh: &MeshHandle| {
@@ -30,11 +34,13 @@ pub(super) async fn version(State(api): State<Arc<Api>>) -> Json<Version> {
         };
         (mesh.slug().to_owned(), version)
     };
+    let index = api.daemon.context().inbox.is_searchable().then_some(&INDEX_FEATURE);
+    let features = FEATURES.iter().chain(index);
     Json(Version {
         daemon_version: VERSION.to_owned(),
         ipc_api: IPC_API.to_owned(),
         ipc_minor: IPC_MINOR,
-        ipc_features: FEATURES.iter().map(ToString::to_string).collect(),
+        ipc_features: features.map(ToString::to_string).collect(),
         schema: SchemaVersions {
             layout: LAYOUT_VERSION,
             outbox: schema_version(crate::outbox::MIGRATIONS),
@@ -43,6 +49,22 @@ pub(super) async fn version(State(api): State<Arc<Api>>) -> Json<Version> {
         pid: std::process::id(),
         started_at: api.daemon.started_at().to_iso(),
         broker: api.daemon.meshes().all().iter().map(broker).collect(),
+    })
+}
+
+/// What is released together fits together: programs of the same minor version.
+pub(super) async fn compat(State(api): State<Arc<Api>>) -> Json<Compat> {
+    let same_minor = VERSION.rsplit_once('.').map_or(VERSION, |(minor, _)| minor);
+    let same = || vec![format!("{same_minor}.x")];
+    let settings = api.daemon.context().settings.get();
+    let required = settings.features.require.clone();
+    Json(Compat {
+        daemon: VERSION.to_owned(),
+        compatible_brokers: same(),
+        required_broker_features: required
+            .unwrap_or_else(|| REQUIRED_FEATURES.iter().map(ToString::to_string).collect()),
+        compatible_clis: same(),
+        compatible_sdks: CompatibleSdks { python: same(), go: same(), ts: same() },
     })
 }
 
@@ -68,6 +90,8 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Json<Health>, 
                 .last_close
                 .map(|(code, reason)| json!({ "code": code, "reason": reason })),
             disabled_reason: link.disabled_reason.map(str::to_owned),
+            features: link.is_legacy.then(|| "legacy".to_owned()),
+            broker_key_changed: mesh.changed_broker_key().is_some(),
             slug,
         });
     }

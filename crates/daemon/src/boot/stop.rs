@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Running;
 use super::socket::remove_if_there;
 use crate::daemon::Daemon;
+use crate::service::notify;
 
 /// The whole end takes at most this long.
 const HARD_LIMIT: Duration = Duration::from_secs(8);
@@ -25,6 +26,7 @@ pub(super) async fn run_until_signal(running: Running) -> u8 {
             return 1;
         }
     };
+    notify::tell(notify::READY);
     loop {
         tokio::select! {
             () = running.stop_asked() => break,
@@ -38,6 +40,7 @@ pub(super) async fn run_until_signal(running: Running) -> u8 {
         }
     }
     let daemon = running.daemon().clone();
+    notify::tell(notify::STOPPING);
     tokio::select! {
         () = running.shutdown() => {}
         _ = signals.terminate.recv() => tracing::warn!("second_signal"),
@@ -73,7 +76,7 @@ async fn in_order(daemon: &Daemon, socket: &Path) {
     tracing::info!("daemon_stopping");
     daemon.stop();
     let context = daemon.context();
-    daemon.meshes().shutdown().await;
+    tokio::join!(daemon.meshes().shutdown(), daemon.hooks().shutdown());
     context.shutdown.cancel();
     context.tasks.close();
     if tokio::time::timeout(TASKS_WAIT, context.tasks.wait()).await.is_err() {
@@ -87,7 +90,8 @@ async fn in_order(daemon: &Daemon, socket: &Path) {
 
 fn remove_names(daemon: &Daemon, socket: &Path) {
     let paths = &daemon.context().paths;
-    for path in [socket, &paths.pid_file(), &paths.socket_path_file()] {
+    let names = [paths.pid_file(), paths.socket_path_file(), paths.http_port_file()];
+    for path in names.iter().map(std::path::PathBuf::as_path).chain([socket]) {
         if let Err(error) = remove_if_there(path) {
             tracing::warn!(path = %path.display(), %error, "file_not_removed");
         }

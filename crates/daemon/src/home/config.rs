@@ -311,7 +311,8 @@ impl Config {
         }
     }
 
-    fn parse(path: &Path, bytes: &[u8], mode: u32) -> Result<Self, ConfigError> {
+    /// Reads the content of a file that need not be there (yet).
+    pub(crate) fn parse(path: &Path, bytes: &[u8], mode: u32) -> Result<Self, ConfigError> {
         let shape = |reason: String| ConfigError::Shape { path: path.to_owned(), reason };
         let mut top: Map<String, Value> =
             serde_json::from_slice(bytes).map_err(|error| ConfigError::Syntax {

@@ -89,21 +89,80 @@ pub(crate) fn replace_past(
     symlinks: Symlinks,
     crash_point: &str,
 ) -> io::Result<()> {
-    let target = match symlinks {
-        Symlinks::Follow => through_link(path)?,
-        Symlinks::Refuse => path.to_owned(),
-    };
-    let (dir, temporary) = temporary_beside(&target)?;
-    let written = write_new(&temporary, bytes, mode).and_then(|()| {
-        claudemesh_sqlite::crash_point(crash_point);
-        std::fs::rename(&temporary, &target)
-    });
-    if let Err(error) = written {
-        // The temporary file is ours and useless now; the first error is the one to report.
-        let _ = std::fs::remove_file(&temporary);
-        return Err(error);
+    let staged = Staged::new(path, bytes, mode, symlinks)?;
+    claudemesh_sqlite::crash_point(crash_point);
+    staged.take_place()
+}
+
+/// New content that lies complete and synced beside the file it will replace. Dropped without [`Staged::take_place`] it
+/// goes away again.
+pub(crate) struct Staged {
+    temporary: PathBuf,
+    target: PathBuf,
+    is_done: bool,
+}
+
+impl Staged {
+    /// Writes the content with its final mode beside the file.
+    pub(crate) fn new(
+        path: &Path,
+        bytes: &[u8],
+        mode: u32,
+        symlinks: Symlinks,
+    ) -> io::Result<Self> {
+        let target = match symlinks {
+            Symlinks::Follow => through_link(path)?,
+            Symlinks::Refuse => path.to_owned(),
+        };
+        let (_, temporary) = temporary_beside(&target)?;
+        let staged = Self { temporary, target, is_done: false };
+        write_new(&staged.temporary, bytes, mode)?;
+        Ok(staged)
     }
-    sync_dir(&dir)
+
+    /// The file that is replaced, behind any link.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// The new content until then.
+    pub(crate) fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Renames the new content over the old and syncs the directory.
+    pub(crate) fn take_place(mut self) -> io::Result<()> {
+        std::fs::rename(&self.temporary, &self.target)?;
+        self.is_done = true;
+        sync_dir(self.target.parent().unwrap_or(&self.target))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.is_done {
+            // The temporary file is ours and useless now; whoever failed reports why.
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Creates a file that must not exist yet, complete or not at all as far as this process lives to remove it.
+///
+/// # Errors
+/// `AlreadyExists`, also for a link that points nowhere; any other I/O error.
+pub fn create_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let written = write_new(path, bytes, mode);
+    match &written {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            // Half a file is of no use; the first error is the one to report.
+            let _ = std::fs::remove_file(path);
+        }
+        _ => {}
+    }
+    written?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    sync_dir(dir.unwrap_or(Path::new(".")))
 }
 
 /// Creates a file that must not exist yet; the first writer wins. True when this call made it.
@@ -251,7 +310,7 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

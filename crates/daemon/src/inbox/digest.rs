@@ -28,7 +28,7 @@ pub(super) struct Digests {
     events: EventBus,
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    late_after: Duration,
+    late_after: Mutex<Duration>,
     open: Mutex<HashMap<String, Digest>>,
 }
 
@@ -48,15 +48,20 @@ impl Digests {
             events: settings.events.clone(),
             tasks: settings.tasks.clone(),
             shutdown: settings.shutdown.clone(),
-            late_after: settings.digest_after,
+            late_after: Mutex::new(settings.digest_after),
             open: Mutex::new(HashMap::new()),
         }
+    }
+
+    pub(super) fn set_late_after(&self, age: Duration) {
+        *self.late_after.lock() = age;
     }
 
     pub(super) fn is_late(&self, new: &NewItem, now: Timestamp) -> bool {
         let is_collective = matches!(new.channel.as_str(), "group" | "broadcast")
             || new.subtype.as_deref() == Some("webhook");
-        is_collective && new.created_at.is_some_and(|created| now.since(created) > self.late_after)
+        let late_after = *self.late_after.lock();
+        is_collective && new.created_at.is_some_and(|created| now.since(created) > late_after)
     }
 
     /// Counts a late item; the first of a mesh starts the timer.

@@ -76,6 +76,7 @@ impl Inbox {
         claudemesh_sqlite::crash_point("inbox.after_insert_before_ack");
         let Some(Stored { seq, id, told, twins }) = stored else { return Ok(Inserted::Duplicate) };
         let mut item = new.into_item(id, now, is_late);
+        self.events.arrived(&item);
         if is_late {
             self.count_late(&item);
             self.digests.add(&item, now);

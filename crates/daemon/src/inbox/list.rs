@@ -4,8 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use claudemesh_ipc::api::InboxItem;
 use claudemesh_protocol::{PublicKey, Timestamp};
+use futures_util::TryStreamExt as _;
 use sqlx::{QueryBuilder, Sqlite};
 
+use super::fit::Fit;
 use super::{Inbox, Scope, SessionScope, row};
 use crate::sessions::Opening;
 use crate::storage::{Columns as _, StorageError};
@@ -61,26 +63,27 @@ pub struct Page {
 }
 
 impl Inbox {
-    /// One page of what the caller may see.
+    /// One page of what the caller may see: as many as asked for, and as many as one answer holds.
     ///
     /// # Errors
     /// [`StorageError`].
     pub async fn list(&self, scope: &Scope, filter: &InboxFilter) -> Result<Page, StorageError> {
         let limit = i64::from(filter.limit) + 1;
         let mut query = union(scope, Order::NewestFirst, limit, |query| push_filter(query, filter));
-        let mut rows = query.build().fetch_all(self.db.reader()).await?;
         let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
-        let has_more = rows.len() > limit;
-        rows.truncate(limit);
-        let next_cursor = match rows.last() {
-            Some(last) if has_more => Some(
-                Cursor { received_at: last.column("received_at")?, id: last.column("id")? }
-                    .encode(),
-            ),
-            _ => None,
-        };
-        let items = rows.iter().map(row::item).collect::<Result<_, _>>()?;
-        Ok(Page { items, next_cursor })
+        let (mut items, mut fit, mut last) = (Vec::new(), Fit::default(), None);
+        // Row by row: what does not fit the answer is not read either.
+        let mut rows = query.build().fetch(self.db.reader());
+        while let Some(row) = rows.try_next().await? {
+            let item = row::item(&row)?;
+            if items.len() == limit || !fit.takes(&item) {
+                let next_cursor = last.as_ref().map(Cursor::encode);
+                return Ok(Page { items, next_cursor });
+            }
+            last = Some(Cursor { received_at: row.column("received_at")?, id: row.column("id")? });
+            items.push(item);
+        }
+        Ok(Page { items, next_cursor: None })
     }
 
     /// What the caller has not seen, oldest first, at most as many as the filter says; and how many there are in all.
@@ -147,6 +150,17 @@ impl Inbox {
                    WHERE seen_at IS NULL AND (recipient_kind='session' OR addressed_to IS NOT NULL)";
         let rows = sqlx::query(sql).fetch_all(self.db.reader()).await?;
         Ok(rows.iter().map(|row| row.parsed("key")).collect::<Result<_, _>>()?)
+    }
+
+    /// The message in this row, as nobody's in particular.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub(crate) async fn by_id(&self, id: &str) -> Result<Option<InboxItem>, StorageError> {
+        let sql = "SELECT i.*, i.seen_at AS shown_seen_at, i.pushed_at AS shown_pushed_at, 0 AS shown_elsewhere, \
+                   0 AS shown_given FROM inbox i WHERE i.id=$1";
+        let found = sqlx::query(sql).bind(id).fetch_optional(self.db.reader()).await?;
+        Ok(found.as_ref().map(row::item).transpose()?)
     }
 
     /// Broker ids of messages whose broker or client id is `id`, or begins with it; at most two. For a reply that names

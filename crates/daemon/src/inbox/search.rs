@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use claudemesh_ipc::api::inbox::Found;
 use claudemesh_sqlite::{Database, Durability};
+use futures_util::TryStreamExt as _;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{QueryBuilder, Sqlite};
 use tokio_util::sync::CancellationToken;
 
+use super::fit::Fit;
 use super::list::{push_session_scope, push_shown};
 use super::{Inbox, InboxSettings, Scope, row};
 use crate::storage::{Causes, Columns as _, StorageError};
@@ -163,7 +165,7 @@ impl Inbox {
         self.index.is_there.load(Ordering::Relaxed)
     }
 
-    /// Finds messages of the caller's scope, newest first.
+    /// Finds messages of the caller's scope, newest first; a page holds what one answer does.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -205,23 +207,20 @@ impl Inbox {
             query.push(" AND inbox_fts.rowid<").push_bind(after);
         }
         query.push(" ORDER BY inbox_fts.rowid DESC LIMIT ").push_bind(i64::from(filter.limit) + 1);
-        let mut rows = query.build().fetch_all(self.db.reader()).await?;
         let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
-        let has_more = rows.len() > limit;
-        rows.truncate(limit);
-        let next = match rows.last() {
-            Some(last) if has_more => Some(last.column("seq")?),
-            _ => None,
-        };
-        let items = rows
-            .iter()
-            .map(|row| {
-                let snippet: String = row.column("found_snippet")?;
-                let snippet = snippet.chars().take(SNIPPET_MAX_CHARS).collect();
-                Ok(Found { item: row::item(row)?, snippet, rank: row.column("found_rank")? })
-            })
-            .collect::<Result<_, sqlx::Error>>()?;
-        Ok(Findings { items, next })
+        let (mut items, mut fit, mut last) = (Vec::new(), Fit::default(), None);
+        let mut rows = query.build().fetch(self.db.reader());
+        while let Some(row) = rows.try_next().await? {
+            let snippet: String = row.column("found_snippet")?;
+            let snippet = snippet.chars().take(SNIPPET_MAX_CHARS).collect();
+            let item = Found { item: row::item(&row)?, snippet, rank: row.column("found_rank")? };
+            if items.len() == limit || !fit.takes(&item) {
+                return Ok(Findings { items, next: last });
+            }
+            last = Some(row.column("seq")?);
+            items.push(item);
+        }
+        Ok(Findings { items, next: None })
     }
 }
 

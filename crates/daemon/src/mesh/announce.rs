@@ -1,18 +1,21 @@
 //! What the broker tells about the mesh, handed on to the event bus (daemon spec §14.1). Texts of strangers are made
 //! harmless on the way.
 
+use std::sync::Arc;
+
 use claudemesh_ipc::api::{EventKind, OutboxItem};
-use claudemesh_protocol::PublicKey;
 use claudemesh_protocol::capability::Capability;
 use claudemesh_protocol::limits::{HELLO_NAME_MAX_CHARS, STATE_KEY_MAX_CHARS, SUMMARY_MAX_CHARS};
 use claudemesh_protocol::text::sanitized_line;
 use claudemesh_protocol::wire::{Push, StateChange};
+use claudemesh_protocol::{MemberId, PublicKey, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::Mesh;
-use crate::clock;
 use crate::events::Event;
+use crate::identity::FormerKey;
 use crate::sessions::Session;
+use crate::{blocking, clock};
 
 /// The system event of a stopped loop (wire spec §4.10).
 pub(super) const LOOP_STOPPED: &str = "loop_stopped";
@@ -53,6 +56,11 @@ impl Mesh {
                 self.refresh.soon();
                 self.announce_other(event, data);
             }
+            "member_keypair_rotated" => {
+                self.take_rotation(&data);
+                self.refresh.soon();
+                self.announce_other(event, data);
+            }
             "peer_visible" | "peer_hidden" | "profile_updated" | "mesh_state_update" => {
                 self.refresh.soon();
                 self.announce_other(event, data);
@@ -69,6 +77,33 @@ impl Mesh {
         if removed.len() < REMOVED_MAX || removed.contains_key(&key) {
             removed.insert(key, clock::now());
         }
+    }
+
+    /// A member has another key: what it sent under the old one is still its own, also after the next start.
+    fn take_rotation(&self, data: &Map<String, Value>) {
+        let text = |name: &str| data.get(name).and_then(Value::as_str);
+        let old = text("oldPubkey").and_then(|key| key.parse::<PublicKey>().ok());
+        let until = text("graceUntil").and_then(Timestamp::parse_iso);
+        let (Some(old), Some(until), Some(member_id)) = (old, until, text("memberId")) else {
+            return;
+        };
+        if *member_id == *self.member.member_id.as_str() {
+            return;
+        }
+        let member_id = MemberId::new(member_id);
+        self.state.note_former(old, FormerKey { member_id, until }, clock::now());
+        self.roster.set_rotated(self.state.former_keys());
+        self.save_state();
+    }
+
+    /// Writes down, in the background, what is remembered between runs.
+    pub(super) fn save_state(&self) {
+        let (state, slug) = (Arc::clone(&self.state), self.slug.clone());
+        self.tasks.spawn(async move {
+            if let Some(Err(error)) = blocking::run(move || state.save()).await {
+                tracing::warn!(mesh = slug, %error, "mesh_state_not_written");
+            }
+        });
     }
 
     /// Tells of a stopped loop once, however many connections hear of it (daemon spec §10.6).

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::drain::{answer_of, facts_of, frame_of, resealed};
-use super::features::negotiate;
+use super::features::{FeatureTerms, negotiate};
 use super::handle::{banned, code_of, request_error};
 use super::http::MemberHttp;
 use super::line::Line;
@@ -106,12 +106,22 @@ impl ColdLine {
             public: entry.keys.public(),
             keys: Arc::new(entry.keys.clone()),
         };
+        Self::of_member((&entry.slug, &entry.mesh_id), &entry.broker_url, member, terms)
+    }
+
+    /// As [`ColdLine::new`], for a member that stands in no config.
+    pub(super) fn of_member(
+        (slug, id): (&str, &MeshId),
+        broker_url: &str,
+        member: MemberIdentity,
+        terms: Arc<Terms>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 terms,
-                slug: entry.slug.clone(),
-                id: entry.mesh_id.clone(),
-                broker_url: entry.broker_url.clone(),
+                slug: slug.to_owned(),
+                id: id.clone(),
+                broker_url: broker_url.to_owned(),
                 member,
                 link: OnceCell::new(),
                 roster: Roster::default(),
@@ -178,6 +188,14 @@ impl ColdLine {
         (Some(wrapped), audience.left_out)
     }
 
+    /// Opens the connection, for whoever wants to know only whether the broker takes the key.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unauthorized` when it does not.
+    pub(super) async fn greet(&self) -> Result<(), RequestError> {
+        self.link().await.map(|_| ())
+    }
+
     async fn link(&self) -> Result<&Link, RequestError> {
         let opened = self.shared.link.get_or_init(|| self.open()).await;
         opened.as_ref().map_err(Clone::clone)
@@ -215,8 +233,9 @@ impl ColdLine {
         )
         .mesh(&shared.slug);
         options.dialer = Arc::clone(&terms.dialer);
-        options.timing =
+        let timing =
             Timing { connect: terms.patience, hello_ack: terms.patience, ..Timing::default() };
+        options.timing = timing.into();
         let (connection, mut events) =
             Connection::open(options, &terms.tasks, terms.stop.child_token());
         let opened = self.await_ack(&connection, &mut events);
@@ -247,11 +266,12 @@ impl ColdLine {
         while let Some(event) = events.recv().await {
             match event {
                 ConnectionEvent::Opened(ack) => {
-                    return negotiate(&ack, AgeSettings::default()).map_err(|problem| {
-                        let (feature, detail) = (problem.feature, problem.detail);
-                        let text = format!("the broker cannot be used: {feature}: {detail}");
-                        refused(ErrorCode::BrokerUnavailable.as_str(), &text, None)
-                    });
+                    return negotiate(&ack, AgeSettings::default(), &FeatureTerms::default())
+                        .map_err(|problem| {
+                            let (feature, detail) = (problem.feature, problem.detail);
+                            let text = format!("the broker cannot be used: {feature}: {detail}");
+                            refused(ErrorCode::BrokerUnavailable.as_str(), &text, None)
+                        });
                 }
                 ConnectionEvent::Closed { close, status, .. } => {
                     tried += 1;

@@ -10,6 +10,7 @@ use claudemesh_client::{
     Status,
 };
 use claudemesh_ipc::api::EventKind;
+use claudemesh_protocol::PublicKey;
 use claudemesh_protocol::wire::HelloAck;
 use claudemesh_protocol::wire::hello::channel;
 use serde_json::{Map, json};
@@ -20,6 +21,7 @@ use super::features::{Problem, negotiate};
 use super::handle::Via;
 use super::receive::Receiver;
 use super::{LegacyBrokers, Mesh};
+use crate::identity::BrokerKey;
 
 /// Period of retries at a broker that lacks a required feature (daemon spec §18.3).
 const FEATURE_RETRY: Duration = Duration::from_mins(5);
@@ -108,16 +110,15 @@ async fn pump(
 }
 
 fn opened(mesh: &Arc<Mesh>, connection: &Connection, ack: &HelloAck, was_open_before: bool) {
-    let negotiated = match negotiate(ack, mesh.context.settings.max_age) {
-        Ok(negotiated)
-            if negotiated.is_legacy && mesh.context.settings.legacy == LegacyBrokers::Refused =>
-        {
+    let settings = &mesh.context.settings;
+    let negotiated = match negotiate(ack, settings.max_age, &settings.features) {
+        Ok(negotiated) if negotiated.is_legacy && settings.legacy == LegacyBrokers::Refused => {
             return refuse(
                 mesh,
                 connection,
                 &Problem {
                     kind: DisabledReason::FeatureMissing,
-                    feature: "client_message_id_dedupe",
+                    feature: "client_message_id_dedupe".to_owned(),
                     detail: "the broker states no features and features.strict is on".to_owned(),
                 },
             );
@@ -130,6 +131,9 @@ fn opened(mesh: &Arc<Mesh>, connection: &Connection, ack: &HelloAck, was_open_be
         "features_negotiated"
     );
     *mesh.negotiated.lock() = Arc::new(negotiated);
+    if let Some(key) = ack.broker_pubkey {
+        see_broker_key(mesh, key);
+    }
     mesh.announce(EventKind::BrokerStatus, object(json!({"status": Status::Open.as_str()})));
     if was_open_before {
         mesh.announce(EventKind::DaemonReconnect, Map::new());
@@ -141,9 +145,22 @@ fn opened(mesh: &Arc<Mesh>, connection: &Connection, ack: &HelloAck, was_open_be
     mesh.wake.notify_one();
 }
 
+/// A broker that signs with another key than before is told about and used; what only the owner can know is which of the
+/// two is the operator's (daemon spec §17.4).
+fn see_broker_key(mesh: &Mesh, key: PublicKey) {
+    match mesh.state.see_broker(key) {
+        BrokerKey::First => mesh.save_state(),
+        BrokerKey::Same => {}
+        BrokerKey::Changed { pinned } => {
+            let (pinned, named) = (pinned.short(16), key.short(16));
+            tracing::warn!(mesh = %mesh.slug, pinned, named, "broker_key_changed");
+        }
+    }
+}
+
 fn refuse(mesh: &Mesh, connection: &Connection, problem: &Problem) {
     tracing::warn!(
-        mesh = %mesh.slug, kind = problem.kind.as_str(), feature = problem.feature, detail = %problem.detail,
+        mesh = %mesh.slug, kind = problem.kind.as_str(), feature = %problem.feature, detail = %problem.detail,
         "feature_negotiation_failed"
     );
     let data = object(
@@ -158,14 +175,24 @@ fn closed(mesh: &Mesh, close: &Close, was_open: bool, status: Status) {
         object(json!({"status": status.as_str(), "code": close.code, "reason": close.reason}));
     if let Status::Disabled(reason) = status {
         data.insert("disabled_reason".to_owned(), reason.as_str().into());
-        tracing::warn!(mesh = %mesh.slug, reason = reason.as_str(), "mesh_disabled");
+        let host_fingerprint = mesh.context.settings.host_fingerprint.as_deref();
+        tracing::warn!(
+            mesh = %mesh.slug, reason = reason.as_str(), code = close.code, host_fingerprint, "mesh_disabled"
+        );
+        if matches!(reason, DisabledReason::Replaced | DisabledReason::MemberAlreadyConnected) {
+            mesh.context.figures.clone_suspected();
+        }
     }
     mesh.announce(EventKind::BrokerStatus, data);
     if was_open {
+        mesh.context.figures.connection_lost(&mesh.slug, Role::ControlPlane, close);
         mesh.announce(
             EventKind::DaemonDisconnect,
             object(json!({"code": close.code, "reason": close.reason})),
         );
+    }
+    if status == Status::Disabled(DisabledReason::Unauthorized) {
+        mesh.context.identity.key_refused();
     }
     let is_revoked = status == Status::Disabled(DisabledReason::Revoked);
     if is_revoked && !mesh.is_revoked.swap(true, Ordering::Relaxed) {

@@ -28,6 +28,7 @@ use super::Mesh;
 use super::announce::object;
 use super::flush::Flush;
 use super::outcome::{Outcome, Reason, RowFacts, of_ack, of_error, retry_wait};
+use super::rekey::rekeyed;
 use super::roster::RosterView;
 use super::seal::{Draft, audience, reseal_group, wrap_keys};
 use crate::outbox::{ClaimFrom, Done, OutboundRow, SealedBody};
@@ -129,8 +130,7 @@ impl Drop for Slot {
 /// Runs until the mesh stops draining.
 pub(super) async fn run(mesh: Arc<Mesh>) {
     let mut flush = Flush::default();
-    let mut net = tokio::time::interval(DUE_QUERY_INTERVAL);
-    net.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut net_at = Instant::now();
     let mut is_net_due = true;
     while !mesh.stop_draining.is_cancelled() {
         let pause = match step(&mesh, &mut flush, is_net_due).await {
@@ -140,11 +140,14 @@ pub(super) async fn run(mesh: Arc<Mesh>) {
                 Some(STORAGE_PAUSE)
             }
         };
-        let deadline = Instant::now() + pause.unwrap_or(DUE_QUERY_INTERVAL);
+        if is_net_due {
+            net_at = clock::next_tick(DUE_QUERY_INTERVAL);
+        }
+        let deadline = pause.map_or(net_at, |pause| net_at.min(Instant::now() + pause));
         is_net_due = tokio::select! {
             biased;
             () = mesh.stop_draining.cancelled() => return,
-            _ = net.tick() => true,
+            () = tokio::time::sleep_until(net_at) => true,
             () = mesh.wake.notified() => false,
             () = tokio::time::sleep_until(deadline) => false,
         };
@@ -159,7 +162,7 @@ async fn step(
 ) -> Result<Option<Duration>, StorageError> {
     let outbox = &mesh.context.outbox;
     if is_net_due {
-        mesh.announce_dead(outbox.expire(&mesh.slug, clock::now()).await?);
+        mesh.expire_rows().await?;
         flush.tend(mesh).await?;
     }
     let senders = mesh.open_senders();
@@ -169,7 +172,7 @@ async fn step(
         let wait = due.since(clock::now());
         if wait.is_zero() {
             // The head of a line has just come due, or its time is over and the rows behind it may go.
-            mesh.announce_dead(outbox.expire(&mesh.slug, clock::now()).await?);
+            mesh.expire_rows().await?;
         }
         return Ok(Some(wait.max(LEAST_PAUSE)));
     }
@@ -183,6 +186,10 @@ async fn step(
 
 /// One attempt, whose panic costs only an attempt of its row.
 async fn attempt(mesh: Arc<Mesh>, row: OutboundRow, slot: Slot) {
+    let row = match rekeyed(&mesh, row).await {
+        Ok(row) => row,
+        Err((row, outcome)) => return settle(&mesh, row, Attempt::failed(outcome), slot).await,
+    };
     let id = row.id.clone();
     let sent = AssertUnwindSafe(send(&mesh, &row)).catch_unwind().await;
     let outcome = sent.unwrap_or_else(|_panic| {
@@ -373,6 +380,9 @@ async fn write_outcome(
             if attempt.outcome == (Outcome::Duplicate { is_history_gone: true }) {
                 tracing::warn!(mesh = %mesh.slug, id = %row.id, "dedupe_history_pruned");
             }
+            if let Outcome::Duplicate { is_history_gone } = attempt.outcome {
+                mesh.context.figures.known_to_broker(&mesh.slug, is_history_gone);
+            }
             let done = Done {
                 broker_message_id: Some(attempt.ack.message_id.clone()).filter(|id| !id.is_empty()),
                 history_id: attempt.ack.history_id.clone(),
@@ -413,6 +423,9 @@ async fn write_outcome(
             Ok(body) => outbox.reseal(&row.id, body, &reason.code, clock::now()).await?,
             Err(text) => mesh.announce_dead(outbox.dead(&row.id, &reason.code, &text).await?),
         },
+    }
+    if let Some(word) = attempt.outcome.word() {
+        mesh.context.figures.sent(&mesh.slug, &row.target_spec, "broker", word);
     }
     Ok(())
 }
@@ -458,6 +471,14 @@ fn sent_event(row: &OutboundRow, attempt: &Attempt) -> Map<String, Value> {
 }
 
 impl Mesh {
+    /// Gives up what has waited too long.
+    async fn expire_rows(&self) -> Result<(), StorageError> {
+        let rows = self.context.outbox.expire(&self.slug, clock::now()).await?;
+        self.context.figures.gave_up_for_age(&self.slug, rows.len());
+        self.announce_dead(rows);
+        Ok(())
+    }
+
     /// The connection of this sender has opened: its rows that failed with the last one go out now.
     pub(super) fn hurry(self: &Arc<Self>, sender: Option<PublicKey>) {
         let mesh = Arc::clone(self);

@@ -13,13 +13,14 @@ use claudemesh_protocol::wire::{ClientFrame, MemberRow, ServerFrame};
 use claudemesh_protocol::{MeshId, PublicKey, TargetSpec};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::http::MemberHttp;
 use super::resolve::{Asker, Resolution, resolve};
 use super::roster::{Listing, Peers};
 use super::seal::{Draft, Policy, SealError, Sealed, seal};
 use super::session::SessionPresence;
-use super::{MemberIdentity, MeshHandle, api_status};
+use super::{ColdLine, MemberIdentity, MeshHandle, Terms, api_status};
 use crate::sessions::Session;
 
 /// Age of a roster above which who asks for a name that is not in it is told that it is being fetched anew (daemon
@@ -122,6 +123,61 @@ impl MeshHandle {
     pub fn is_revoked(&self) -> bool {
         let state = self.mesh.control().map(|connection| connection.state().status);
         state == Some(Status::Disabled(DisabledReason::Revoked))
+    }
+
+    /// The broker does not know our member's key, as far as it said last.
+    pub(crate) fn is_unauthorized(&self) -> bool {
+        let state = self.mesh.control().map(|connection| connection.state().status);
+        state == Some(Status::Disabled(DisabledReason::Unauthorized))
+    }
+
+    /// The key that its broker had signed with, and the other one that it names now; `None` while it is the same.
+    pub(crate) fn changed_broker_key(&self) -> Option<(PublicKey, PublicKey)> {
+        self.mesh.state.changed_broker_key()
+    }
+
+    /// Takes the other key for the broker's from now on; false when the broker does not name it any more. Blocks.
+    pub(crate) fn trust_broker(&self, key: PublicKey) -> std::io::Result<bool> {
+        let is_trusted = self.mesh.state.trust_broker(key);
+        self.mesh.state.save().map(|()| is_trusted)
+    }
+
+    /// Asks the broker, over a short connection of its own, whether it takes `keys` for our member.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unauthorized` when it does not.
+    pub(crate) async fn probe_key(&self, keys: &KeyPair) -> Result<(), RequestError> {
+        let (mesh, settings) = (&self.mesh, &self.mesh.context.settings);
+        let (tasks, stop) = (TaskTracker::new(), mesh.stop.child_token());
+        let terms = Terms {
+            plain: settings.plain,
+            dialer: Arc::clone(&settings.dialer),
+            hostname: settings.hostname.clone(),
+            patience: REQUEST_TIMEOUT,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        let identity = MemberIdentity {
+            member_id: mesh.member.member_id.clone(),
+            public: keys.public(),
+            keys: Arc::new(keys.clone()),
+        };
+        let line = ColdLine::of_member(
+            (&mesh.slug, &mesh.id),
+            &mesh.broker_url,
+            identity,
+            Arc::new(terms),
+        );
+        let greeted = line.greet().await;
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        greeted
+    }
+
+    /// Ends its tasks and connections; when this returns, what was on its way is stored, or a few seconds have passed.
+    pub(crate) async fn end(&self) {
+        self.mesh.shutdown().await;
     }
 
     /// Everything health shows about its connection.

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use claudemesh_client::connection::ConnectionState;
-use claudemesh_client::{Connection, Dialer, HelloClock, Status, Timing};
+use claudemesh_client::{Connection, Dialer, HelloClock, SharedTiming, Status, Timing};
 use claudemesh_crypto::KeyPair;
 use claudemesh_crypto::direct::SharedKeyCache;
 use claudemesh_ipc::api::MeshStatus;
@@ -23,7 +23,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::events::EventBus;
 use crate::home::config::MeshEntry;
+use crate::identity::{Identity, MeshState};
 use crate::inbox::Inbox;
+use crate::metrics::Figures;
 use crate::outbox::Outbox;
 use crate::sessions::Sessions;
 
@@ -33,6 +35,7 @@ mod control;
 mod counts;
 mod drain;
 mod features;
+mod figures;
 mod flush;
 mod handle;
 mod hearsay;
@@ -45,6 +48,7 @@ mod proof;
 mod receipt;
 mod receive;
 mod refresh;
+mod rekey;
 mod report;
 mod resolve;
 mod roster;
@@ -54,7 +58,8 @@ mod session;
 mod supervise;
 
 pub(crate) use cold::{ColdLine, Terms};
-pub use features::Negotiated;
+pub(crate) use features::REQUIRED_FEATURES;
+pub use features::{FeatureTerms, Negotiated};
 pub(crate) use handle::banned;
 pub use handle::{MeshError, MeshLink, RequestError, Sender, Via};
 pub(crate) use line::Line;
@@ -88,6 +93,10 @@ pub struct MeshContext {
     pub events: EventBus,
     /// The registered sessions.
     pub sessions: Sessions,
+    /// What is counted.
+    pub figures: Figures,
+    /// Keys that were ours, and those that are to be.
+    pub identity: Identity,
     /// How to connect.
     pub settings: Arc<MeshSettings>,
 }
@@ -106,10 +115,12 @@ pub struct MeshSettings {
     pub host_fingerprint: Option<String>,
     /// Whether a broker that states no features is refused (daemon spec §18.1).
     pub legacy: LegacyBrokers,
+    /// What is asked of those that state some.
+    pub features: FeatureTerms,
     /// Opens the byte streams below the connections.
     pub dialer: Arc<dyn Dialer>,
-    /// Time limits of connections.
-    pub timing: Timing,
+    /// Time limits of connections; a reload may replace them.
+    pub timing: SharedTiming,
     /// How long messages may wait.
     pub max_age: AgeSettings,
     /// Time between two reports of a session's counters.
@@ -188,6 +199,8 @@ struct Mesh {
     broker_url: String,
     member: MemberIdentity,
     hello_clock: Arc<HelloClock>,
+    /// What is remembered about it between runs.
+    state: Arc<MeshState>,
     negotiated: Mutex<Arc<Negotiated>>,
     roster: Roster,
     refresh: Refresh,
@@ -272,6 +285,11 @@ impl Meshes {
         }
     }
 
+    /// Puts other time limits in force, for the connections that are open, too.
+    pub(crate) fn set_timing(&self, timing: Timing) {
+        self.context.settings.timing.set(timing);
+    }
+
     /// The machine woke up or has another network: whatever waits dials now, whatever is open proves that it works.
     pub fn network_changed(&self) {
         for handle in self.all() {
@@ -298,6 +316,7 @@ impl Mesh {
     fn start(context: MeshContext, entry: MeshEntry) -> Arc<Self> {
         let public = entry.keys.public();
         let wake = context.outbox.wake(&entry.slug);
+        let state = context.identity.state(&entry.slug, &entry.mesh_id);
         let mesh = Arc::new(Self {
             context,
             member: MemberIdentity {
@@ -310,7 +329,8 @@ impl Mesh {
             broker_url: entry.broker_url,
             hello_clock: Arc::default(),
             negotiated: Mutex::default(),
-            roster: Roster::default(),
+            roster: Roster::knowing(state.former_keys()),
+            state,
             refresh: Refresh::default(),
             senders: SenderBook::default(),
             pings: ping::Pings::default(),
@@ -379,9 +399,14 @@ impl Mesh {
         !self.sessions.lock().is_empty() || self.context.events.subscribers() > 0
     }
 
-    /// True for our member key and the keys of our live sessions here.
+    /// True for our member key, also a former one, and the keys of our live sessions here.
     fn is_own_key(&self, key: PublicKey) -> bool {
-        key == self.member.public || self.sessions.lock().contains(&key)
+        self.is_own_member_key(key) || self.sessions.lock().contains(&key)
+    }
+
+    /// True for our member key, also a former one.
+    fn is_own_member_key(&self, key: PublicKey) -> bool {
+        key == self.member.public || self.state.was_ours(key)
     }
 
     async fn shutdown(&self) {

@@ -4,12 +4,15 @@
 use std::sync::Arc;
 
 use claudemesh_crypto::direct::{Sealed, SharedKeyCache};
+use claudemesh_crypto::exchange::ExchangePublic;
 use claudemesh_crypto::{KeyPair, group};
 use claudemesh_ipc::api::Decrypt;
 use claudemesh_protocol::body::{self, Meta};
 use claudemesh_protocol::encoding::b64_decode_lenient;
 use claudemesh_protocol::wire::Push;
 use claudemesh_protocol::{PublicKey, TargetSpec};
+
+use crate::identity::ArchivedKey;
 
 /// Body version of encrypted group and topic bodies.
 const SEALED_BODY: u8 = 2;
@@ -24,6 +27,8 @@ pub(super) struct OwnKeys<'a> {
     pub session: Option<&'a KeyPair>,
     /// Finds the stored key pair of another, perhaps ended, session of this member.
     pub stored: &'a (dyn Fn(PublicKey) -> Option<Arc<KeyPair>> + Send + Sync),
+    /// Former keys of the member, newest first; asked for when nothing else opens a body.
+    pub archived: &'a (dyn Fn() -> Vec<Arc<ArchivedKey>> + Send + Sync),
 }
 
 /// A body after the attempt to open it.
@@ -113,7 +118,16 @@ fn open_direct(
     if let Some(bytes) = own.filter(|key| key.public() != target).find_map(open_with) {
         return Opened::text(bytes, Decrypt::Ok);
     }
+    if let Some(bytes) = open_archived(&sealed, sender, keys) {
+        return Opened::text(bytes, Decrypt::ArchivedKey);
+    }
     Opened::closed(if is_connected || stored.is_some() { Decrypt::Failed } else { Decrypt::NoKey })
+}
+
+/// With a key that the member had before.
+fn open_archived(sealed: &Sealed, sender: PublicKey, keys: &OwnKeys<'_>) -> Option<Vec<u8>> {
+    let sender = ExchangePublic::from_ed25519(sender).ok()?;
+    (keys.archived)().iter().find_map(|key| key.exchange.agree(&sender).ok()?.open(sealed).ok())
 }
 
 fn open_group(
@@ -122,16 +136,22 @@ fn open_group(
     keys: &OwnKeys<'_>,
     cache: &SharedKeyCache,
 ) -> Opened {
-    let Some(wrapped) =
-        push.wrapped_key.as_ref().filter(|wrapped| wrapped.to == keys.member.public())
-    else {
-        return Opened::closed(Decrypt::NoKey);
-    };
+    let Some(wrapped) = push.wrapped_key.as_ref() else { return Opened::closed(Decrypt::NoKey) };
     let Ok(sealed) = Sealed::from_b64(&push.nonce, &push.ciphertext) else {
         return Opened::closed(Decrypt::Failed);
     };
-    match group::open(&sealed, wrapped, sender, keys.member, cache) {
-        Ok(bytes) => Opened::text(bytes, Decrypt::Ok),
+    let (opened, decrypt) = if wrapped.to == keys.member.public() {
+        (group::open(&sealed, wrapped, sender, keys.member, cache), Decrypt::Ok)
+    } else {
+        let archived = (keys.archived)();
+        let Some(key) = archived.iter().find(|key| key.public == wrapped.to) else {
+            return Opened::closed(Decrypt::NoKey);
+        };
+        let opened = group::open_archived(&sealed, wrapped, sender, key.public, &key.exchange);
+        (opened, Decrypt::ArchivedKey)
+    };
+    match opened {
+        Ok(bytes) => Opened::text(bytes, decrypt),
         Err(_) => Opened::closed(Decrypt::Failed),
     }
 }
@@ -156,6 +176,7 @@ mod tests {
         member: KeyPair,
         session: KeyPair,
         ended: Arc<KeyPair>,
+        archived: Vec<Arc<ArchivedKey>>,
         cache: SharedKeyCache,
     }
 
@@ -165,6 +186,7 @@ mod tests {
             member: KeyPair::generate(),
             session: KeyPair::generate(),
             ended: Arc::new(KeyPair::generate()),
+            archived: Vec::new(),
             cache: SharedKeyCache::new(16),
         }
     }
@@ -174,8 +196,13 @@ mod tests {
             let target = target.into();
             let ended = Arc::clone(&self.ended);
             let stored = move |key: PublicKey| (key == ended.public()).then(|| Arc::clone(&ended));
-            let keys =
-                OwnKeys { member: &self.member, session: Some(&self.session), stored: &stored };
+            let archived = || self.archived.clone();
+            let keys = OwnKeys {
+                member: &self.member,
+                session: Some(&self.session),
+                stored: &stored,
+                archived: &archived,
+            };
             open(push, self.sender.public(), target.as_ref(), &keys, &self.cache)
         }
 
@@ -220,7 +247,7 @@ mod tests {
         assert_eq!((opened.body, opened.decrypt), (None, Decrypt::NoKey));
     }
 
-    /// daemon §15 Accept: tampered ciphertext, nonce, sender key each: failed, body null.
+    /// daemon §15 Accept 1: tampered ciphertext, nonce, sender key each: failed, body null.
     #[test]
     fn tampered_texts_fail_and_show_nothing() {
         let scene = scene();
@@ -251,6 +278,50 @@ mod tests {
         assert_eq!(scene.open(&without, Some(TargetSpec::Everyone)).decrypt, Decrypt::NoKey);
         let forger = Scene { sender: KeyPair::generate(), ..scene };
         assert_eq!(forger.open(&push, Some(TargetSpec::Everyone)).decrypt, Decrypt::Failed);
+    }
+
+    /// Daemon spec §19 Accept 1: what was sealed for a key that was rotated out opens with what is kept of it, newest first,
+    /// and with nothing once that is gone.
+    #[test]
+    fn texts_for_a_former_key_open_with_the_archive() {
+        let mut scene = scene();
+        let former = std::mem::replace(&mut scene.member, KeyPair::generate());
+        let older = KeyPair::generate();
+        let Scene { sender, cache, .. } = &scene;
+        let direct = |to: PublicKey| {
+            let sealed = direct::seal(b"hi", sender, to).unwrap();
+            Push {
+                nonce: sealed.nonce.to_b64().into(),
+                ciphertext: sealed.ciphertext_b64().into(),
+                ..Push::default()
+            }
+        };
+        let group = group::seal(b"hi", sender, &[former.public()], cache);
+        let group = Push {
+            nonce: group.body.nonce.to_b64().into(),
+            ciphertext: group.body.ciphertext_b64().into(),
+            body_version: Some(2),
+            wrapped_key: group.wrapped_keys.into_iter().next(),
+            ..Push::default()
+        };
+        let cases = [
+            (direct(former.public()), TargetSpec::Key(former.public())),
+            (direct(older.public()), TargetSpec::Key(older.public())),
+            (group, TargetSpec::Everyone),
+        ];
+        for (push, target) in &cases {
+            assert_eq!(scene.open(push, target.clone()).decrypt, Decrypt::NoKey, "{target}");
+        }
+        scene.archived = vec![ArchivedKey::of(&former), ArchivedKey::of(&older)];
+        for (push, target) in &cases {
+            let opened = scene.open(push, target.clone());
+            assert_eq!(opened.decrypt, Decrypt::ArchivedKey, "{target}");
+            assert_eq!(opened.body.as_deref(), Some("hi"));
+            let mallory = KeyPair::generate();
+            let forged =
+                Scene { sender: mallory, archived: scene.archived.clone(), ..self::scene() };
+            assert!(!forged.open(push, target.clone()).decrypt.is_readable());
+        }
     }
 
     #[test]

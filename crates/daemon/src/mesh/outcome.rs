@@ -38,6 +38,20 @@ pub(super) enum Outcome {
     Reseal(Reason),
 }
 
+impl Outcome {
+    /// The word for figures; `None` when nothing was written.
+    pub(super) const fn word(&self) -> Option<&'static str> {
+        match self {
+            Self::Done => Some("done"),
+            Self::Duplicate { .. } => Some("duplicate"),
+            Self::Dead(_) => Some("dead"),
+            Self::Retry(..) => Some("retry"),
+            Self::Reseal(_) => Some("reseal"),
+            Self::Release => None,
+        }
+    }
+}
+
 /// Why a row failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reason {

@@ -46,9 +46,10 @@ pub(super) struct Dropped {
     invalid: AtomicU64,
     echoes: AtomicU64,
     removed: AtomicU64,
+    stale: AtomicU64,
 }
 
-/// How many pushes were acknowledged and not stored, and why.
+/// How many pushes were acknowledged and not stored, and why; and how many were stored that nothing opens any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DroppedCounts {
     /// They could not be read (`cm_daemon_invalid_inbound_total`).
@@ -57,6 +58,8 @@ pub struct DroppedCounts {
     pub echoes: u64,
     /// Their sender is no member any more.
     pub removed: u64,
+    /// Sealed for a former key of ours whose time has passed; stored (`cm_daemon_decrypt_stale_total`).
+    pub stale: u64,
 }
 
 impl super::MeshHandle {
@@ -67,6 +70,7 @@ impl super::MeshHandle {
             invalid: dropped.invalid.load(Ordering::Relaxed),
             echoes: dropped.echoes.load(Ordering::Relaxed),
             removed: dropped.removed.load(Ordering::Relaxed),
+            stale: dropped.stale.load(Ordering::Relaxed),
         }
     }
 }
@@ -242,12 +246,9 @@ impl Receiver {
         let is_ours = match self.via {
             Via::Session(own) => sender == own,
             Via::Member => {
-                let own = self.mesh.member.public;
-                sender == own
-                    || push
-                        .sender_member_pubkey
-                        .as_deref()
-                        .is_some_and(|key| key.parse() == Ok(own))
+                let is_own = |key| self.mesh.is_own_member_key(key);
+                let behind = push.sender_member_pubkey.as_deref();
+                is_own(sender) || behind.is_some_and(|key| key.parse().is_ok_and(is_own))
             }
         };
         is_ours && !self.is_left_by_a_session(push, sender)
@@ -259,7 +260,9 @@ impl Receiver {
         let target = push.target_spec.as_deref().and_then(|target| target.parse().ok());
         match target {
             Some(TargetSpec::Key(key)) => {
-                key != self.mesh.member.public && key != sender && self.mesh.own_keys(key).is_some()
+                !self.mesh.is_own_member_key(key)
+                    && key != sender
+                    && self.mesh.own_keys(key).is_some()
             }
             _ => false,
         }
@@ -304,14 +307,23 @@ impl Receiver {
         let recipient = self.recipient(target.as_ref());
         let mesh = &self.mesh;
         let stored = |key: PublicKey| mesh.own_keys(key);
+        let archived = || mesh.context.identity.archived(&mesh.slug, clock::now());
         let keys = OwnKeys {
             member: &mesh.member.keys,
             session: self.session.as_deref(),
             stored: &stored,
+            archived: &archived,
         };
         let opened = open(push, sender_key, target.as_ref(), &keys, &mesh.shared_keys);
         let (channel, topic) = channel_of(push, target.as_ref(), opened.decrypt);
-        let raw = (!opened.decrypt.is_readable())
+        let is_for_former_key = |key| key != mesh.member.public && mesh.is_own_member_key(key);
+        let mut decrypt = opened.decrypt;
+        if !decrypt.is_readable() && named_key(push, target.as_ref()).is_some_and(is_for_former_key)
+        {
+            mesh.dropped.stale.fetch_add(1, Ordering::Relaxed);
+            decrypt = Decrypt::Failed;
+        }
+        let raw = (!decrypt.is_readable())
             .then(|| json!({"nonce": push.nonce, "ciphertext": push.ciphertext}).to_string());
         NewItem {
             mesh: mesh.slug.clone(),
@@ -334,7 +346,7 @@ impl Receiver {
             meta: opened.meta,
             mentions: push.mentions.clone().unwrap_or_default(),
             body_version: u32::from(push.body_version.unwrap_or(1)),
-            decrypt: opened.decrypt,
+            decrypt,
             raw,
             reply_to_id: push.reply_to_id.clone(),
             created_at: Timestamp::parse_iso(&push.created_at),
@@ -360,7 +372,8 @@ impl Receiver {
             _ => Recipient {
                 key: member,
                 kind: RecipientKind::Member,
-                addressed_to: named.filter(|named| *named != member),
+                // What was for a key that the member had before is the member's, not an ended session's.
+                addressed_to: named.filter(|named| !self.mesh.is_own_member_key(*named)),
             },
         }
     }
@@ -382,12 +395,24 @@ impl Receiver {
         }));
     }
 
+    fn count(&self, inserted: &Inserted) {
+        let (figures, slug) = (&self.mesh.context.figures, &self.mesh.slug);
+        match inserted {
+            Inserted::New(item) => {
+                let subtype = item.subtype.as_deref();
+                figures.received(slug, &item.channel, subtype, &item.transport, item.decrypt);
+            }
+            Inserted::Duplicate => figures.known_to_inbox(slug),
+        }
+    }
+
     /// The message is in the inbox, or was before: acknowledge it. It is not: the broker will repeat it.
     async fn settle(&mut self, stored: Stored) {
         match stored.inserted {
             Ok(inserted) => {
                 self.is_failing = false;
                 self.acknowledge(stored.ack).await;
+                self.count(&inserted);
                 // Now that a later proof finds the row.
                 if let Some(shown) = stored.unproved {
                     self.mesh.unproved.note(shown);
@@ -442,6 +467,14 @@ impl Mesh {
                 None
             }
         }
+    }
+}
+
+/// The own key a push was sealed for, as far as it says so.
+fn named_key(push: &Push, target: Option<&TargetSpec>) -> Option<PublicKey> {
+    match target {
+        Some(TargetSpec::Key(key)) => Some(*key),
+        _ => push.wrapped_key.as_ref().map(|wrapped| wrapped.to),
     }
 }
 

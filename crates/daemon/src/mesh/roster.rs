@@ -11,6 +11,8 @@ use claudemesh_protocol::{GroupName, PeerRole, PublicKey, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
+use crate::identity::FormerKeys;
+
 /// One snapshot of presences and members.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RosterView {
@@ -27,6 +29,8 @@ pub(crate) struct RosterView {
     pub asked_at: Option<Timestamp>,
     /// Members behind sessions that were here and may be gone: what is said about their messages still counts.
     pub former: Arc<BTreeMap<PublicKey, PublicKey>>,
+    /// Keys that members had before: what they sent under these is still theirs.
+    pub rotated: FormerKeys,
 }
 
 /// Who is there.
@@ -74,6 +78,14 @@ impl RosterView {
     /// The member with this key.
     pub(crate) fn member(&self, key: PublicKey) -> Option<&MemberRow> {
         self.members.iter().find(|member| member.pubkey == key)
+    }
+
+    /// The member that had this key at that time: its present one, or one that was rotated out since.
+    pub(super) fn member_at(&self, key: PublicKey, at: Timestamp) -> Option<&MemberRow> {
+        self.member(key).or_else(|| {
+            let former = self.rotated.get(&key).filter(|former| at < former.until)?;
+            self.members.iter().find(|member| member.member_id == former.member_id)
+        })
     }
 
     /// The presences that have this key as their session key or member key.
@@ -188,6 +200,19 @@ pub(super) struct Roster {
 }
 
 impl Roster {
+    /// Nobody yet, but what is remembered of keys that members had before.
+    pub(super) fn knowing(rotated: FormerKeys) -> Self {
+        let roster = Self::default();
+        roster.set_rotated(rotated);
+        roster
+    }
+
+    /// Another set of keys that members had before.
+    pub(super) fn set_rotated(&self, rotated: FormerKeys) {
+        let mut view = self.view.write();
+        *view = Arc::new(RosterView { rotated, ..RosterView::clone(&view) });
+    }
+
     /// The snapshot as it stands.
     pub(super) fn view(&self) -> Arc<RosterView> {
         Arc::clone(&self.view.read())
@@ -212,8 +237,9 @@ impl Roster {
         let mut view = self.view.write();
         let former = with_present(&view.former, &peers);
         let (passing, peers) = peers.into_iter().partition(|row| lists(row, capability::TRANSIENT));
-        let asked_at = Some(asked_at);
-        *view = Arc::new(RosterView { peers, passing, members, fetched_at, asked_at, former });
+        let (asked_at, rotated) = (Some(asked_at), Arc::clone(&view.rotated));
+        *view =
+            Arc::new(RosterView { peers, passing, members, fetched_at, asked_at, former, rotated });
     }
 
     /// An own session has ended: it is gone from here on, whatever the broker still lists.
@@ -313,7 +339,7 @@ pub(super) mod fixture {
     pub(crate) fn view(peers: Vec<PeerRow>, members: Vec<MemberRow>) -> RosterView {
         let former = super::with_present(&std::sync::Arc::default(), &peers);
         let fetched_at = Some(tokio::time::Instant::now());
-        RosterView { peers, passing: Vec::new(), members, fetched_at, asked_at: None, former }
+        RosterView { peers, members, fetched_at, former, ..RosterView::default() }
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Sealed {
     pub content_key: Option<Zeroizing<Vec<u8>>>,
     /// Epoch of the topic key; none without topics.
     pub key_epoch: Option<u32>,
+    /// The key whose secret sealed it; none where no key did.
+    pub sealed_by: Option<PublicKey>,
     /// `dm`, `group` or `broadcast`.
     pub channel: &'static str,
     /// The metadata stays here: a recipient could not read it.
@@ -94,7 +96,8 @@ pub(super) fn seal(
         let shared =
             cache.between(sender, *key).map_err(|_| refused(ErrorCode::InvalidTarget, unusable))?;
         let sealed = shared.seal(wrapped.as_bytes());
-        return Ok(form.plain(sealed.nonce, sealed.ciphertext_b64()));
+        let sealed_by = Some(sender.public());
+        return Ok(Sealed { sealed_by, ..form.plain(sealed.nonce, sealed.ciphertext_b64()) });
     }
     if is_encrypted(draft.target, view, own_member, policy.group_encryption) {
         Ok(form.group(&wrapped))
@@ -186,6 +189,7 @@ impl Form {
             body_version: 1,
             content_key: None,
             key_epoch: None,
+            sealed_by: None,
             channel: self.channel,
             is_meta_dropped: self.is_meta_dropped,
         }

@@ -57,10 +57,10 @@ struct Entries {
 impl SenderBook {
     /// Judges a sender by the roster, the attestation that came along, the roster's and the remembered one.
     pub(super) fn judge(&self, claim: &Claim<'_>, view: &RosterView) -> Sender {
-        if let Some(member) = view.member(claim.key) {
+        if let Some(member) = view.member_at(claim.key, claim.created_at) {
             return Sender {
                 is_verified: true,
-                member: Some(claim.key),
+                member: Some(member.pubkey),
                 name: member.display_name.clone(),
             };
         }
@@ -77,7 +77,8 @@ impl SenderBook {
                 name: claim.key.short(KEY_SHOWN_CHARS),
             };
         };
-        let member = proof.parent_member_pubkey;
+        let parent = proof.parent_member_pubkey;
+        let member = view.member_at(parent, claim.created_at).map_or(parent, |row| row.pubkey);
         self.entries.lock().keep(proof);
         Sender { is_verified: true, member: Some(member), name: session_name(claim, member, view) }
     }
@@ -85,7 +86,7 @@ impl SenderBook {
 
 fn is_proof(attestation: &ParentAttestation, claim: &Claim<'_>, view: &RosterView) -> bool {
     attestation.session_pubkey == claim.key
-        && view.member(attestation.parent_member_pubkey).is_some()
+        && view.member_at(attestation.parent_member_pubkey, claim.created_at).is_some()
         && verify_for_message(attestation, claim.created_at).is_ok()
 }
 
@@ -169,7 +170,7 @@ mod tests {
         Claim { key, name: Some(name), attestation: proof, created_at: NOW }
     }
 
-    /// daemon §15 Accept: a forged sender is unverified and shown by its key; an attested session is verified.
+    /// daemon §15 Accept 2: a forged sender is unverified and shown by its key; an attested session is verified.
     #[test]
     fn only_roster_keys_and_attested_sessions_are_verified() {
         let Scene { alice, session, view } = scene();
@@ -235,6 +236,29 @@ mod tests {
         assert!(book.judge(&claim(session.public(), "x", Some(&proof)), &view).is_verified);
         view.members.clear();
         assert!(!book.judge(&claim(session.public(), "x", None), &view).is_verified);
+    }
+
+    /// Wire spec §5.18: what a member and its sessions sent before the key changed is still theirs, and nothing later.
+    #[test]
+    fn a_former_key_proves_what_was_sent_before_its_time_ended() {
+        let Scene { alice, session, mut view } = scene();
+        let now = KeyPair::generate().public();
+        view.members[0].pubkey = now;
+        let member_id = view.members[0].member_id.clone();
+        let proof = attestation::mint(&alice, session.public(), NOW.plus(HOUR), None);
+        let book = SenderBook::default();
+        let judge = |view: &RosterView, key, at: Timestamp| {
+            let claim = Claim { created_at: at, ..claim(key, "alice at work", Some(&proof)) };
+            book.judge(&claim, view)
+        };
+        assert!(!judge(&view, alice.public(), NOW).is_verified);
+        let former = crate::identity::FormerKey { member_id, until: NOW.plus(HOUR) };
+        view.rotated = std::sync::Arc::new([(alice.public(), former)].into());
+        for key in [alice.public(), session.public()] {
+            let judged = judge(&view, key, NOW);
+            assert_eq!((judged.is_verified, judged.member), (true, Some(now)), "{}", judged.name);
+            assert!(!judge(&view, key, NOW.plus(HOUR)).is_verified);
+        }
     }
 
     #[test]

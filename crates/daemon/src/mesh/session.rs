@@ -336,7 +336,10 @@ async fn run(
                 mesh.refresh.soon();
                 mesh.wake.notify_one();
             }
-            Some(ConnectionEvent::Closed { status, .. }) => {
+            Some(ConnectionEvent::Closed { close, was_open, status, .. }) => {
+                if was_open {
+                    mesh.context.figures.connection_lost(&mesh.slug, Role::Session, &close);
+                }
                 mesh.refresh.soon();
                 if status == Status::Disabled(DisabledReason::Kicked) {
                     tracing::warn!(mesh = %mesh.slug, session = %keys.public().short(12), "session_kicked");

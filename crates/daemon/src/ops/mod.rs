@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use claudemesh_protocol::ErrorCode;
 use claudemesh_protocol::ops::{
-    ArgumentError, Class, DaemonOperation, Operation, OperationKind, Run, Scope,
+    ArgumentError, Class, DaemonOperation, Family, Operation, OperationKind, Run, Scope,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -99,8 +99,23 @@ pub(crate) async fn run(
     mesh: Option<&str>,
     arguments: Map<String, Value>,
 ) -> Result<Answer, Failure> {
+    need_family(api, kind.spec().family)?;
     let time = kind.spec().timeout;
     run_at(api, caller, kind, mesh, arguments, Limits { answer: time, whole: time }).await
+}
+
+/// Refuses a family that `[capabilities]` of the settings switches off, also under the named routes.
+///
+/// # Errors
+/// `capability_disabled`.
+pub(crate) fn need_family(api: &Api, family: Family) -> Result<(), Failure> {
+    if api.daemon().context().settings.get().capabilities.allows(family) {
+        return Ok(());
+    }
+    let word = family.as_str();
+    let message = format!("the family {word} is switched off on this machine");
+    let hint = format!("config.toml says so: [capabilities] {word} = false");
+    Err(Failure::new(ErrorCode::CapabilityDisabled, message).hint(hint))
 }
 
 /// The same at any place and within these limits.

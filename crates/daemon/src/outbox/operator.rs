@@ -122,6 +122,31 @@ impl Outbox {
         }))
     }
 
+    /// Gives up everything of a mesh that waits: another machine has the same rows, and sends them. Answers how many.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn abort_mesh(
+        &self,
+        mesh: &str,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<u64, StorageError> {
+        let sql = "UPDATE outbox SET status='aborted', aborted_at=$3, aborted_by=$2 \
+                   WHERE mesh=$1 AND status IN ('pending','inflight')";
+        let (mesh, by) = (mesh.to_owned(), by.to_owned());
+        let aborted = self
+            .write(move |conn| {
+                Box::pin(async move {
+                    let query = sqlx::query(sql).bind(mesh).bind(by).bind(now.as_millis());
+                    Ok(query.execute(conn).await?.rows_affected())
+                })
+            })
+            .await?;
+        self.left_the_queue(aborted);
+        Ok(aborted)
+    }
+
     /// Takes the text out of rows that have been done for `older_than`; what proves that an id was used stays for ever.
     ///
     /// # Errors

@@ -118,6 +118,8 @@ pub struct SealedBody {
     pub content_key: Option<Zeroizing<Vec<u8>>>,
     /// Epoch of the topic key.
     pub key_epoch: Option<u32>,
+    /// The key whose secret sealed a direct message; `None` for everything else, and for rows of releases that did not say.
+    pub sealed_by: Option<PublicKey>,
 }
 
 impl From<Sealed> for SealedBody {
@@ -128,6 +130,7 @@ impl From<Sealed> for SealedBody {
             body_version: sealed.body_version,
             content_key: sealed.content_key,
             key_epoch: sealed.key_epoch,
+            sealed_by: sealed.sealed_by,
         }
     }
 }
@@ -231,6 +234,7 @@ pub(super) fn outbound(row: &SqliteRow) -> Result<OutboundRow, sqlx::Error> {
             body_version: row.unsigned("body_version")?,
             content_key: content_key.map(Zeroizing::new),
             key_epoch: row.column::<Option<u32>>("key_epoch")?,
+            sealed_by: row.parsed_option("sealed_by")?,
         },
         sender_session_pubkey: row.parsed_option("sender_session_pubkey")?,
         hops: row.unsigned("hops")?,

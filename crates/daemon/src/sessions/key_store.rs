@@ -187,16 +187,21 @@ fn read_or_discard(path: &Path) -> io::Result<Option<StoredKey>> {
 
 fn read(path: &Path) -> io::Result<Option<StoredKey>> {
     let Some(content) = file::read(path, Symlinks::Refuse)? else { return Ok(None) };
+    parse(&content.bytes).map(Some)
+}
+
+/// What a file says; `InvalidData` when it is no key file.
+pub(crate) fn parse(bytes: &[u8]) -> io::Result<StoredKey> {
     let damaged = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     // serde's own message could quote what stands in the file.
-    let record: Record = serde_json::from_slice(&content.bytes)
+    let record: Record = serde_json::from_slice(bytes)
         .map_err(|error| damaged(format!("line {}, column {}", error.line(), error.column())))?;
     let keys =
         KeyPair::from_hex(&record.secret_key.0).map_err(|error| damaged(error.to_string()))?;
     if keys.public() != record.public_key {
         return Err(damaged("the public key does not belong to the secret one".to_owned()));
     }
-    Ok(Some(StoredKey { keys, session_id: record.session_id, allowed_caps: record.allowed_caps }))
+    Ok(StoredKey { keys, session_id: record.session_id, allowed_caps: record.allowed_caps })
 }
 
 /// Sets the time of the last use; a failure only makes the file look older.
@@ -222,14 +227,14 @@ fn files_of(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-fn is_slug(text: &str) -> bool {
+pub(crate) fn is_slug(text: &str) -> bool {
     !text.is_empty()
         && !matches!(text, "." | "..")
         && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
 }
 
 /// 8-4-4-4-12 hexadecimal characters.
-pub(super) fn is_uuid(text: &str) -> bool {
+pub(crate) fn is_uuid(text: &str) -> bool {
     let parts: Vec<_> = text.split('-').collect();
     parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12])
         && parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))

@@ -9,6 +9,9 @@
     reason = "tests fail by panicking"
 )]
 
+mod care;
+mod hooks;
+mod identity;
 mod local;
 mod mesh;
 mod ops;

@@ -61,6 +61,8 @@ kinds! {
     OutboxPressureHigh = "outbox_pressure_high",
     /// A key of the shared state was written: key, value, updated_by.
     StateChanged = "state_changed",
+    /// A hook ran, or was to run.
+    HookExecuted = "hook_executed",
     /// Another event of the broker.
     System = "system",
     /// This subscriber missed something.

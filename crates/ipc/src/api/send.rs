@@ -43,6 +43,29 @@ pub struct SendRequest {
     pub subtype: Option<String>,
 }
 
+/// Body of `POST /v1/broadcast`. Strict: an unknown field is refused.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BroadcastRequest {
+    /// The text, not empty.
+    pub message: String,
+    /// `*` or `@group`; default `*`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Default `next`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// User metadata; travels inside the encrypted body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<Map<String, Value>>,
+    /// The sender's own id; repeated sends under one id are one message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_message_id: Option<String>,
+    /// Mesh slug, when not derivable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<String>,
+}
+
 /// Answer of a send: 202 when queued, 200 for a duplicate of one that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendReply {

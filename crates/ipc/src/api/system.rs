@@ -82,6 +82,32 @@ pub struct Version {
     pub broker: BTreeMap<String, BrokerVersion>,
 }
 
+/// `GET /v1/compat`: what this daemon works with; versions as `0.9.x`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Compat {
+    /// Version of the program.
+    pub daemon: String,
+    /// Brokers it was tested with; others are judged by their features.
+    pub compatible_brokers: Vec<String>,
+    /// Features without which a broker is not used.
+    pub required_broker_features: Vec<String>,
+    /// Command lines that use it without a notice.
+    pub compatible_clis: Vec<String>,
+    /// Libraries.
+    pub compatible_sdks: CompatibleSdks,
+}
+
+/// The libraries in [`Compat`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CompatibleSdks {
+    /// `sdk/python`.
+    pub python: Vec<String>,
+    /// `sdk/go`.
+    pub go: Vec<String>,
+    /// `sdk/typescript`.
+    pub ts: Vec<String>,
+}
+
 /// One mesh in `GET /v1/health`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MeshHealth {
@@ -107,6 +133,12 @@ pub struct MeshHealth {
     /// Why it is disabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled_reason: Option<String>,
+    /// `legacy` for a broker that states no features.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<String>,
+    /// The broker signs with another key than before (`daemon trust-broker`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub broker_key_changed: bool,
 }
 
 /// `GET /v1/health`.
@@ -244,6 +276,13 @@ pub struct ReloadReply {
     pub attached: Vec<String>,
     /// Meshes detached by it.
     pub detached: Vec<String>,
-    /// Settings that changed and need a restart.
+    /// Settings that changed and are in force now.
+    #[serde(default)]
+    pub applied: Vec<String>,
+    /// Settings that changed and wait for the next start.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
+    /// The same as `needs_restart`, for clients of daemons before `ipc_minor` 3.
+    #[serde(default)]
     pub restart_needed: Vec<String>,
 }

@@ -89,6 +89,7 @@ fn row() -> NewRow {
             body_version: 1,
             content_key: None,
             key_epoch: None,
+            sealed_by: None,
         },
         sender_session_pubkey: None,
         hops: 0,

@@ -11,6 +11,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod acceptance;
 mod documents;
 mod sources;
 mod tree;

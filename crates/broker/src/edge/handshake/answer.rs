@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use claudemesh_protocol::limits::PROTOCOL_VERSION;
+use claudemesh_protocol::limits::{KEY_EPOCHS_MAX, PROTOCOL_VERSION};
 use claudemesh_protocol::wire::hello::{FeatureParams, MeshPolicy};
 use claudemesh_protocol::wire::{Features, HelloAck, MemberProfile, WireLimits};
 use claudemesh_store::{DedupeRetention, PeerState};
@@ -84,9 +84,17 @@ fn features(broker: &Broker, dedupe: DedupeRetention) -> Features {
     let inline = broker.limits().max_message_bytes;
     add("max_payload", json!({"inline_bytes": inline, "blob_bytes": inline}));
     add("concurrent_connection_policy", json!({"default_policy": "prefer_newest"}));
-    for name in
-        ["client_ack", "lease", "session_caps", "group_e2e", "hops", "offline_dm_queue", "receipts"]
-    {
+    add("key_epoch", json!({"max_concurrent_epochs": KEY_EPOCHS_MAX}));
+    for name in [
+        "client_ack",
+        "lease",
+        "session_caps",
+        "group_e2e",
+        "hops",
+        "offline_dm_queue",
+        "receipts",
+        "member_keypair_rotated_event",
+    ] {
         add(name, Value::Null);
     }
     features

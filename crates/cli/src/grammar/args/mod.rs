@@ -8,19 +8,29 @@ use claudemesh_mcp::client_config::Program;
 use claudemesh_protocol::limits;
 use claudemesh_protocol::ops::policy::ApprovalMode;
 
-use super::values::{duration, listed, positive_limit};
+use super::values::{duration, listed};
 
+mod care;
+mod daemon;
 mod mesh;
 mod outbox;
 mod policy;
+mod service;
 mod talk;
 
+pub(crate) use care::{
+    BackupArgs, PassphraseArgs, RecoverArgs, RecoverChoice, ResetArgs, RestoreArgs, UninstallArgs,
+};
+pub(crate) use daemon::{
+    DaemonEventsArgs, DaemonLogsArgs, DaemonRemintArgs, DaemonStartArgs, DaemonVerb, LogLevel,
+};
 pub(crate) use mesh::{CreateArgs, InviteRole, JoinArgs, LeaveArgs, MeshVerb, ShareArgs};
 pub(crate) use outbox::{OutboxListArgs, OutboxPruneArgs, OutboxRequeueArgs, OutboxVerb};
 pub(crate) use policy::{PolicyCheckArgs, PolicyVerb};
+pub(crate) use service::InstallServiceArgs;
 pub(crate) use talk::{
-    InboxArgs, InboxFlushArgs, InboxVerb, MemberListArgs, MemberVerb, MessageVerb, PeerListArgs,
-    PeerVerb, PriorityWord, SendArgs,
+    InboxArgs, InboxFlushArgs, InboxSearchArgs, InboxVerb, MemberListArgs, MemberVerb, MessageVerb,
+    PeerListArgs, PeerVerb, PriorityWord, SendArgs,
 };
 
 /// The program without any flag or verb.
@@ -162,6 +172,16 @@ pub(crate) enum Command {
     /// Run the background process
     #[command(subcommand)]
     Daemon(DaemonVerb),
+    /// Save memberships, keys and settings in an encrypted file
+    #[command(
+        after_help = "Examples:\n  claudemesh backup\n  claudemesh backup --out /media/usb/mesh.cmb --with-inbox\n\nAlias: daemon backup\nThe passphrase has at least 12 characters. Whoever has both can be you in every mesh.\nExit codes: 3 short passphrase, 5 no mesh joined, 6 the file exists, 10 files"
+    )]
+    Backup(BackupArgs),
+    /// Bring a backup to this machine
+    #[command(
+        after_help = "Examples:\n  claudemesh restore --in mesh.cmb\n  claudemesh restore --in mesh.cmb --merge\n\nAlias: daemon restore\nWhat is replaced is kept as <file>.before-restore.<time>.\nExit codes: 2 wrong passphrase or damaged file, 3 no backup, 6 daemon running, 10 files"
+    )]
+    Restore(RestoreArgs),
     /// Show this session, account and memberships
     #[command(
         after_help = "Examples:\n  claudemesh whoami\n  claudemesh whoami --json\n\nExit codes: 2 neither account nor mesh nor session"
@@ -205,67 +225,6 @@ pub(crate) struct DownArgs {
     /// Keep the daemon
     #[arg(long)]
     pub(crate) broker_only: bool,
-}
-
-/// Verbs on the daemon.
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum DaemonVerb {
-    /// Start it
-    #[command(
-        after_help = "Examples:\n  claudemesh daemon up\n  claudemesh daemon up --foreground\n\nAlias: daemon start\nExit codes: 7 host fingerprint, 10 database; with --foreground those of the daemon itself"
-    )]
-    Up(DaemonUpArgs),
-    /// Stop it
-    #[command(after_help = "Example:\n  claudemesh daemon down\n\nAlias: daemon stop")]
-    Down,
-    /// Stop and start it
-    #[command(after_help = "Example:\n  claudemesh daemon restart")]
-    Restart,
-    /// Show whether it runs and what it is connected to
-    #[command(
-        after_help = "Example:\n  claudemesh daemon status --json\n\nAlias: daemon ps\nExit codes: 1 not running"
-    )]
-    Status,
-    /// Print its log
-    #[command(
-        after_help = "Examples:\n  claudemesh daemon logs --lines 20\n  claudemesh daemon logs -f --level warn\n\nExit codes: 5 no log"
-    )]
-    Logs(DaemonLogsArgs),
-    /// Look after messages on their way out
-    #[command(subcommand)]
-    Outbox(OutboxVerb),
-}
-
-/// `daemon up`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct DaemonUpArgs {
-    /// Stay in this terminal
-    #[arg(long)]
-    pub(crate) foreground: bool,
-}
-
-/// `daemon logs`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct DaemonLogsArgs {
-    /// Go on as lines are added
-    #[arg(short, long)]
-    pub(crate) follow: bool,
-    /// Lines from the end
-    #[arg(long, value_name = "N", value_parser = positive_limit, default_value = "100", allow_negative_numbers = true)]
-    pub(crate) lines: u32,
-    /// Only this level and above
-    #[arg(long, value_name = "LEVEL")]
-    pub(crate) level: Option<LogLevel>,
-}
-
-/// Values of `daemon logs --level`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(crate) enum LogLevel {
-    Trace,
-    Debug,
-    Info,
-    Warn,
-    Error,
 }
 
 /// `completions`.

@@ -150,9 +150,14 @@ pub(crate) struct InboxArgs {
     pub(crate) wait: Option<Duration>,
 }
 
-/// Deleting from the inbox.
+/// Searching the inbox, and deleting from it.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum InboxVerb {
+    /// Find messages by their words
+    #[command(
+        after_help = "Examples:\n  claudemesh inbox search build red\n  claudemesh inbox search '\"deploy at\" OR rollback' --mesh dev\n  claudemesh daemon search invoice --limit 10 --json\n\nAND, OR, NOT, NEAR and \"quoted phrases\" work; sender and topic are searched, too.\nAliases: inbox search, daemon search\nExit codes: 3 nothing to search for, 5 no index (inbox.fts)"
+    )]
+    Search(InboxSearchArgs),
     /// Delete many messages
     #[command(
         after_help = "Examples:\n  claudemesh inbox flush --before 2026-01-01\n  claudemesh inbox flush --mesh dev"
@@ -163,6 +168,17 @@ pub(crate) enum InboxVerb {
         after_help = "Example:\n  claudemesh inbox delete 01JD2M7Q8Z3K5V6W9X0Y1A2B3C\n\nExit codes: 5 no such row"
     )]
     Delete(InboxDeleteArgs),
+}
+
+/// `inbox search`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct InboxSearchArgs {
+    /// Words to find
+    #[arg(value_name = "words", required = true)]
+    pub(crate) words: Vec<String>,
+    /// Rows at most
+    #[arg(long, value_name = "N", value_parser = positive_limit, default_value = "50", allow_negative_numbers = true)]
+    pub(crate) limit: u32,
 }
 
 /// `inbox flush`.

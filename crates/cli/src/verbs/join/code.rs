@@ -7,7 +7,7 @@ use claudemesh_crypto::invite::{Claim, InviteCapability, RootKey};
 use claudemesh_protocol::invite::{ClaimReply, ClaimRequest, InvitePreview};
 use serde_json::json;
 
-use super::{Join, Joined, already_in, forged, refused};
+use super::{Join, Joined, forged, refused};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::local::{PendingJoins, PendingKeys, Secret};
@@ -35,11 +35,10 @@ impl Join<'_> {
             return Ok(dry_run(&preview));
         }
         let pending_id = sha256_hex(code.as_bytes());
-        if let Some(mesh) =
-            self.known_mesh(&preview.mesh_slug, &preview.broker_url, preview.owner_pubkey)
-        {
+        let known = self.known_mesh(&preview.mesh_slug, &preview.broker_url, preview.owner_pubkey);
+        if let Some(report) = self.about_known(known)? {
             PendingJoins::open(context)?.forget_finished(self.config)?;
-            return Ok(already_in(mesh));
+            return Ok(report);
         }
         let began_before = PendingJoins::open(context)?.keys(&pending_id).is_some();
         if let (false, Some(reason), false) = (preview.valid, &preview.reason, began_before) {

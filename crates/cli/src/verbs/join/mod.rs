@@ -71,6 +71,7 @@ pub(crate) async fn run(context: &Context, args: &JoinArgs) -> Outcome<Report> {
         groups: groups.as_deref().unwrap_or_default(),
         alias: args.slug.as_deref(),
         is_dry_run: args.dry_run,
+        is_anew: false,
     };
     let mut report = match link {
         InviteLink::Code { code, base } => join.code(&code, base.as_deref()).await?,
@@ -91,6 +92,30 @@ pub(crate) async fn run(context: &Context, args: &JoinArgs) -> Outcome<Report> {
         }
     }
     Ok(report)
+}
+
+/// Joins a mesh that this machine is in already, as another member: its entry gets another member and other keys.
+///
+/// # Errors
+/// As [`run`]; exit 3 when the invite leads to another mesh.
+pub(crate) async fn anew(context: &Context, invite: &str, slug: &str) -> Outcome<Report> {
+    let config = context.config()?;
+    let link = InviteLink::parse(invite, context.plain_http())
+        .map_err(|error| no_invite(context, error))?;
+    let join = Join {
+        context,
+        config: &config,
+        name: display_name(context, &config, None)?,
+        role: None,
+        groups: &[],
+        alias: Some(slug),
+        is_dry_run: false,
+        is_anew: true,
+    };
+    match link {
+        InviteLink::Code { code, base } => join.code(&code, base.as_deref()).await,
+        InviteLink::Token { token, base: _ } => join.token(&token).await,
+    }
 }
 
 async fn join_group(context: &Context, slug: &str, group: &claudemesh_protocol::Group) {
@@ -124,6 +149,8 @@ struct Join<'a> {
     /// Name of the mesh on this machine.
     alias: Option<&'a str>,
     is_dry_run: bool,
+    /// The mesh called [`Join::alias`] is joined already, and gets another member.
+    is_anew: bool,
 }
 
 /// A membership the server has confirmed.
@@ -199,8 +226,25 @@ impl Join<'_> {
         })
     }
 
+    /// What there is to do about a mesh that is joined already: nothing, or to join it as somebody else.
+    fn about_known(&self, known: Option<&MeshEntry>) -> Outcome<Option<Report>> {
+        let is_meant = known.is_some_and(|mesh| Some(mesh.slug.as_str()) == self.alias);
+        match known {
+            _ if self.is_anew && !is_meant => {
+                let slug = self.alias.unwrap_or_default();
+                let message = format!("this invite does not lead to \"{slug}\"");
+                Err(Failure::of_word("invalid_invite", message))
+            }
+            Some(mesh) if !self.is_anew => Ok(Some(already_in(mesh))),
+            _ => Ok(None),
+        }
+    }
+
     /// A name that is taken here stops a join before it uses the invite.
     fn check_slug(&self, slug: &str) -> Outcome<()> {
+        if self.is_anew {
+            return Ok(());
+        }
         let slug = self.alias.unwrap_or(slug);
         if self.config.mesh(slug).is_some() { Err(slug_taken(slug)) } else { Ok(()) }
     }
@@ -231,6 +275,9 @@ impl Join<'_> {
 
     /// The result, after the daemon was told.
     async fn report(&self, joined: &Joined, slug: &str, note: Option<&str>) -> Report {
+        if self.is_anew {
+            return self.report_anew(joined, slug);
+        }
         self.context.attached(slug).await;
         let mut screen = Screen::new();
         screen.done(format!("joined {slug}"));
@@ -256,6 +303,22 @@ impl Join<'_> {
             "role": joined.role,
             "alreadyMember": joined.was_member,
             "displayName": joined.other_name.as_ref().unwrap_or(&self.name),
+        });
+        Report::new(Document::object(document), screen)
+    }
+}
+
+impl Join<'_> {
+    fn report_anew(&self, joined: &Joined, slug: &str) -> Report {
+        let new = joined.keys.public().short(16);
+        let old = self.config.mesh(slug).map(|mesh| mesh.keys.public().short(16));
+        let mut screen = Screen::new();
+        screen.done(format!("new member {new} on {slug}"));
+        if let Some(name) = &joined.other_name {
+            screen.attention(format!("another member has your name: you are {name} on {slug}"));
+        }
+        let document = json!({
+            "mesh": slug, "member_id": joined.member_id, "old_prefix": old, "new_prefix": new,
         });
         Report::new(Document::object(document), screen)
     }

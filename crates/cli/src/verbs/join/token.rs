@@ -8,7 +8,7 @@ use claudemesh_protocol::account::JoinV1Request;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{Join, Joined, already_in, forged, refused};
+use super::{Join, Joined, forged, refused};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::local::{PendingJoins, PendingKeys, Secret};
@@ -34,8 +34,9 @@ impl Join<'_> {
         if self.is_dry_run {
             return Ok(dry_run(&invite));
         }
-        if let Some(mesh) = self.config.meshes().find(|mesh| mesh.mesh_id == invite.mesh_id) {
-            return Ok(already_in(mesh));
+        let known = self.config.meshes().find(|mesh| mesh.mesh_id == invite.mesh_id);
+        if let Some(report) = self.about_known(known)? {
+            return Ok(report);
         }
         self.check_slug(&invite.mesh_slug)?;
         self.consent(None, &invite.broker_url, invite.owner_pubkey)?;

@@ -59,6 +59,11 @@ fn inbox(bob: &Home) {
     inbox.case("beyond the limit", bob, &["inbox", "--limit", "1001"]);
     inbox.case("nothing", bob, &["inbox", "--from", "Nobody"]);
     inbox.keep();
+    let mut search = Page::of("message inbox search");
+    search.success(bob, &["inbox", "search", "build", "green", "--limit", "1"], || {});
+    search.case("no match", bob, &["daemon", "search", "submarine"]);
+    search.case("nothing to search for", bob, &["inbox", "search", " "]);
+    search.keep();
     let mut delete = Page::of("message inbox delete");
     let ids = || -> Vec<String> {
         let rows = bob.json_ok(&["inbox", "--peek"]);

@@ -2,6 +2,9 @@
 //! can answer. [`walk`] finds the verbs and the errors that nobody has looked at.
 
 mod administration;
+mod care;
+mod daemon;
+mod identity;
 mod machine;
 mod mesh;
 mod messages;

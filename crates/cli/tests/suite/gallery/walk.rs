@@ -33,6 +33,7 @@ const OWN: &[(&str, &[&str])] = &[
         &["nobody there and --require-online", "another text under one id", "yourself", "too long"],
     ),
     ("message inbox", &["bad time", "beyond the limit"]),
+    ("message inbox search", &["no match", "nothing to search for"]),
     ("message inbox flush", &["without a filter", "bad time"]),
     ("message inbox delete", &["short id", "unknown id"]),
     ("message status", &["short id", "unknown id", "unknown prefix"]),
@@ -40,11 +41,39 @@ const OWN: &[(&str, &[&str])] = &[
     ("policy check", &["unknown verb", "denied"]),
     ("policy init", &["there is one"]),
     ("daemon status", &["not running"]),
+    ("daemon accept-host", &["bad settings"]),
+    ("daemon remint", &["no mesh", "no invite", "daemon running", "nobody to ask", "not joined"]),
+    ("daemon rotate-keypair", &["not running", "nobody to ask", "not joined"]),
+    ("daemon trust-broker", &["not running", "no mesh named", "the known key", "nobody to ask"]),
+    ("daemon archive-cleanup", &["not running"]),
+    ("daemon version", &["not running"]),
+    ("daemon sessions", &["not running", "nobody"]),
+    ("daemon events", &["not running"]),
+    ("daemon metrics", &["not running", "switched off"]),
+    ("daemon reload", &["not running", "bad settings", "after a restart"]),
+    ("daemon rotate-token", &["not running"]),
     ("daemon logs", &["no log"]),
+    ("daemon install-service", &["in an automated build", "no service manager"]),
+    ("daemon uninstall-service", &["none installed"]),
+    ("daemon recover", &["damaged outbox", "salvage", "nobody to confirm", "daemon running"]),
+    ("daemon reset", &["nobody to confirm"]),
+    ("daemon uninstall", &["nobody to confirm", "keys without a person"]),
     ("daemon outbox inspect", &["unknown id"]),
     ("daemon outbox requeue", &["unknown id", "done already"]),
     ("daemon outbox drop", &["unknown id", "done already"]),
     ("daemon outbox prune", &["without --confirm"]),
+    ("backup", &["the file exists", "nobody to ask", "nothing to back up", "short passphrase"]),
+    (
+        "restore",
+        &[
+            "nobody to confirm",
+            "nothing to add",
+            "no such file",
+            "no backup",
+            "wrong passphrase or damaged file",
+            "daemon running",
+        ],
+    ),
     ("whoami", &["not signed in"]),
     ("completions", &["unknown shell"]),
     ("mcp print-config", &["unknown client"]),
@@ -52,10 +81,11 @@ const OWN: &[(&str, &[&str])] = &[
 ];
 
 /// Verbs whose output is no document: a script, a log, a page. They have no JSON.
-const PLAIN: [&str; 4] = ["completions", "daemon logs", "mcp print-config", "help"];
+const PLAIN: [&str; 5] =
+    ["completions", "daemon logs", "daemon metrics", "mcp print-config", "help"];
 
-/// Servers: what they write is tested with a client.
-const SERVERS: [&str; 2] = ["mcp", "broker"];
+/// Servers, and a stream without an end: what they write is tested with a client, and in `events`.
+const SERVERS: [&str; 3] = ["mcp", "broker", "daemon events"];
 
 /// Headings that must be there.
 fn required(one: &Specimen) -> BTreeSet<&'static str> {

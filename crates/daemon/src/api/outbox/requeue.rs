@@ -13,6 +13,7 @@ use crate::api::Api;
 use crate::api::caller::Caller;
 use crate::api::failure::Failure;
 use crate::api::send::{RequestParts, check_id, destination_of, seal_failure, space_left};
+use crate::hooks::Asked;
 use crate::mesh::{MeshHandle, Resolution};
 use crate::ops::not_attached;
 use crate::outbox::operator::{InFlight, Untouched};
@@ -28,7 +29,7 @@ impl Api {
         &self,
         caller: &Caller,
         old: &OutboxItem,
-        body: RequeueRequest,
+        mut body: RequeueRequest,
     ) -> Result<RequeueReply, Failure> {
         let in_flight = if body.force { InFlight::Replaced } else { InFlight::Kept };
         if matches!(old.status, RowStatus::Done | RowStatus::Aborted) {
@@ -44,6 +45,20 @@ impl Api {
         let Some((_, row)) = outbox.stored(&old.id).await? else {
             return Err(refusal(Untouched::NoSuchRow));
         };
+        if let Some(text) = body.payload.take() {
+            // Other words are another message: whoever guards what goes out is asked about them, too.
+            let asked = Asked {
+                mesh: old.mesh.clone(),
+                to: row.to_raw.clone(),
+                target: row.target_spec.to_string(),
+                message: text.clone(),
+                priority: row.priority.as_str(),
+                meta: user_meta(&row)?,
+                sender_session: caller.session.as_ref().map(|session| session.session_id.clone()),
+            };
+            let replaced = self.daemon.hooks().before_send(asked).await?;
+            body.payload = Some(replaced.unwrap_or(text));
+        }
         let new = Self::renewed(&mesh, row, &body, client_message_id.clone())?;
         let aborted_by = body.aborted_by.as_deref().unwrap_or(OPERATOR);
         let aborted_by = sanitized_line(aborted_by, ABORTED_BY_MAX_CHARS);

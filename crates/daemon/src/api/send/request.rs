@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::api::failure::Failure;
 use crate::api::input;
+use crate::hooks::{AUTO_KEY, Grant, HookLetter};
 
 /// What is to be sent.
 #[derive(Clone)]
@@ -27,6 +28,15 @@ pub(crate) struct Letter {
     pub(super) mesh: Option<String>,
     pub(super) to_self: bool,
     pub(super) expires_in: Option<Duration>,
+    /// Set when a hook wrote it.
+    pub(super) auto: Option<Auto>,
+}
+
+/// What distinguishes the letter of a hook (wire spec §4.10, §5.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Auto {
+    /// Automatic answers before it, and this one.
+    pub(crate) hops: u32,
 }
 
 impl Letter {
@@ -44,9 +54,7 @@ impl Letter {
         if body.to.is_empty() || body.to.len() > TARGET_MAX_CHARS {
             return Err(Failure::field("to", format!("\"to\" has 1 to {TARGET_MAX_CHARS} bytes")));
         }
-        if body.message.is_empty() {
-            return Err(Failure::field("message", "\"message\" is empty"));
-        }
+        check_message(&body.message)?;
         if body.subtype.is_some() {
             return Err(Failure::field("subtype", "\"subtype\" is not for clients"));
         }
@@ -73,8 +81,60 @@ impl Letter {
             mesh: body.mesh,
             to_self: body.to_self,
             expires_in: body.expires_in_s.map(Duration::from_secs),
+            auto: None,
         })
     }
+
+    /// The reply of a hook.
+    pub(crate) fn of_hook(letter: HookLetter) -> Self {
+        let HookLetter { to, message, priority, mesh, client_message_id, hops } = letter;
+        Self {
+            to,
+            message,
+            priority,
+            meta: None,
+            reply_to_id: None,
+            mentions: Vec::new(),
+            client_message_id,
+            mesh: Some(mesh),
+            to_self: false,
+            expires_in: None,
+            auto: Some(Auto { hops }),
+        }
+    }
+
+    /// The same with other words, which are looked at like the first ones.
+    pub(super) fn with_message(&self, message: String) -> Result<Self, Failure> {
+        check_message(&message)?;
+        Ok(Self { message, ..self.clone() })
+    }
+
+    /// Makes it the letter of a hook, in the one mesh that its token is good for.
+    pub(super) fn write_as(&mut self, grant: &Grant) -> Result<(), Failure> {
+        if self.mesh.as_deref().is_some_and(|mesh| mesh != grant.mesh()) {
+            let message = "the hook's token is not for this mesh";
+            return Err(Failure::new(ErrorCode::ScopeMissing, message));
+        }
+        self.mesh = Some(grant.mesh().to_owned());
+        self.auto = Some(Auto { hops: grant.next_hops() });
+        Ok(())
+    }
+
+    /// The metadata as it travels: the user's, and what says that a hook wrote it. The fingerprint covers the user's alone.
+    pub(super) fn sent_meta(&self) -> Option<Map<String, Value>> {
+        let mut meta = self.meta.clone();
+        if self.auto.is_some() {
+            meta.get_or_insert_default().insert(AUTO_KEY.to_owned(), Value::Bool(true));
+        }
+        meta
+    }
+}
+
+fn check_message(message: &str) -> Result<(), Failure> {
+    if message.is_empty() {
+        return Err(Failure::field("message", "\"message\" is empty"));
+    }
+    Ok(())
 }
 
 /// The header wins, then the body, then a fresh one; both and different is a mistake.

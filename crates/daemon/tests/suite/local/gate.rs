@@ -10,18 +10,30 @@ use tokio::net::UnixStream;
 
 use super::world::{Home, code, letter, raw, register, some_key, status_of, token, until};
 
-const ROUTES: &[(&str, &str)] = &[
+/// The path of a session that nobody registered.
+const SOME_SESSION: &str =
+    "/v1/sessions/9999999999999999999999999999999999999999999999999999999999999999";
+
+/// Every route; the stream, which has no end, comes last.
+pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/version"),
+    ("GET", "/v1/compat"),
     ("GET", "/v1/health"),
+    ("GET", "/v1/metrics"),
     ("GET", "/v1/sessions"),
     ("GET", "/v1/sessions/me"),
     ("DELETE", "/v1/sessions/me"),
     ("POST", "/v1/sessions/register"),
     ("POST", "/v1/sessions/status"),
+    ("DELETE", SOME_SESSION),
+    ("POST", "/v1/heartbeat"),
     ("POST", "/v1/send"),
+    ("POST", "/v1/broadcast"),
     ("GET", "/v1/inbox"),
+    ("GET", "/v1/inbox/search"),
     ("POST", "/v1/inbox/seen"),
     ("DELETE", "/v1/inbox"),
+    ("DELETE", "/v1/inbox/01KDVDXYTBCDE72G8W4ZJ9B359"),
     ("GET", "/v1/outbox"),
     ("GET", "/v1/outbox/01KDVDXYTBCDE72G8W4ZJ9B359"),
     ("POST", "/v1/outbox/requeue"),
@@ -29,11 +41,46 @@ const ROUTES: &[(&str, &str)] = &[
     ("POST", "/v1/outbox/prune"),
     ("GET", "/v1/peers"),
     ("POST", "/v1/profile"),
+    ("GET", "/v1/state"),
+    ("POST", "/v1/state"),
+    ("GET", "/v1/ops"),
     ("POST", "/v1/ops/group.join"),
+    ("POST", "/v1/admin/accept-host"),
+    ("POST", "/v1/admin/archive-cleanup"),
+    ("POST", "/v1/admin/rotate-keypair"),
+    ("POST", "/v1/admin/trust-broker"),
+    ("POST", "/v1/admin/hooks-test"),
     ("POST", "/v1/admin/reload"),
+    ("POST", "/v1/admin/rotate-token"),
     ("POST", "/v1/admin/shutdown"),
     ("GET", "/v1/events"),
 ];
+
+/// Whoever adds a route adds it here, too: the lines of the daemon's own table are looked through.
+#[test]
+fn no_route_is_missing() {
+    let source = include_str!("../../../src/api/routes.rs");
+    let quoted = source.lines().filter_map(|line| line.strip_prefix("    \"/v1/"));
+    let templates: Vec<&str> = quoted.filter_map(|line| line.split('"').next()).collect();
+    assert!(templates.len() > 25, "{templates:?}");
+    for template in templates {
+        let parts: Vec<&str> = template.split('/').collect();
+        let is_of = |path: &str| {
+            let path: Vec<&str> = path.split('/').skip(2).collect();
+            path.len() == parts.len()
+                && path
+                    .iter()
+                    .zip(&parts)
+                    .all(|(found, part)| part.starts_with('{') || found == part)
+        };
+        let named = ROUTES.iter().any(|(_, path)| *path == format!("/v1/{template}"));
+        let is_template = template.contains('{');
+        assert!(
+            named || is_template && ROUTES.iter().any(|(_, path)| is_of(path)),
+            "/v1/{template}"
+        );
+    }
+}
 
 /// Daemon spec §9 Accept 1: matrix test: every route × {token in query, Host `evil.com`, Origin set, OPTIONS, …} gives the
 /// documented status.
@@ -219,10 +266,18 @@ async fn a_restricted_session_looks_after_neither_the_outbox_nor_the_daemon() {
 }
 
 /// Daemon §8.2, stricter: an unknown token is refused wherever its session might do more without it than with it, and the
-/// answer says why, and what to do.
+/// answer says why, and what to do. Daemon spec §14 Accept 4: of the events, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_token_is_no_key_to_anything() {
-    const FOR_ANYBODY: [&str; 3] = ["/v1/version", "/v1/health", "/v1/sessions/register"];
+    const FOR_ANYBODY: [&str; 7] = [
+        "/v1/version",
+        "/v1/compat",
+        "/v1/health",
+        "/v1/metrics",
+        "/v1/ops",
+        "/v1/sessions/register",
+        SOME_SESSION,
+    ];
     let home = Home::new();
     home.join("dev");
     let running = home.start().await;

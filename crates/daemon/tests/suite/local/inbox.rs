@@ -8,11 +8,11 @@ use claudemesh_daemon::clock::now;
 use claudemesh_daemon::inbox::{Inserted, Line, NewItem, Retention};
 use claudemesh_daemon::storage::StorageError;
 use claudemesh_ipc::Client;
-use claudemesh_ipc::api::inbox::{FlushQuery, SeenRequest};
+use claudemesh_ipc::api::inbox::{FlushQuery, SearchQuery, SeenRequest};
 use claudemesh_ipc::api::{Decrypt, EventKind, EventsQuery, InboxQuery, RecipientKind};
 use claudemesh_protocol::{Priority, PublicKey, Timestamp};
 
-use super::world::{Home, register};
+use super::world::{Home, raw, register};
 
 pub fn item(recipient: PublicKey, kind: RecipientKind, id: &str) -> NewItem {
     let sender = PublicKey::from_bytes([7; 32]);
@@ -344,5 +344,61 @@ async fn behind_a_message_that_found_no_room_nothing_of_its_socket_is_stored() {
     let stored = inbox.insert_in(&other, sized("elsewhere", 10), now()).await;
     assert!(matches!(stored, Ok(Inserted::New(_))), "{stored:?}");
     assert!(!other.is_broken());
+    running.shutdown().await;
+}
+
+/// Daemon §9.5, §13.7: however large the messages are, a page stays below what a client takes as one answer, and the pages
+/// together are everything; a link in the head leads to the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_is_bounded_in_bytes_and_leads_to_the_next() {
+    const ROWS: usize = 300;
+    let (_home, member, running) = scene().await;
+    let client = running.client();
+    for number in 0..ROWS {
+        let mut large = item(member.public(), RecipientKind::Member, &format!("large-{number:03}"));
+        large.body = Some(format!("needle {}", "x".repeat(48_000)));
+        put(&running, large).await;
+    }
+    let mut query = InboxQuery { limit: Some(1_000), ..peek() };
+    let (mut ids, mut pages) = (Vec::new(), 0);
+    loop {
+        let page = client.inbox(&query).await.unwrap();
+        let bytes = serde_json::to_vec(&page).unwrap().len();
+        assert!(bytes < claudemesh_ipc::client::ANSWER_MAX_BYTES, "{bytes}");
+        ids.extend(page.items.into_iter().map(|item| item.client_message_id));
+        pages += 1;
+        query.cursor = page.next_cursor;
+        if query.cursor.is_none() {
+            break;
+        }
+    }
+    assert!(pages > 2, "{pages}");
+    let newest_first: Vec<_> = (0..ROWS).rev().map(|number| format!("large-{number:03}")).collect();
+    assert_eq!(ids, newest_first);
+    let mut search = SearchQuery { q: "needle".to_owned(), ..SearchQuery::default() };
+    search.limit = Some(200);
+    let mut found = 0;
+    loop {
+        let page = client.inbox_search(&search).await.unwrap();
+        found += page.items.len();
+        search.cursor = page.next_cursor;
+        if search.cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, ROWS);
+    let link = async |target: &str| {
+        let head = format!("GET {target} HTTP/1.1\r\nhost: localhost");
+        let (status, answer) = raw(running.socket(), &head, "").await;
+        assert_eq!(status, 200, "{}", &answer[..200]);
+        let head = answer.split("\r\n\r\n").next().unwrap().to_owned();
+        let link = head.lines().find_map(|line| line.strip_prefix("link: <"));
+        link.map(|link| link.strip_suffix(">; rel=\"next\"").unwrap().to_owned())
+    };
+    let next = link("/v1/inbox?mark_seen=false&limit=299").await.unwrap();
+    let next = link(&next).await.unwrap();
+    assert!(next.starts_with("/v1/inbox?mark_seen=false&limit=299&cursor="), "{next}");
+    assert_eq!(link("/v1/inbox?mark_seen=false&limit=1&before=1").await, None);
+    assert!(link("/v1/inbox/search?q=needle&limit=5").await.is_some());
     running.shutdown().await;
 }

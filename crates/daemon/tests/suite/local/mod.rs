@@ -2,14 +2,21 @@
 
 mod accept;
 mod boot;
+mod broadcast;
 mod crash;
+mod crowd;
 mod events;
+mod foreign;
 mod gate;
 mod handover;
 mod inbox;
+mod live;
+mod metrics;
+mod noise;
 mod outbox;
 pub mod process;
 mod search;
 mod sessions;
+mod tcp;
 mod told;
 pub mod world;

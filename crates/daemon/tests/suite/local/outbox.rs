@@ -6,12 +6,15 @@ use claudemesh_crypto::fingerprint::{Request, of_request};
 use claudemesh_daemon::clock::now;
 use claudemesh_daemon::outbox::operator::COMPACT_AFTER;
 use claudemesh_daemon::outbox::{
-    Accepted, ClaimFrom, Done, NewRow, OutboundRow, Outbox, Recorded, SealedBody,
+    Accepted, ClaimFrom, Done, MIGRATIONS, NewRow, OutboundRow, Outbox, Recorded, SealedBody,
 };
 use claudemesh_ipc::api::RowStatus;
 use claudemesh_protocol::canonical::DestinationKind;
 use claudemesh_protocol::wire::{Receipt, ReceiptState};
 use claudemesh_protocol::{MessageId, Priority, PublicKey, TargetSpec, Timestamp};
+use claudemesh_sqlite::{Database, Options};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
 const MESH: &str = "dev";
@@ -46,6 +49,7 @@ fn row(id: &str, target: u8, at: Timestamp) -> NewRow {
             body_version: 1,
             content_key: None,
             key_epoch: None,
+            sealed_by: None,
         },
         sender_session_pubkey: None,
         hops: 0,
@@ -250,5 +254,63 @@ async fn rows_past_their_time_are_given_up() {
         (RowStatus::Dead, Some("max_age_exceeded"))
     );
     assert_eq!(outbox.open_rows(), 0);
+    outbox.close().await;
+}
+
+/// Daemon spec §11.1: a database of the release before is taken over; of its rows nobody knows who sealed them.
+#[tokio::test]
+async fn rows_of_the_release_before_do_not_say_who_sealed_them() {
+    let dir = TempDir::new().unwrap();
+    let (path, start) = (dir.path().join("outbox.db"), now());
+    let older = Database::open(Options::new(&path)).await.unwrap();
+    older.migrate(&MIGRATIONS[..2]).await.unwrap();
+    older.close().await;
+    let insert = "INSERT INTO outbox (id, client_message_id, request_fingerprint, mesh, to_raw, \
+                  destination_kind, target_spec, priority, payload, nonce, ciphertext, body_version, \
+                  enqueued_at, expires_at, next_attempt_at, status) \
+                  VALUES ('1','old',zeroblob(32),'dev','x','dm',$1,'next','text','n','c',1,$2,$3,$2,'pending')";
+    let options = SqliteConnectOptions::new().filename(&path);
+    let mut conn = options.connect().await.unwrap();
+    sqlx::query(insert)
+        .bind(PublicKey::from_bytes([1; 32]).to_hex())
+        .bind(start.as_millis())
+        .bind(start.plus(Duration::from_hours(1)).as_millis())
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    conn.close().await.unwrap();
+    let outbox = Outbox::open(&path, None, start).await.unwrap();
+    let key = PublicKey::from_bytes([7; 32]);
+    let later = start.plus(Duration::from_secs(1));
+    let mut new = row("new", 2, later);
+    new.body.sealed_by = Some(key);
+    outbox.accept(new).await.unwrap();
+    let claimed = outbox.claim_due(MESH, &[MEMBER], later).await.unwrap();
+    let sealed: Vec<_> =
+        claimed.iter().map(|row| (row.client_message_id.as_str(), row.body.sealed_by)).collect();
+    assert_eq!(sealed, [("old", None), ("new", Some(key))]);
+    let body = SealedBody { sealed_by: Some(key), ..claimed[0].body.clone() };
+    outbox.rekeyed(&claimed[0].id, &body).await.unwrap();
+    outbox.release(&[claimed[0].id.clone()]).await.unwrap();
+    let again = outbox.claim_due(MESH, &[MEMBER], later).await.unwrap();
+    assert_eq!((again[0].body.sealed_by, again[0].attempts), (Some(key), 0));
+    outbox.close().await;
+}
+
+/// What waits is left to the machine that has the same rows; other meshes, and what is done, stay.
+#[tokio::test]
+async fn what_waits_on_a_mesh_is_aborted_for_another_machine() {
+    let dir = TempDir::new().unwrap();
+    let start = now();
+    let outbox = Outbox::open(&dir.path().join("outbox.db"), None, start).await.unwrap();
+    for (id, target) in [("one", 1), ("two", 2)] {
+        outbox.accept(row(id, target, start)).await.unwrap();
+    }
+    outbox.accept(NewRow { mesh: "other".to_owned(), ..row("three", 3, start) }).await.unwrap();
+    assert_eq!(outbox.abort_mesh(MESH, "remint", start).await.unwrap(), 2);
+    assert_eq!(outbox.open_rows(), 1);
+    assert_eq!(outbox.claim_due(MESH, &[MEMBER], start).await.unwrap().len(), 0);
+    assert_eq!(outbox.claim_due("other", &[MEMBER], start).await.unwrap().len(), 1);
+    assert_eq!(outbox.abort_mesh(MESH, "remint", start).await.unwrap(), 0);
     outbox.close().await;
 }

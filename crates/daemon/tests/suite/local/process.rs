@@ -20,7 +20,8 @@ fn daemon_process() {
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let options = Options::from_env(Paths::from_env().unwrap());
+    let mut options = Options::from_env(Paths::from_env().unwrap());
+    options.hook_runner = crate::hooks::runner();
     let code = runtime.block_on(claudemesh_daemon::run_for_code(options));
     drop(runtime);
     #[expect(clippy::exit, reason = "the exit code is what is tested")]

@@ -13,12 +13,14 @@ pub struct FakeBroker {
     listener: TcpListener,
     pub mesh: MeshId,
     pub members: Vec<(PublicKey, &'static str)>,
+    /// The key it says it signs with.
+    pub key: Option<PublicKey>,
 }
 
 impl FakeBroker {
     pub async fn new(members: Vec<(PublicKey, &'static str)>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        Self { listener, mesh: MeshId::new("FakeMesh"), members }
+        Self { listener, mesh: MeshId::new("FakeMesh"), members, key: None }
     }
 
     pub fn url(&self) -> String {
@@ -45,6 +47,9 @@ impl FakeBroker {
         let mut ack = json!({"type": "hello_ack", "presenceId": "P", "memberDisplayName": "me"});
         if !features.is_null() {
             ack["features"] = features;
+        }
+        if let Some(key) = self.key {
+            ack["brokerPubkey"] = json!(key);
         }
         peer.send(&ack).await;
         (peer, hello)

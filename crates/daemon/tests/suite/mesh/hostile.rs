@@ -40,7 +40,7 @@ impl Scene {
     }
 }
 
-/// daemon §15 Accept: a forged sender under a member's name is unverified and shown by its key; a session of that
+/// daemon §15 Accept 2: a forged sender under a member's name is unverified and shown by its key; a session of that
 /// member with its attestation is verified.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_sender_is_never_shown_under_a_members_name() {
@@ -69,7 +69,7 @@ async fn a_forged_sender_is_never_shown_under_a_members_name() {
     );
 }
 
-/// daemon §15 Accept: tampered ciphertext: a row with `decrypt=failed`, body null, acknowledged; the event says
+/// daemon §15 Accept 1: tampered ciphertext: a row with `decrypt=failed`, body null, acknowledged; the event says
 /// so too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tampered_text_is_kept_marked_and_acknowledged() {
@@ -152,7 +152,7 @@ async fn a_stolen_id_suppresses_nothing() {
     assert_eq!(bodies, ["stolen", "genuine"]);
 }
 
-/// Daemon spec §18 Accept: wrong parameters of a required feature close with 4010 and disable the mesh.
+/// Daemon spec §18 Accept 2: wrong parameters of a required feature close with 4010 and disable the mesh.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_without_a_required_feature_is_refused() {
     let me = KeyPair::generate();
@@ -176,7 +176,7 @@ async fn a_broker_without_a_required_feature_is_refused() {
     .await;
 }
 
-/// Daemon spec §18 Accept: a broker without features is a legacy broker; direct messages work.
+/// Daemon spec §18 Accept 2: a broker without features is a legacy broker; direct messages work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_legacy_broker_carries_direct_messages() {
     let (me, alice) = (KeyPair::generate(), KeyPair::generate());

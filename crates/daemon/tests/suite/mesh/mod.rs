@@ -4,7 +4,7 @@
 mod crash;
 pub mod cuts;
 mod delivery;
-mod fake_broker;
+pub mod fake_broker;
 mod hostile;
 mod isolation;
 pub mod node;

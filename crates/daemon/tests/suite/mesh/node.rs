@@ -14,10 +14,11 @@ use claudemesh_crypto::{KeyPair, random};
 use claudemesh_daemon::clock;
 use claudemesh_daemon::events::{EventBus, Filter, Subscription};
 use claudemesh_daemon::home::config::MeshEntry;
+use claudemesh_daemon::identity::{HostSources, Identity};
 use claudemesh_daemon::inbox::{Inbox, InboxFilter, InboxSettings, Scope};
 use claudemesh_daemon::mesh::{
-    AgeSettings, LegacyBrokers, MeshContext, MeshHandle, MeshSettings, Meshes, Resolution,
-    Resolved, Sender,
+    AgeSettings, FeatureTerms, LegacyBrokers, MeshContext, MeshHandle, MeshSettings, Meshes,
+    Resolution, Resolved, Sender,
 };
 use claudemesh_daemon::outbox::{NewRow, Outbox, SealedBody};
 use claudemesh_daemon::sessions::{
@@ -186,9 +187,10 @@ impl Node {
             cwd: "/work".to_owned(),
             host_fingerprint: None,
             legacy: LegacyBrokers::Used,
+            features: FeatureTerms::default(),
             dialer: Arc::new(TcpDialer),
             pid: std::process::id(),
-            timing,
+            timing: timing.into(),
             max_age,
             stats_every,
         };
@@ -197,6 +199,8 @@ impl Node {
             inbox: inbox.clone(),
             events: events.clone(),
             sessions: sessions.clone(),
+            figures: claudemesh_daemon::metrics::Figures::default(),
+            identity: Identity::open(dir.path(), HostSources::default(), now),
             settings: Arc::new(settings),
         });
         meshes.apply(vec![entry.clone()]);
@@ -319,9 +323,25 @@ impl Node {
         sender: Sender,
         reply_to_id: Option<String>,
     ) -> String {
-        let resolved = self.resolve(to);
-        let sealed = self.mesh().seal(&resolved.target, text, None, 0, &sender).unwrap();
-        let (kind, reference) = match &resolved.target {
+        let target = self.resolve(to).target;
+        self.send_to(to, target, text, sender, reply_to_id).await
+    }
+
+    /// A direct message for exactly this key, whatever the roster says.
+    pub async fn send_to_key(&self, key: PublicKey, text: &str) -> String {
+        self.send_to(&key.to_hex(), TargetSpec::Key(key), text, Sender::Member, None).await
+    }
+
+    async fn send_to(
+        &self,
+        to: &str,
+        target: TargetSpec,
+        text: &str,
+        sender: Sender,
+        reply_to_id: Option<String>,
+    ) -> String {
+        let sealed = self.mesh().seal(&target, text, None, 0, &sender).unwrap();
+        let (kind, reference) = match &target {
             TargetSpec::Key(key) => (DestinationKind::Dm, key.to_hex()),
             TargetSpec::Group(name) => (DestinationKind::Topic, name.as_str().to_owned()),
             other => (DestinationKind::Topic, other.to_string()),
@@ -342,7 +362,7 @@ impl Node {
             mesh: SLUG.to_owned(),
             to_raw: to.to_owned(),
             destination_kind: kind,
-            target_spec: resolved.target.clone(),
+            target_spec: target.clone(),
             channel: sealed.channel,
             priority: Priority::Next,
             payload: text.as_bytes().to_vec().into(),
@@ -355,6 +375,7 @@ impl Node {
                 body_version: sealed.body_version,
                 content_key: sealed.content_key,
                 key_epoch: sealed.key_epoch,
+                sealed_by: sealed.sealed_by,
             },
             sender_session_pubkey: match sender {
                 Sender::Member => None,

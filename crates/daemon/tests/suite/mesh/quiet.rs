@@ -66,3 +66,30 @@ async fn an_idle_daemon_costs_no_cpu() {
     let spent = cost(daemon.client().version().await.unwrap().pid).await;
     assert!(spent < WATCHED / 100, "{spent:?} of {WATCHED:?}");
 }
+
+/// How often the threads of a process went to sleep by themselves, and so woke up.
+fn naps(pid: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let naps = |thread: std::io::Result<std::fs::DirEntry>| -> Option<u64> {
+        let status = std::fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse().ok()
+    };
+    threads.filter_map(naps).sum()
+}
+
+/// Daemon §1.3: an idle daemon has no periodic wake-up faster than 15 s, and at each it wakes up for everything at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute; make test-all"]
+async fn an_idle_daemon_wakes_up_every_fifteen_seconds() {
+    const MINUTE: Duration = Duration::from_mins(1);
+    let home = Home::new();
+    let daemon = DaemonProcess::start(&home, "").await;
+    let pid = daemon.client().version().await.unwrap().pid;
+    tokio::time::sleep(SETTLES * 4).await;
+    let before = naps(pid);
+    tokio::time::sleep(MINUTE).await;
+    let woke = naps(pid).saturating_sub(before);
+    // Four moments, at each of them a handful of threads for a handful of things.
+    assert!(woke <= 4 * 30, "{woke} in a minute");
+}

@@ -3,7 +3,8 @@
 use claudemesh_protocol::ops::OperationKind as Op;
 use serde_json::{Map, Value, json};
 
-use super::world::{HOME, Stage, done, object};
+use super::world::{HOME, Stage, done};
+use crate::local::world as local;
 
 /// Daemon spec §5 Accept 1, MCP spec §2: aggregating reads use all meshes instead of failing; a mesh that cannot be asked is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,7 +43,37 @@ async fn a_list_without_a_mesh_is_of_all_and_names_those_that_are_down() {
     let reply = session.op(Op::StateList, None, Map::new()).await.unwrap();
     assert_eq!(reply.mesh.as_deref(), Some(HOME));
     assert_eq!(reply.result.get("errors"), None::<&Value>);
-    let write = client.op(Op::StateSet, None, object(json!({ "key": "k", "value": 1 }))).await;
-    assert_eq!(write.unwrap_err().api().unwrap().body.error, "mesh_required");
+    stage.stop().await;
+}
+
+/// Daemon spec §5 Accept 2: `POST /v1/state` without mesh on a two-mesh daemon and no session token → 400 with both slugs
+/// listed; with a session token of A → writes A.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_without_a_mesh_goes_to_the_sessions_or_nowhere() {
+    let stage = Stage::with(|home| {
+        home.join("away");
+    })
+    .await;
+    let ask = async |token: Option<u8>| {
+        let body = r#"{"key":"k","value":1}"#;
+        let token = token.map(|byte| {
+            format!("\r\nauthorization: ClaudeMesh-Session {}", local::token(byte).reveal())
+        });
+        let head = format!(
+            "POST /v1/state HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {}{}",
+            body.len(),
+            token.unwrap_or_default()
+        );
+        local::raw(stage.running.socket(), &head, body).await
+    };
+    let (status, answer) = ask(None).await;
+    assert!(status == 400 && answer.contains(r#""error":"mesh_required""#), "{answer}");
+    assert!(answer.contains(r#""attached":["away","home"]"#), "{answer}");
+    let _session = stage.session(3).await;
+    let (status, answer) = ask(Some(3)).await;
+    assert!(status == 200 && answer.contains(r#""mesh":"home""#), "{answer}");
+    let entry = done(&stage.client(), Op::StateGet, json!({ "key": "k" })).await;
+    assert_eq!(entry["value"], 1);
     stage.stop().await;
 }

@@ -207,3 +207,39 @@ async fn a_lost_answer_is_told_for_what_it_is() {
     proxy.mute(false);
     running.shutdown().await;
 }
+
+/// Daemon spec §3: `capabilities.<family>` is a switch at the local API, live, for the operations and the routes that are
+/// their other names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_family_that_is_switched_off_is_refused_under_every_name() {
+    let home = Home::new();
+    home.join(HOME);
+    home.settings("[capabilities]\nstate = false\nmessaging = false\nprofile = false");
+    let running = home.start().await;
+    let ask = async |method: &str, path: &str, body: &str| {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {}",
+            body.len(),
+        );
+        raw(running.socket(), &head, body).await
+    };
+    for (method, path, body) in [
+        ("GET", "/v1/state?key=k", ""),
+        ("POST", "/v1/state", r#"{"key":"k","value":1}"#),
+        ("POST", "/v1/ops/state.get", r#"{"args":{"key":"k"}}"#),
+        ("POST", "/v1/send", r#"{"to":"bob","message":"hi"}"#),
+        ("POST", "/v1/broadcast", r#"{"message":"hi"}"#),
+        ("GET", "/v1/inbox", ""),
+        ("GET", "/v1/peers", ""),
+        ("POST", "/v1/profile", r#"{"summary":"s"}"#),
+    ] {
+        let (status, answer) = ask(method, path, body).await;
+        assert!(status == 403 && answer.contains("capability_disabled"), "{path}: {answer}");
+    }
+    home.settings("");
+    let (status, answer) = ask("POST", "/v1/admin/reload", "").await;
+    assert!(status == 200 && answer.contains("capabilities.state"), "{answer}");
+    assert_eq!(ask("GET", "/v1/inbox", "").await.0, 200);
+    running.shutdown().await;
+}
