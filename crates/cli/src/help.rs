@@ -45,8 +45,7 @@ const GROUPS: [(&str, &[(&str, &str)]); 6] = [
         "Setup",
         &[
             ("mcp", "serve an MCP client on stdio"),
-            ("daemon status", "the background process"),
-            ("backup", "keys and memberships in one encrypted file; restore"),
+            ("daemon status", "the background process; backup, restore"),
             ("down", "stop daemon and broker"),
             ("completions <shell>", "completion script"),
         ],

@@ -9,9 +9,22 @@ use crate::home::{Home, Ran, kill, until, with_another};
 use crate::lineup::{self, Specimen};
 use crate::machine::{answered_on_terminal, asked, shown_at};
 
-/// Verbs that serve until they are told to stop, or start and stop processes: walked over where they cannot.
-const SERVERS: [&str; 7] =
-    ["up", "mcp", "broker", "daemon up", "daemon restart", "daemon down", "down"];
+/// Verbs that go on until they are told to stop, or start and stop processes, also those of this machine's service manager:
+/// walked over where they cannot.
+const SERVERS: [&str; 12] = [
+    "up",
+    "mcp",
+    "broker",
+    "daemon up",
+    "daemon restart",
+    "daemon down",
+    "daemon events",
+    "daemon install-service",
+    "daemon uninstall-service",
+    "daemon uninstall",
+    "daemon reset",
+    "down",
+];
 
 /// Longest time any verb takes by itself: the longest of the table, and a second.
 const LONGEST: Duration = Duration::from_secs(16);

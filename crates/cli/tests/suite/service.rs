@@ -29,9 +29,8 @@ case "$*" in
         [ ! -e "$HOME/ended" ] || { echo "Job for claudemesh-daemon.service failed." >&2; exit 1; }
         sleep 0.02
     done ;;
-*" stop "*|*disable*) read -r pid < "$HOME/.claudemesh/daemon/daemon.pid" && kill "$pid" ;;
-esac 2>> "$HOME/said"
-[ ! -s "$HOME/said" ] || { cat "$HOME/said" >&2; : > "$HOME/said"; }
+*" stop "*|*disable*) kill "$(cat "$HOME/.claudemesh/daemon/daemon.pid")" ;;
+esac
 "#;
 
 /// A manager in front of every other program.

@@ -18,6 +18,7 @@ use claudemesh_crypto::{
 use claudemesh_protocol::attestation::ParentAttestation;
 use claudemesh_protocol::capability::{Capability, CapabilitySet};
 use claudemesh_protocol::invite::{InviteLink, PlainHttp};
+use claudemesh_protocol::limits::BACKUP_PASSES_MAX;
 use claudemesh_protocol::status::MemberRole;
 use claudemesh_protocol::wire::{ClientFrame, ServerFrame, ServerInbound};
 use claudemesh_protocol::{
@@ -275,7 +276,7 @@ proptest! {
     }
 
     #[test]
-    fn backup_headers_read_back(passes in 1_u32..=16, salt: [u8; 16], nonce: [u8; 24]) {
+    fn backup_headers_read_back(passes in 1..=BACKUP_PASSES_MAX, salt: [u8; 16], nonce: [u8; 24]) {
         let costs = KdfCosts { passes, memory_kib: 8, lanes: 1 };
         let header = Header { costs, salt, nonce };
         let file = backup::seal_with_header(b"document", "twelve chars", &header).unwrap();

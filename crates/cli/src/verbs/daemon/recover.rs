@@ -2,6 +2,7 @@
 
 use claudemesh_daemon::care::recover::{Condition, Findings};
 use claudemesh_daemon::care::{self, recover};
+use claudemesh_protocol::PublicKey;
 use claudemesh_protocol::error::ExitCode;
 use serde_json::{Value, json};
 
@@ -110,7 +111,9 @@ fn give_up(context: &Context, choice: RecoverChoice, found: &Findings) -> Outcom
 fn list(screen: &mut Screen, found: &Findings) {
     for row in found.queued.iter().take(SHOWN) {
         let line = Line::new().indent(4).put(Token::Dim, format!("{} ", row.id));
-        let line = line.foreign(Token::Plain, &format!("{} to {}", row.mesh, row.to));
+        let to = row.to.parse::<PublicKey>().map(|key| format!("{}…", key.short(16)));
+        let to = to.as_deref().unwrap_or(&row.to);
+        let line = line.foreign(Token::Plain, &format!("{} to {to}", row.mesh));
         screen.line(
             line.put(Token::Dim, format!(" ({} ago)", Context::age_of(row.enqueued_at))).cut(),
         );
