@@ -16,6 +16,7 @@ case "$*" in
     start=$(sed -n 's/^ExecStart=//p' "$unit")
     never=$(sed -n 's/^RestartPreventExitStatus=//p' "$unit")
     rm -f "$HOME/ended" "$socket"
+    touch "$HOME/started"
     ( again=yes
       while [ $again ]; do
           eval "$start" </dev/null >/dev/null 2>&1
@@ -29,7 +30,12 @@ case "$*" in
         [ ! -e "$HOME/ended" ] || { echo "Job for claudemesh-daemon.service failed." >&2; exit 1; }
         sleep 0.02
     done ;;
-*" stop "*|*disable*) kill "$(cat "$HOME/.claudemesh/daemon/daemon.pid")" ;;
+*" stop "*|*disable*)
+    # As the real one: whoever it has started is gone when it returns.
+    if kill "$(cat "$HOME/.claudemesh/daemon/daemon.pid")" && [ -e "$HOME/started" ]; then
+        while [ ! -e "$HOME/ended" ]; do sleep 0.02; done
+        rm "$HOME/started"
+    fi ;;
 esac
 "#;
 
