@@ -307,10 +307,13 @@ impl Speaker {
     async fn repeat(&mut self, request: &SendRequest) {
         if self.random.random_bool(0.8) {
             self.counters.repeats.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = self.client.send(request).await
-                && !is_passing(&error)
-            {
-                self.faults.lock().push(format!("a repeat is refused: {error:?}"));
+            match self.client.send(request).await {
+                // As for any other request.
+                Err(error) if error.is(ErrorCode::UnknownSession) => self.register_again().await,
+                Err(error) if !is_passing(&error) && !was_put_back(&error) => {
+                    self.faults.lock().push(format!("a repeat is refused: {error:?}"));
+                }
+                _ => {}
             }
             return;
         }
@@ -320,6 +323,7 @@ impl Speaker {
             Err(error) if error.is(ErrorCode::IdempotencyConflict) => {
                 self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             }
+            Err(error) if error.is(ErrorCode::UnknownSession) => self.register_again().await,
             Err(error) if is_passing(&error) => {}
             answer => self.faults.lock().push(format!("another text is taken: {answer:?}")),
         }
@@ -339,6 +343,12 @@ impl Speaker {
             session.register(&self.client).await;
         }
     }
+}
+
+/// An operator has put the row back under another id meanwhile: the old one is aborted, and says so (daemon spec §10.4).
+fn was_put_back(error: &IpcError) -> bool {
+    let detail = error.api().and_then(|error| error.body.extra.get("detail"));
+    detail.is_some_and(|detail| detail == "outbox_aborted_fingerprint_match")
 }
 
 /// Errors that a fault explains and time heals.
