@@ -463,7 +463,7 @@ fn ensure_small_files(paths: &Paths) -> Result<(), BootError> {
 async fn open_tcp(daemon: &Daemon, asked: Option<bool>) -> Result<Option<api::TcpDoor>, BootError> {
     let context = daemon.context();
     let path = context.paths.http_port_file();
-    socket::remove_if_there(&path).map_err(|source| BootError::File { path, source })?;
+    file::remove(&path).map_err(|source| BootError::File { path, source })?;
     let settings = context.settings.get();
     if !asked.unwrap_or(settings.ipc.tcp_enabled) {
         return Ok(None);

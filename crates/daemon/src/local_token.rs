@@ -88,6 +88,14 @@ impl LocalTokens {
     }
 }
 
+/// Puts a new token into the file of a daemon that does not run.
+///
+/// # Errors
+/// It cannot be written; the old one stays.
+pub(crate) fn renew(path: &Path) -> io::Result<()> {
+    file::replace(path, line(&minted()).as_bytes(), file::SECRET, Symlinks::Refuse)
+}
+
 fn minted() -> Zeroizing<String> {
     Zeroizing::new(URL_SAFE_NO_PAD.encode(random::bytes::<TOKEN_BYTES>()))
 }

@@ -20,9 +20,10 @@ use crate::link;
 use crate::output::{Document, Fields, Icon, Line, Report, Screen, Token};
 use crate::select::{self, Several};
 
-/// Keys of one message (daemon spec §13.3).
-pub(crate) const FIELDS: Fields = Fields {
-    names: &[
+/// Keys of one message (daemon spec §13.3), and more behind them.
+macro_rules! message_keys {
+    ($($more:literal),*) => {
+        &[
         "id",
         "client_message_id",
         "broker_message_id",
@@ -50,9 +51,14 @@ pub(crate) const FIELDS: Fields = Fields {
         "transport",
         "hops",
         "sender_verified",
-    ],
-    id: "id",
-};
+            $($more,)*
+        ]
+    };
+}
+pub(super) use message_keys;
+
+/// Keys of one message.
+pub(crate) const FIELDS: Fields = Fields { names: message_keys!(), id: "id" };
 
 /// Keys of the two deletions.
 pub(crate) const REMOVED_FIELDS: Fields = Fields { names: &["removed", "id"], id: "id" };

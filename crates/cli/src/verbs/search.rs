@@ -10,43 +10,10 @@ use crate::grammar::args::InboxSearchArgs;
 use crate::link;
 use crate::output::{Document, Fields, Line, Report, Screen, Token};
 use crate::select::Several;
-use crate::verbs::inbox;
+use crate::verbs::inbox::{self, message_keys};
 
 /// Keys of a finding: those of a message, the place, and how well it fits.
-pub(crate) const FIELDS: Fields = Fields {
-    names: &[
-        "id",
-        "client_message_id",
-        "broker_message_id",
-        "mesh",
-        "channel",
-        "topic",
-        "sender_pubkey",
-        "sender_member_pubkey",
-        "sender_name",
-        "priority",
-        "subtype",
-        "body",
-        "meta",
-        "mentions",
-        "decrypt",
-        "reply_to_id",
-        "created_at",
-        "received_at",
-        "seen_at",
-        "pushed_at",
-        "digest",
-        "addressed_to",
-        "recipient_pubkey",
-        "recipient_kind",
-        "transport",
-        "hops",
-        "sender_verified",
-        "snippet",
-        "rank",
-    ],
-    id: "id",
-};
+pub(crate) const FIELDS: Fields = Fields { names: message_keys!("snippet", "rank"), id: "id" };
 
 /// Findings of one page of the local API.
 const PAGE: u32 = 200;

@@ -15,7 +15,7 @@ use crate::home::file::{self, Symlinks};
 pub(super) fn bind(paths: &Paths) -> Result<(UnixListener, PathBuf), (PathBuf, io::Error)> {
     let usual = paths.default_socket();
     if usual.as_os_str().len() <= SOCKET_PATH_MAX_BYTES {
-        remove_if_there(&paths.socket_path_file())
+        file::remove(&paths.socket_path_file())
             .and_then(|()| bind_at(&usual))
             .map(|listener| (listener, usual.clone()))
             .map_err(|error| (usual, error))
@@ -45,17 +45,10 @@ fn bind_short(paths: &Paths, short: &Path) -> io::Result<UnixListener> {
 }
 
 fn bind_at(path: &Path) -> io::Result<UnixListener> {
-    remove_if_there(path)?;
+    file::remove(path)?;
     // The mode must be right before anybody can connect; a chmod afterwards would be too late.
     let before = rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = UnixListener::bind(path);
     rustix::process::umask(before);
     bound
-}
-
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

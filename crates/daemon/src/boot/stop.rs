@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Running;
-use super::socket::remove_if_there;
 use crate::daemon::Daemon;
+use crate::home::file;
 use crate::service::notify;
 
 /// The whole end takes at most this long.
@@ -92,7 +92,7 @@ fn remove_names(daemon: &Daemon, socket: &Path) {
     let paths = &daemon.context().paths;
     let names = [paths.pid_file(), paths.socket_path_file(), paths.http_port_file()];
     for path in names.iter().map(std::path::PathBuf::as_path).chain([socket]) {
-        if let Err(error) = remove_if_there(path) {
+        if let Err(error) = file::remove(path) {
             tracing::warn!(path = %path.display(), %error, "file_not_removed");
         }
     }

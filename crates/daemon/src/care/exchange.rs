@@ -89,10 +89,7 @@ impl Exchange {
                 Step::Moved { path, kept } => std::fs::rename(kept, path),
                 Step::Replaced { path, kept } => std::fs::rename(kept, path).and_then(|()| {
                     // Two names of one file are left as they are by a rename.
-                    match std::fs::remove_file(kept) {
-                        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                        _ => Ok(()),
-                    }
+                    file::remove(kept)
                 }),
             };
             match undone {

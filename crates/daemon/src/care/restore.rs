@@ -17,10 +17,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use claudemesh_crypto::random;
 use claudemesh_ipc::Paths;
 use claudemesh_protocol::Timestamp;
-use claudemesh_protocol::encoding::b64url;
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -32,6 +30,7 @@ use super::place::{self, Kind};
 use super::{Alone, CareError};
 use crate::home::config::{Config, ConfigError, MeshEntry, UpdateError, lock_file_of};
 use crate::home::file::{self, FileLock, Staged, Symlinks};
+use crate::local_token;
 
 /// How long a database is waited for that somebody looks into.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -126,7 +125,8 @@ fn put_in_place(
     let record = place::locate(paths, place::FINGERPRINT);
     let kept = exchange.kept_name(&record);
     exchange.set_aside(&record, kept)?;
-    renew_local_token(paths)?;
+    let token = paths.local_token_file();
+    local_token::renew(&token).map_err(CareError::file(&token))?;
     config.map_or(Ok(()), |config| exchange.put(config))
 }
 
@@ -286,13 +286,6 @@ fn set_former_sessions_aside(
             }
         }
     }
-}
-
-fn renew_local_token(paths: &Paths) -> Result<(), CareError> {
-    let path = paths.local_token_file();
-    let token = Zeroizing::new(format!("{}\n", b64url(&random::bytes::<32>())));
-    file::replace(&path, token.as_bytes(), file::SECRET, Symlinks::Refuse)
-        .map_err(CareError::file(&path))
 }
 
 async fn check_database(path: &Path) -> Result<(), CareError> {

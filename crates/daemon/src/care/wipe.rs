@@ -1,13 +1,13 @@
 //! Taking the daemon's state off this machine (daemon spec §20.3): `reset` keeps memberships and everything that opens
 //! mail, `uninstall` keeps the memberships, and only a purge takes the keys.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use claudemesh_ipc::Paths;
 
 use super::exchange::with_suffix;
 use super::{Alone, CareError};
+use crate::home::file;
 
 /// Removes databases, session registry, topics, local token and the record of the host. Memberships, session keys, key
 /// archive, settings, hooks and logs stay.
@@ -103,10 +103,6 @@ pub(super) fn remove_database(path: &Path) -> Result<(), CareError> {
     Ok(())
 }
 
-/// Removes a file; none there is fine.
 pub(super) fn remove_file(path: &Path) -> Result<(), CareError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CareError::file(path)(error)),
-        _ => Ok(()),
-    }
+    file::remove(path).map_err(CareError::file(path))
 }

@@ -314,6 +314,26 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Removes a file; none there is fine.
+///
+/// # Errors
+/// Any other I/O error.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The same, and when this returns no loss of power brings it back.
+///
+/// # Errors
+/// Any other I/O error.
+pub(crate) fn remove_for_good(path: &Path) -> io::Result<()> {
+    remove(path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
 /// Who owns a path, and its permission bits, without following a link.
 ///
 /// # Errors

@@ -259,44 +259,20 @@ fn handle(name: &str) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use claudemesh_protocol::Priority;
-
     use super::*;
+    use crate::hooks::trial::sample;
 
     /// A direct message from a verified member.
     pub(in crate::hooks) fn item(body: &str) -> InboxItem {
         InboxItem {
-            id: ids::next(),
             client_message_id: "c1".to_owned(),
-            broker_message_id: None,
-            mesh: "home".to_owned(),
-            channel: "dm".to_owned(),
-            topic: None,
             sender_pubkey: "ab".repeat(32),
             sender_member_pubkey: "cd".repeat(32),
             sender_name: "Ann".to_owned(),
-            priority: Priority::Next,
-            subtype: None,
             body: Some(body.to_owned()),
-            meta: None,
-            mentions: Vec::new(),
-            decrypt: Decrypt::Ok,
-            reply_to_id: None,
             created_at: None,
-            received_at: "2026-01-01T00:00:00.000Z".to_owned(),
-            seen_at: None,
-            pushed_at: None,
-            digest: false,
-            addressed_to: None,
-            recipient_pubkey: None,
-            recipient_kind: None,
-            transport: "broker".to_owned(),
             hops: 3,
-            sender_verified: true,
-            held: false,
-            also_given: 0,
-            state: None,
-            answered_by: None,
+            ..sample("home", Timestamp::from_millis(0))
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use claudemesh_ipc::api::hooks::{HooksTestReply, HooksTestRequest};
 use claudemesh_ipc::api::{Decrypt, InboxItem};
-use claudemesh_protocol::{ErrorCode, Priority};
+use claudemesh_protocol::{ErrorCode, Priority, Timestamp};
 use serde_json::{Map, Value};
 
 use super::Hooks;
@@ -104,15 +104,27 @@ fn invented(stem: &Stem, mesh: Option<&str>) -> Occasion {
         return Occasion::own(kind, mesh, Map::new(), now);
     }
     let item = InboxItem {
-        id: crate::ids::next(),
-        client_message_id: crate::ids::next(),
-        broker_message_id: None,
-        mesh: mesh.unwrap_or_default().to_owned(),
         channel: if matches!(stem, Stem::Topic(_)) { "topic" } else { "dm" }.to_owned(),
         topic: match stem {
             Stem::Topic(name) => Some(name.clone()),
             _ => None,
         },
+        ..sample(mesh.unwrap_or_default(), now)
+    };
+    let data = serde_json::to_value(item).ok().and_then(|data| data.as_object().cloned());
+    // Nobody is answered: there is no sender.
+    Occasion::own(kind, mesh, data.unwrap_or_default(), now)
+}
+
+/// A direct message of nobody's.
+pub(super) fn sample(mesh: &str, now: Timestamp) -> InboxItem {
+    InboxItem {
+        id: crate::ids::next(),
+        client_message_id: crate::ids::next(),
+        broker_message_id: None,
+        mesh: mesh.to_owned(),
+        channel: "dm".to_owned(),
+        topic: None,
         sender_pubkey: "0".repeat(64),
         sender_member_pubkey: "0".repeat(64),
         sender_name: "somebody".to_owned(),
@@ -138,10 +150,7 @@ fn invented(stem: &Stem, mesh: Option<&str>) -> Occasion {
         also_given: 0,
         state: None,
         answered_by: None,
-    };
-    let data = serde_json::to_value(item).ok().and_then(|data| data.as_object().cloned());
-    // Nobody is answered: there is no sender.
-    Occasion::own(kind, mesh, data.unwrap_or_default(), now)
+    }
 }
 
 fn shown(executed: &Executed) -> HooksTestReply {

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -261,7 +261,7 @@ impl Archive {
             return Err(io::Error::other("its present content cannot be read"));
         }
         if next.is_empty() {
-            remove(&self.path)?;
+            file::remove_for_good(&self.path)?;
         } else {
             let max_archived_keys = max_archived_keys.max(next.len());
             let document = Document {
@@ -275,15 +275,6 @@ impl Archive {
         self.keys = next;
         Ok(())
     }
-}
-
-/// Removes a file, if it is there, so that it stays removed.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        removed => removed?,
-    }
-    path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
 }
 
 fn entry_of(key: &ArchivedKey) -> Entry {

@@ -9,7 +9,6 @@ use claudemesh_protocol::{MemberId, MeshId, PublicKey, Timestamp};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::archive::remove;
 use crate::home::config::MeshEntry;
 use crate::home::file::{self, Symlinks};
 
@@ -137,7 +136,7 @@ impl Pending {
     /// # Errors
     /// Any I/O error.
     pub(crate) fn end(&self) -> io::Result<()> {
-        remove(&self.path)
+        file::remove_for_good(&self.path)
     }
 }
 

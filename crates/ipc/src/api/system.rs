@@ -282,7 +282,4 @@ pub struct ReloadReply {
     /// Settings that changed and wait for the next start.
     #[serde(default)]
     pub needs_restart: Vec<String>,
-    /// The same as `needs_restart`, for clients of daemons before `ipc_minor` 3.
-    #[serde(default)]
-    pub restart_needed: Vec<String>,
 }

@@ -35,7 +35,6 @@ pub(super) async fn reload(State(api): State<Arc<Api>>) -> Result<Json<ReloadRep
         attached: reloaded.attached,
         detached: reloaded.detached,
         applied: reloaded.settings.applied,
-        restart_needed: reloaded.settings.needs_restart.clone(),
         needs_restart: reloaded.settings.needs_restart,
     }))
 }
