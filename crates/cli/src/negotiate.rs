@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use claudemesh_daemon::home::file::{self, FileLock};
+use claudemesh_daemon::sessions::process;
 use claudemesh_ipc::api::Version;
 use claudemesh_protocol::error::{ErrorCode, ExitCode};
 use claudemesh_protocol::limits;
@@ -82,7 +83,7 @@ impl Context {
             return Ok(Some("run claudemesh daemon restart outside of this session".to_owned()));
         }
         // One that stays in a terminal, or that another program started, is somebody's.
-        if !leads_its_session(version.pid) {
+        if !process::leads_its_session(version.pid) {
             return Ok(Some("somebody else started it and has to restart it".to_owned()));
         }
         let health = self.client()?.with_token(None).health().await;
@@ -163,15 +164,6 @@ impl Context {
             tokio::time::sleep(STOP_STEP).await;
         }
     }
-}
-
-/// Whether the process left its terminal, as every daemon does that runs in the background; also one that is gone by now.
-fn leads_its_session(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    pid.is_none_or(|pid| match rustix::process::getsid(Some(pid)) {
-        Ok(leader) => leader == pid,
-        Err(error) => error == rustix::io::Errno::SRCH,
-    })
 }
 
 fn standing(theirs: &str) -> Standing {

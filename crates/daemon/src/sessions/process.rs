@@ -94,6 +94,19 @@ impl Processes for SystemProcesses {
     }
 }
 
+/// Whether the process left its terminal, as every daemon does that runs in the background; also one that is gone by now.
+///
+/// A process whose session was begun outside of our pid namespace, as under a container's shell, has session 0: it does
+/// not lead it.
+#[must_use]
+pub fn leads_its_session(pid: u32) -> bool {
+    let Some(pid) = as_pid(pid) else { return true };
+    match nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get()))) {
+        Ok(leader) => leader.as_raw() == pid.as_raw_nonzero().get(),
+        Err(error) => error == nix::errno::Errno::ESRCH,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,5 +133,32 @@ mod tests {
         assert_eq!(processes.start_time(pid), None);
         child.wait().unwrap();
         assert!(!processes.is_alive(pid));
+    }
+
+    /// The test runs itself once more as the first process of a pid namespace, where its session has no number.
+    #[test]
+    fn who_has_a_foreign_session_leads_none() {
+        const INSIDE: &str = "CLAUDEMESH_TEST_INSIDE_NAMESPACE";
+        if std::env::var_os(INSIDE).is_some() {
+            assert_eq!(std::process::id(), 1);
+            assert!(!leads_its_session(1));
+            return;
+        }
+        assert!(leads_its_session(0) && leads_its_session(u32::MAX), "gone by now");
+        let unshare = ["--user", "--map-root-user", "--pid", "--fork"];
+        let probe = std::process::Command::new("unshare").args(unshare).arg("true").output();
+        if !probe.is_ok_and(|probe| probe.status.success()) {
+            eprintln!("skipped: no pid namespaces here");
+            return;
+        }
+        let inside = std::process::Command::new("unshare")
+            .args(unshare)
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "sessions::process::tests::who_has_a_foreign_session_leads_none"])
+            .env(INSIDE, "yes")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&inside.stdout);
+        assert!(inside.status.success() && said.contains("1 passed"), "{said}");
     }
 }
