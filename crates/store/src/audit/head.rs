@@ -163,7 +163,8 @@ impl Store {
     }
 
     /// Keeps a signed head, and the newest [`AUDIT_HEADS_KEPT`] of the mesh. False when its entry does not stand any
-    /// more, or when another broker has signed since `after`, the newest head this one follows; 0 for none.
+    /// more, when another broker has signed since `after`, the newest head this one follows (0 for none), or when it did
+    /// so in the last [`AUDIT_HEAD_PERIOD`], just before `after` was read.
     pub async fn keep_audit_head(
         &self,
         mesh: &MeshId,
@@ -181,7 +182,9 @@ impl Store {
                             (mesh_id, entry_id, entries, hash, signed_at, broker_pubkey, signature)
                          SELECT mesh_id, id, $3, hash, $5, $6, $7 FROM audit_log
                          WHERE mesh_id = $1 AND id = $2 AND hash = $4
-                            AND COALESCE((SELECT MAX(entry_id) FROM audit_head WHERE mesh_id = $1), 0) = $8",
+                            AND COALESCE((SELECT MAX(entry_id) FROM audit_head WHERE mesh_id = $1), 0) = $8
+                            AND NOT EXISTS (SELECT 1 FROM audit_head
+                                WHERE mesh_id = $1 AND signed_at > $9 AND signed_at < $10)",
                         &[
                             mesh.as_str().into(),
                             head.entry.into(),
@@ -191,6 +194,8 @@ impl Store {
                             head.broker_pubkey.as_str().into(),
                             head.signature.as_str().into(),
                             after.into(),
+                            head.signed_at.minus(AUDIT_HEAD_PERIOD).into(),
+                            head.signed_at.plus(AUDIT_HEAD_PERIOD).into(),
                         ],
                     )
                     .await?;

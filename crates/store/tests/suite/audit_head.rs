@@ -190,7 +190,7 @@ async fn a_chain_that_was_cut_is_never_signed_again(fixture: &Fixture) {
             entry: next + 1_000,
             entries: 1,
             hash: hash.clone(),
-            signed_at: NOW,
+            signed_at: after(3600),
             broker_pubkey: String::new(),
             signature: String::new(),
         };
@@ -216,6 +216,10 @@ async fn two_nodes_keep_one_head(fixture: &Fixture) {
         assert!(first != second, "exactly one: {first} {second}");
         assert_eq!(fault(store, mesh, &key).await, None);
         assert!(store.unsigned_audit_meshes(at).await.unwrap().is_empty());
+        // Who had seen before that the log was due, and looks only now, is too late.
+        grow(&other, mesh, 1).await;
+        let moment = at.plus(Duration::from_millis(1));
+        assert!(!sign(&other, mesh, &key, moment).await, "twice in an hour");
     }
     other.close().await;
 }
@@ -249,7 +253,7 @@ async fn heads_are_bounded(fixture: &Fixture) {
     let mut signed = Vec::new();
     for round in 0..u64::from(AUDIT_HEADS_KEPT) + 2 {
         grow(store, mesh, 1).await;
-        assert!(sign(store, mesh, &key, after(round)).await);
+        assert!(sign(store, mesh, &key, after(3600 * round)).await);
         signed.push(store.audit_head(mesh).await.unwrap().unwrap().entry);
     }
     assert_eq!(fault(store, mesh, &key).await, None);
