@@ -5,16 +5,18 @@ mod filter;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use claudemesh_crypto::random;
 use claudemesh_ipc::api::{EventKind, InboxItem};
 use claudemesh_protocol::limits::{EVENT_QUEUE, EVENT_RING};
 use claudemesh_protocol::{PublicKey, Timestamp};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use filter::Seen;
@@ -87,8 +89,8 @@ pub(crate) trait Listener: Send + Sync {
 struct Published {
     seq: u64,
     event: Event,
-    /// `event: …` and `data: …` lines.
-    text: String,
+    /// `id: …`, `event: …` and `data: …` lines and the empty one that ends them; written once for all who listen.
+    text: Bytes,
 }
 
 /// The bus. Cloning is cheap.
@@ -118,11 +120,12 @@ struct Queue {
     /// Cancelled when what it watches is over.
     over: CancellationToken,
     waiting: Mutex<Waiting>,
-    ready: Notify,
 }
 
 struct Waiting {
     events: VecDeque<Arc<Published>>,
+    /// Who waits for the next one.
+    reader: Option<Waker>,
     seen: Seen,
     dropped: u64,
     unknown_id: bool,
@@ -168,10 +171,11 @@ impl EventBus {
         if let Some(listener) = self.shared.listener.get() {
             listener.happened(&event);
         }
-        let text = render(&event, now());
+        let data = data_of(&event, now()).to_string();
         let mut state = self.shared.state.lock();
         let seq = state.next_seq;
         state.next_seq += 1;
+        let text = render(&self.shared.boot, seq, event.kind.as_str(), &data).into();
         let published = Arc::new(Published { seq, event, text });
         if state.ring.len() == EVENT_RING {
             state.ring.pop_front();
@@ -202,6 +206,7 @@ impl EventBus {
     ) -> Subscription {
         let mut waiting = Waiting {
             events: VecDeque::new(),
+            reader: None,
             seen: Seen::default(),
             dropped: 0,
             unknown_id: false,
@@ -225,10 +230,9 @@ impl EventBus {
                 None => waiting.unknown_id = true,
             }
         }
-        let queue =
-            Arc::new(Queue { filter, over, waiting: Mutex::new(waiting), ready: Notify::new() });
+        let queue = Arc::new(Queue { filter, over, waiting: Mutex::new(waiting) });
         state.subscribers.push(Arc::downgrade(&queue));
-        Subscription { queue, boot: self.shared.boot.clone() }
+        Subscription { queue }
     }
 
     /// How many events readers were too slow for, since the start.
@@ -278,8 +282,11 @@ impl Queue {
             waiting.dropped += 1;
         }
         waiting.events.push_back(Arc::clone(published));
+        let reader = waiting.reader.take();
         drop(waiting);
-        self.ready.notify_one();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
         if is_full { Offered::InPlaceOfAnother } else { Offered::Queued }
     }
 }
@@ -287,7 +294,6 @@ impl Queue {
 /// The receiving end; dropping it ends the subscription.
 pub struct Subscription {
     queue: Arc<Queue>,
-    boot: String,
 }
 
 impl Subscription {
@@ -296,26 +302,34 @@ impl Subscription {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> String {
-        loop {
-            if let Some(text) = self.take() {
-                return text;
-            }
-            self.queue.ready.notified().await;
-        }
+        let text = poll_fn(|cx| self.poll_next(cx)).await;
+        String::from_utf8_lossy(&text).into_owned()
     }
 
-    fn take(&self) -> Option<String> {
+    /// As [`Subscription::next`]; wakes whoever asked last.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         let mut waiting = self.queue.waiting.lock();
-        if std::mem::take(&mut waiting.unknown_id) {
-            return Some(lagged("\"reason\":\"unknown_id\",\"dropped\":0"));
+        if let Some(text) = waiting.take() {
+            return Poll::Ready(text);
         }
-        match std::mem::take(&mut waiting.dropped) {
+        let is_known = waiting.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker()));
+        if !is_known {
+            waiting.reader = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Waiting {
+    fn take(&mut self) -> Option<Bytes> {
+        if std::mem::take(&mut self.unknown_id) {
+            return Some(lagged("\"reason\":\"unknown_id\",\"dropped\":0").into());
+        }
+        match std::mem::take(&mut self.dropped) {
             0 => {}
-            dropped => return Some(lagged(&format!("\"dropped\":{dropped}"))),
+            dropped => return Some(lagged(&format!("\"dropped\":{dropped}")).into()),
         }
-        let published = waiting.events.pop_front()?;
-        drop(waiting);
-        Some(format!("id: {}-{}\n{}\n", self.boot, published.seq, published.text))
+        Some(self.events.pop_front()?.text.clone())
     }
 }
 
@@ -327,16 +341,21 @@ fn lagged(fields: &str) -> String {
     format!("event: lagged\ndata: {{\"ts\":\"{}\",{fields}}}\n\n", now().to_iso())
 }
 
-fn render(event: &Event, at: Timestamp) -> String {
+/// The fields of an event, with what all have.
+fn data_of(event: &Event, at: Timestamp) -> Value {
     let mut data = Map::with_capacity(event.data.len() + 2);
     data.insert("ts".to_owned(), at.to_iso().into());
     if let Some(mesh) = &event.mesh {
         data.insert("mesh".to_owned(), mesh.as_str().into());
     }
     data.extend(event.data.clone());
+    Value::Object(data)
+}
+
+fn render(boot: &str, seq: u64, kind: &str, data: &str) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail; JSON text has no raw line breaks.
-    let _ = write!(text, "event: {}\ndata: {}\n", event.kind.as_str(), Value::Object(data));
+    let _ = write!(text, "id: {boot}-{seq}\nevent: {kind}\ndata: {data}\n\n");
     text
 }
 

@@ -274,6 +274,9 @@ pub const IPC_HTTP_PORT: u16 = 47_823;
 pub const IPC_HEADER_MAX_BYTES: usize = 16 * 1024;
 /// Time in which the header of a request must have come (daemon spec §9.1).
 pub const IPC_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a write at the local API may wait for a reader that does not read; then the connection ends (daemon spec
+/// §14.2).
+pub const IPC_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// TCP connections to the local API at once: anybody on the machine can open one (daemon spec §9.1).
 pub const IPC_TCP_CONNECTIONS: usize = 128;
 /// Items of one page of the inbox or of a search, in bytes of JSON: well below what a client takes as one answer

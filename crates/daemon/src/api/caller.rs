@@ -9,7 +9,6 @@ use claudemesh_protocol::wire::Access;
 use claudemesh_protocol::{ErrorCode, PublicKey};
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
-use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
@@ -40,15 +39,6 @@ impl Transport {
     }
 }
 
-/// The connection a request came on.
-#[derive(Clone)]
-pub(crate) struct Peer {
-    /// How it is connected.
-    pub(crate) transport: Transport,
-    /// Ends the connection.
-    pub(crate) close: CancellationToken,
-}
-
 /// Who asks, as the handlers see it.
 #[derive(Clone)]
 pub(crate) struct Caller {
@@ -58,15 +48,15 @@ pub(crate) struct Caller {
     pub(crate) is_token_unknown: bool,
     /// What a hook may do, when one asks with its capability token.
     pub(crate) hook: Option<Arc<Grant>>,
-    /// The connection.
-    pub(crate) peer: Peer,
+    /// How the connection it came on is connected.
+    pub(crate) transport: Transport,
 }
 
 impl Caller {
     /// Whoever runs a program of his own, without a session.
     pub(crate) fn person() -> Self {
-        let peer = Peer { transport: Transport::Socket(None), close: CancellationToken::new() };
-        Self { session: None, is_token_unknown: false, hook: None, peer }
+        let transport = Transport::Socket(None);
+        Self { session: None, is_token_unknown: false, hook: None, transport }
     }
 
     /// The session, on routes that need one.

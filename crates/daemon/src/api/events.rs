@@ -1,17 +1,21 @@
 //! `GET /v1/events`: the event stream (daemon spec §14.2, §14.3).
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use claudemesh_ipc::api::{EventKind, EventScope, EventsQuery};
 use claudemesh_protocol::ErrorCode;
+use futures_util::Stream;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use tokio::sync::mpsc;
+use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::caller::{Caller, Transport};
 use super::failure::Failure;
@@ -23,10 +27,8 @@ use crate::sessions::activity::LivePath;
 
 /// Period of keepalive comments.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// A write that does not go on for this long ends the stream.
-const STALLED_AFTER: Duration = Duration::from_secs(30);
-/// Chunks between the stream's task and the socket; the subscription's own queue is the buffer.
-const CHUNKS: usize = 1;
+/// From here on a chunk takes no further event, in bytes.
+const CHUNK_BYTES: usize = 64 * 1024;
 
 pub(super) async fn stream(
     State(api): State<Arc<Api>>,
@@ -61,21 +63,21 @@ pub(super) async fn stream(
     };
     let over = caller.session.as_ref().map(|session| session.ended().clone()).unwrap_or_default();
     let subscription = context.events.subscribe_until(over, filter, last_event_id);
-    let (chunk_tx, chunk_rx) = mpsc::channel(CHUNKS);
-    let pump = Pump { subscription, chunk_tx, caller, _slot: slot, _live_path: live_path };
-    let shutdown = context.shutdown.clone();
-    context.tasks.spawn(async move {
-        tokio::select! {
-            biased;
-            () = pump.run() => {}
-            () = shutdown.cancelled() => {}
-        }
-    });
-    let chunks = futures_util::stream::unfold(chunk_rx, |mut chunk_rx| async move {
-        let chunk: Bytes = chunk_rx.recv().await?;
-        Some((Ok::<_, Infallible>(chunk), chunk_rx))
-    });
-    let mut response = Response::new(Body::from_stream(chunks));
+    let session_ended = match &caller.session {
+        Some(session) => session.ended().clone(),
+        // Never cancelled.
+        None => CancellationToken::new(),
+    };
+    let stream = EventStream {
+        greeting: Some(Bytes::from_static(b": connected\n\n")),
+        subscription,
+        keepalive: Box::pin(tokio::time::sleep_until(crate::clock::next_tick(KEEPALIVE))),
+        session_ended: Box::pin(session_ended.cancelled_owned()),
+        shutdown: Box::pin(context.shutdown.clone().cancelled_owned()),
+        _slot: slot,
+        _live_path: live_path,
+    };
+    let mut response = Response::new(Body::from_stream(stream));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
@@ -107,7 +109,7 @@ fn filter_of(api: &Api, caller: &Caller, query: EventsQuery) -> Result<Filter, F
         }
         (Some(EventScope::Member), None) => View::Member { mesh: query.mesh },
         // Over TCP there is no telling who asks: what is addressed to sessions is theirs.
-        (Some(EventScope::All) | None, None) if caller.peer.transport == Transport::Tcp => {
+        (Some(EventScope::All) | None, None) if caller.transport == Transport::Tcp => {
             View::Member { mesh: query.mesh }
         }
         (Some(EventScope::All) | None, None) => View::All { mesh: query.mesh },
@@ -115,46 +117,58 @@ fn filter_of(api: &Api, caller: &Caller, query: EventsQuery) -> Result<Filter, F
     Ok(Filter { view, kinds })
 }
 
-/// Moves events from the bus to the socket.
-struct Pump {
+fn is_wanted(filter: &Filter, kind: &EventKind) -> bool {
+    filter.kinds.as_ref().is_none_or(|kinds| kinds.contains(kind.as_str()))
+}
+
+/// The text of a stream, as fast as its reader takes it: the subscription's own queue is the buffer, and the connection
+/// ends when the reader stops reading ([`IPC_WRITE_TIMEOUT`](claudemesh_protocol::limits::IPC_WRITE_TIMEOUT)).
+struct EventStream {
+    greeting: Option<Bytes>,
     subscription: Subscription,
-    chunk_tx: mpsc::Sender<Bytes>,
-    caller: Caller,
+    keepalive: Pin<Box<Sleep>>,
+    session_ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     _slot: Slot,
     /// While it is there, messages for the session count as put before the agent.
     _live_path: Option<LivePath>,
 }
 
-fn is_wanted(filter: &Filter, kind: &EventKind) -> bool {
-    filter.kinds.as_ref().is_none_or(|kinds| kinds.contains(kind.as_str()))
+impl EventStream {
+    /// What waits together leaves together, up to [`CHUNK_BYTES`].
+    fn with_what_waits(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let Poll::Ready(second) = self.subscription.poll_next(cx) else { return first };
+        let mut chunk = BytesMut::from(&*first);
+        chunk.extend_from_slice(&second);
+        while chunk.len() < CHUNK_BYTES
+            && let Poll::Ready(next) = self.subscription.poll_next(cx)
+        {
+            chunk.extend_from_slice(&next);
+        }
+        chunk.freeze()
+    }
 }
 
-impl Pump {
-    async fn run(mut self) {
-        let mut chunk = Bytes::from_static(b": connected\n\n");
-        loop {
-            match tokio::time::timeout(STALLED_AFTER, self.chunk_tx.send(chunk)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return,
-                Err(_) => {
-                    // The reader stopped reading: only ending the connection frees what it holds.
-                    self.caller.peer.close.cancel();
-                    return;
-                }
-            }
-            let session_ended = async {
-                match &self.caller.session {
-                    Some(session) => session.ended().cancelled().await,
-                    None => std::future::pending().await,
-                }
-            };
-            chunk = tokio::select! {
-                biased;
-                event = self.subscription.next() => event.into(),
-                () = tokio::time::sleep_until(crate::clock::next_tick(KEEPALIVE)) => Bytes::from_static(b": keepalive\n\n"),
-                () = session_ended => return,
-                () = self.chunk_tx.closed() => return,
-            };
+impl Stream for EventStream {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(greeting) = self.greeting.take() {
+            return Poll::Ready(Some(Ok(greeting)));
         }
+        // What was published before the end is told before it.
+        if let Poll::Ready(first) = self.subscription.poll_next(cx) {
+            return Poll::Ready(Some(Ok(self.with_what_waits(first, cx))));
+        }
+        if self.session_ended.as_mut().poll(cx).is_ready()
+            || self.shutdown.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(None);
+        }
+        if self.keepalive.as_mut().poll(cx).is_ready() {
+            self.keepalive.as_mut().reset(crate::clock::next_tick(KEEPALIVE));
+            return Poll::Ready(Some(Ok(Bytes::from_static(b": keepalive\n\n"))));
+        }
+        Poll::Pending
     }
 }

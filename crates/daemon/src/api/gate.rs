@@ -19,7 +19,7 @@ use hyper::header::{
 use hyper::{HeaderMap, Method, Uri};
 use parking_lot::{Mutex, RwLock};
 
-use super::caller::{Bearer, Caller, Peer, Transport, bearer};
+use super::caller::{Bearer, Caller, Transport, bearer};
 use super::failure::Failure;
 use super::routes::{Mark, Route};
 use super::slots::Slot;
@@ -113,7 +113,7 @@ pub(super) async fn gate(
 ) -> Response {
     let began = Instant::now();
     let request_id = crate::ids::next();
-    let transport = request.extensions().get::<Peer>().map(|peer| peer.transport);
+    let transport = request.extensions().get::<Transport>().copied();
     let mut is_token_unknown = false;
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let route = Route::of(path);
@@ -145,17 +145,17 @@ fn admit(
     route: Option<&Route>,
 ) -> Result<(Caller, Slot), Failure> {
     check_headers(request.uri(), request.method(), request.headers())?;
-    let peer = request
+    let transport = request
         .extensions()
-        .get::<Peer>()
-        .cloned()
-        .ok_or_else(|| Failure::new(ErrorCode::Internal, "the connection has no peer"))?;
+        .get::<Transport>()
+        .copied()
+        .ok_or_else(|| Failure::new(ErrorCode::Internal, "the connection has no other end"))?;
     let context = api.daemon.context();
     let settings = context.settings.get();
-    let bearer = match bearer(request.headers(), peer.transport, &context.local_token) {
+    let bearer = match bearer(request.headers(), transport, &context.local_token) {
         Ok(bearer) => bearer,
         Err(failure) => {
-            if peer.transport == Transport::Tcp {
+            if transport == Transport::Tcp {
                 // Whoever guesses is slowed down, and does not slow down those who know.
                 api.rate.check(&settings.ipc, Identity::Unknown)?;
                 api.mismatches.note(failure.code());
@@ -167,7 +167,7 @@ fn admit(
         Bearer::Person | Bearer::Hook(_) => None,
         Bearer::Session(token) => Some(TokenHash::of(token)),
     };
-    let identity = match (token, peer.transport) {
+    let identity = match (token, transport) {
         (Some(hash), _) => Identity::Session(hash),
         (None, Transport::Socket(Some(pid))) => Identity::Process(pid),
         (None, Transport::Socket(None)) => Identity::Unknown,
@@ -193,14 +193,14 @@ fn admit(
         Bearer::Hook(token) => Some(api.daemon.hooks().admit(token)?),
         Bearer::Person | Bearer::Session(_) => None,
     };
-    Ok((Caller { session, is_token_unknown, hook, peer }, slot))
+    Ok((Caller { session, is_token_unknown, hook, transport }, slot))
 }
 
 /// What the route asks of its caller, before its handler asks for a capability. A path without a route is no secret: it is
 /// answered by 404 once the caller is known.
 fn check_route(api: &Api, caller: &Caller, route: Option<&Route>) -> Result<(), Failure> {
     let is = |mark| route.is_some_and(|route| route.has(mark));
-    if caller.peer.transport == Transport::Tcp && route.is_some() && !is(Mark::OverTcp) {
+    if caller.transport == Transport::Tcp && route.is_some() && !is(Mark::OverTcp) {
         let message = "this is served over the Unix socket only";
         return Err(Failure::new(ErrorCode::UdsOnly, message));
     }

@@ -4,19 +4,20 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use claudemesh_protocol::limits::{IPC_HEADER_MAX_BYTES, IPC_HEADER_TIMEOUT};
+use claudemesh_protocol::limits::{IPC_HEADER_MAX_BYTES, IPC_HEADER_TIMEOUT, IPC_WRITE_TIMEOUT};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::Api;
-use super::caller::{Peer, Transport};
+use super::caller::Transport;
 use super::routes::router;
 use crate::daemon::Daemon;
 
@@ -60,8 +61,7 @@ impl Door {
         transport: Transport,
         held: impl Send + 'static,
     ) {
-        let peer = Peer { transport, close: CancellationToken::new() };
-        let serving = connection(stream, peer, self.service.clone(), self.stopping.clone());
+        let serving = connection(stream, transport, self.service.clone(), self.stopping.clone());
         self.tasks.spawn(async move {
             serving.await;
             drop(held);
@@ -113,13 +113,12 @@ fn admitted(stream: &UnixStream) -> Option<UCred> {
 
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    peer: Peer,
+    transport: Transport,
     service: axum::Router,
     stopping: CancellationToken,
 ) {
-    let close = peer.close.clone();
     let answer = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(transport);
         let service = service.clone();
         async move { Ok::<_, Infallible>(answered(service, request).await) }
     });
@@ -127,19 +126,18 @@ async fn connection(
     http.timer(TokioTimer::new())
         .header_read_timeout(IPC_HEADER_TIMEOUT)
         .max_buf_size(IPC_HEADER_MAX_BYTES);
-    let serving = http.serve_connection(TokioIo::new(stream), answer);
+    // A reader that stops reading holds what it asked for only so long.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(IPC_WRITE_TIMEOUT));
+    let mut stream = std::pin::pin!(stream);
+    let serving = http.serve_connection(TokioIo::new(stream.as_mut()), answer);
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         biased;
         ended = serving.as_mut() => ended,
-        () = close.cancelled() => return,
         () = stopping.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            tokio::select! {
-                biased;
-                ended = serving => ended,
-                () = close.cancelled() => return,
-            }
+            serving.await
         }
     };
     if let Err(error) = ended {

@@ -23,7 +23,8 @@ fn session(key: PublicKey) -> Filter {
 }
 
 fn drain(subscription: &Subscription) -> Vec<String> {
-    std::iter::from_fn(|| subscription.take()).collect()
+    let take = || subscription.queue.waiting.lock().take();
+    std::iter::from_fn(take).map(|text| String::from_utf8(text.into()).unwrap()).collect()
 }
 
 fn numbers(texts: &[String]) -> Vec<usize> {
