@@ -29,8 +29,8 @@ pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks.saturating_mul(1000) / per_second))
 }
 
-/// How often its threads went to sleep of their own will so far: each is a wake-up that has ended.
-pub(crate) fn wake_ups(pid: u32) -> anyhow::Result<u64> {
+/// How often the threads it has went to sleep of their own will so far; what changes between two looks was awake.
+pub(crate) fn switches(pid: u32) -> anyhow::Result<u64> {
     let mut sum = 0;
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let status = std::fs::read_to_string(thread?.path().join("status"))?;

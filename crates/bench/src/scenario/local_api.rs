@@ -13,6 +13,9 @@ use futures_util::future::{join_all, try_join_all};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::Options;
 use crate::broker_process::{BrokerProcess, Member};
@@ -30,8 +33,11 @@ const SEND_EVERY: usize = 10;
 /// Messages sent as fast as they are taken, and how many at a time.
 const FLOOD: usize = 15_000;
 const AT_ONCE: usize = 64;
-/// How long the idle daemon is watched, after it had as long to come to rest.
-const IDLE: Duration = Duration::from_secs(30);
+/// How long the idle daemon is watched, after it had time to come to rest.
+const REST: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_mins(1);
+/// How often is looked whether it was awake: what happens within one look is one moment.
+const LOOK: Duration = Duration::from_millis(50);
 /// Time for the daemon to start and to connect.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -39,17 +45,52 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 pub(super) async fn requests(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let broker = BrokerProcess::start(options, 2).await?;
     let daemon = Daemon::start(options, &broker).await?;
-    let query = EventsQuery::default();
-    let streams = (0..LISTENERS).map(|_| daemon.client.events(&query, None));
-    let streams = try_join_all(streams).await.context("opening the streams")?;
-    let listening = join_all(
-        streams
-            .into_iter()
-            .map(|mut stream| async move { while let Ok(Some(_)) = stream.next().await {} }),
-    );
-    tokio::select! {
-        figures = steady(&daemon) => figures,
-        _ = listening => bail!("a stream ended"),
+    let listeners = Listeners::open(&daemon.client).await?;
+    let figures = steady(&daemon).await;
+    listeners.close().await?;
+    figures
+}
+
+/// Streams that are read on a thread of their own, as programs beside the one that asks would read them: what an answer
+/// takes is the daemon's affair, and not how many streams this process has to read first.
+struct Listeners {
+    over: CancellationToken,
+    thread: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Listeners {
+    /// All of them are open when this returns.
+    async fn open(client: &Client) -> anyhow::Result<Self> {
+        let (client, over) = (client.clone(), CancellationToken::new());
+        let (open_tx, open_rx) = oneshot::channel();
+        let until = over.clone();
+        let thread = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let query = EventsQuery::default();
+                let streams = (0..LISTENERS).map(|_| client.events(&query, None));
+                let streams = try_join_all(streams).await.context("opening the streams")?;
+                let _ = open_tx.send(());
+                let listening = join_all(streams.into_iter().map(|mut stream| async move {
+                    while let Ok(Some(_)) = stream.next().await {}
+                }));
+                tokio::select! {
+                    () = until.cancelled() => Ok(()),
+                    _ = listening => bail!("the streams ended"),
+                }
+            })
+        });
+        let listeners = Self { over, thread };
+        if open_rx.await.is_err() {
+            listeners.close().await?;
+            bail!("the streams ended");
+        }
+        Ok(listeners)
+    }
+
+    async fn close(self) -> anyhow::Result<()> {
+        self.over.cancel();
+        self.thread.await?
     }
 }
 
@@ -99,18 +140,23 @@ pub(super) async fn sends(options: &Options) -> anyhow::Result<Vec<Figure>> {
 pub(super) async fn idle(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let broker = BrokerProcess::start(options, 2).await?;
     let daemon = Daemon::start(options, &broker).await?;
-    tokio::time::sleep(IDLE).await;
+    tokio::time::sleep(REST).await;
     let pid = daemon.pid()?;
-    let (cpu, wake_ups) = (process::cpu(pid)?, process::wake_ups(pid)?);
-    tokio::time::sleep(IDLE).await;
+    let (cpu, mut switches) = (process::cpu(pid)?, process::switches(pid)?);
+    let mut awake = 0_u32;
+    let start = Instant::now();
+    while start.elapsed() < IDLE {
+        tokio::time::sleep(LOOK).await;
+        let now = process::switches(pid)?;
+        awake += u32::from(now != switches);
+        switches = now;
+    }
     let busy = process::cpu(pid)?.saturating_sub(cpu);
-    let woken = process::wake_ups(pid)?.saturating_sub(wake_ups);
-    #[expect(clippy::cast_precision_loss, reason = "a count of far less than 2^52")]
-    let per_minute = woken as f64 / IDLE.as_secs_f64() * 60.0;
+    let seconds = start.elapsed().as_secs_f64();
     Ok(vec![
         Figure::new("daemon RSS MiB", process::rss_mib(pid)?),
-        Figure::new("% of a core", busy.as_secs_f64() / IDLE.as_secs_f64() * 100.0),
-        Figure::new("wake-ups /min, all threads", per_minute),
+        Figure::new("% of a core", busy.as_secs_f64() / seconds * 100.0),
+        Figure::new("moments awake /min", f64::from(awake) / seconds * 60.0),
     ])
 }
 
