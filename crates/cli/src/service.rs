@@ -66,7 +66,11 @@ impl Manager {
     pub(crate) fn installed(environment: &Environment) -> Option<Self> {
         let user = environment.user.clone().filter(|_| cfg!(target_os = "linux"));
         let system = user.map(|user| Self::System { user });
-        Self::of_user(environment).into_iter().chain(system).find(|manager| manager.unit().exists())
+        // A masked unit leads to /dev/null: its owner wants no service.
+        Self::of_user(environment)
+            .into_iter()
+            .chain(system)
+            .find(|manager| manager.unit().is_file())
     }
 
     /// The file that makes the manager start the daemon.
@@ -178,6 +182,34 @@ impl Manager {
         Ok(())
     }
 
+    /// After a start that failed: true when the manager took the unit and the daemon ended under it, false when it
+    /// refused the unit itself.
+    pub(crate) async fn has_taken_unit(&self) -> bool {
+        let unit = match self {
+            Self::User { .. } => systemd::UNIT.to_owned(),
+            Self::System { user } => systemd::system_unit_name(user),
+            // It says nothing about programs that end.
+            Self::Launchd { .. } => return false,
+        };
+        let scope = matches!(self, Self::User { .. }).then_some("--user");
+        let words = ["show", "--property=LoadState,ActiveState", &unit];
+        let command: Vec<String> =
+            ["systemctl"].into_iter().chain(scope).chain(words).map(str::to_owned).collect();
+        let said = run(&command).await.unwrap_or_default();
+        let is = |state: &str| said.lines().any(|line| line.trim() == state);
+        is("LoadState=loaded") && !is("ActiveState=inactive")
+    }
+
+    /// What a person types to lift the ban on the unit.
+    pub(crate) fn unmask(&self) -> String {
+        match self {
+            Self::System { user } => {
+                format!("systemctl unmask {}", systemd::system_unit_name(user))
+            }
+            _ => format!("systemctl --user unmask {}", systemd::UNIT),
+        }
+    }
+
     /// True when the manager stops the daemon with the user's last login.
     pub(crate) async fn ends_with_the_login(&self, user: Option<&str>) -> bool {
         let (Self::User { .. }, Some(user)) = (self, user) else { return false };
@@ -186,7 +218,7 @@ impl Manager {
     }
 }
 
-/// Runs a program of the system; what it wrote, or the last line of its complaint.
+/// Runs a program of the system; what it wrote, or the last line of its complaint that is not about where to read more.
 async fn run(command: &[String]) -> Result<String, String> {
     let Some((program, words)) = command.split_first() else { return Ok(String::new()) };
     let child = tokio::process::Command::new(program)
@@ -203,7 +235,8 @@ async fn run(command: &[String]) -> Result<String, String> {
         }
         Ok(Ok(output)) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+            let lines = said.lines().map(str::trim);
+            let last = lines.rev().find(|line| !line.is_empty() && !line.starts_with("See "));
             Err(format!("{name}: {}", last.unwrap_or("failed")))
         }
         Ok(Err(error)) => Err(format!("{name}: {error}")),

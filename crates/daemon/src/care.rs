@@ -1,5 +1,5 @@
-//! Care of a user's local files as a whole: backup and restore, recovery, removal (daemon spec §20). Works on the files, with and without a
-//! running daemon; renders nothing and asks nobody.
+//! Care of a user's local files as a whole: backup and restore, recovery, removal (daemon spec §20). Works on the files,
+//! with and without a running daemon; renders nothing and asks nobody.
 
 pub mod backup;
 pub mod bundle;
@@ -16,6 +16,9 @@ use std::time::Duration;
 use claudemesh_crypto::backup::BackupError;
 use claudemesh_ipc::Paths;
 use claudemesh_protocol::limits::BACKUP_MAX_BYTES;
+
+/// For a program that works on the files without a daemon: lets tests make it die in between.
+pub use claudemesh_sqlite::arm_crash_points;
 
 use crate::home::config::ConfigError;
 use crate::home::file::{self, FileLock};

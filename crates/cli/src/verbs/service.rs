@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use claudemesh_daemon::care;
 use claudemesh_daemon::home::file::{self, Symlinks};
 use claudemesh_daemon::service::Plan;
 use claudemesh_ipc::api::{Health, MeshStatus};
@@ -52,16 +53,17 @@ pub(crate) async fn install(context: &Context, args: &InstallServiceArgs) -> Out
     let plan = plan(context, &paths)?;
     let unit = manager.unit();
     let text = manager.text(&plan).map_err(|error| Failure::invalid(error.to_string()))?;
-    let existed = unit.exists();
-    if existed {
+    let earlier = Earlier::of(&manager, &paths)?;
+    if earlier.is_some() {
         // What is not running need not be stopped.
         let _ = manager.tell(Order::Stop).await;
     }
     daemon::stop_process(context, &paths, limits::DAEMON_STOP_BUDGET).await?;
-    write(&unit, &text)?;
+    write(&unit, text.as_bytes())?;
     let work = manager.tell(Order::Start);
     if let Err(said) = context.out.during("starting the daemon", work).await {
-        return Err(not_started(&manager, &unit, existed, &said, &paths).await);
+        let failure = not_started(&manager, earlier, &paths).await;
+        return Err(failure.detail(claudemesh_protocol::text::sanitized_line(&said, 300)));
     }
     let client = Client::for_paths(&paths)
         .map_err(|error| Failure::io("cannot find the daemon's socket", &error))?;
@@ -186,37 +188,70 @@ fn plan(context: &Context, paths: &Paths) -> Outcome<Plan> {
     Ok(Plan { program, home, writes, log: paths.log_file(), variables })
 }
 
-fn write(unit: &Path, text: &str) -> Outcome<()> {
+/// The unit that an installation replaces.
+struct Earlier {
+    text: Vec<u8>,
+    was_running: bool,
+}
+
+impl Earlier {
+    /// The unit that is there.
+    ///
+    /// # Errors
+    /// One that leads to something else than a file is masked: whoever did that wants no service. Exit 10 when it cannot be
+    /// read.
+    fn of(manager: &Manager, paths: &Paths) -> Outcome<Option<Self>> {
+        let unit = manager.unit();
+        if std::fs::symlink_metadata(&unit).is_err() {
+            return Ok(None);
+        }
+        if unit.exists() && !unit.is_file() {
+            return Err(Failure::new(ErrorCode::ServiceUnsupported, "the unit is masked")
+                .detail(unit.display().to_string())
+                .action(manager.unmask()));
+        }
+        let content = file::read(&unit, Symlinks::Follow)
+            .map_err(|error| Failure::io(format!("cannot read {}", unit.display()), &error))?;
+        let was_running = care::is_daemon_running(paths).unwrap_or_default();
+        Ok(content.map(|content| Self { text: content.bytes.to_vec(), was_running }))
+    }
+}
+
+fn write(unit: &Path, text: &[u8]) -> Outcome<()> {
     let fail =
         |error: std::io::Error| Failure::io(format!("cannot write {}", unit.display()), &error);
     if let Some(dir) = unit.parent() {
         std::fs::create_dir_all(dir).map_err(fail)?;
     }
-    file::replace(unit, text.as_bytes(), file::PUBLIC, Symlinks::Follow).map_err(fail)
+    file::replace(unit, text, file::PUBLIC, Symlinks::Follow).map_err(fail)
 }
 
-/// The manager did not start the daemon. A unit that is new goes again when the manager did not even take it: as long as
-/// there is one, nobody else starts a daemon.
-async fn not_started(
-    manager: &Manager,
-    unit: &Path,
-    existed: bool,
-    said: &str,
-    paths: &Paths,
-) -> Failure {
-    let mut failure = Failure::new(ErrorCode::DaemonUnreachable, "the service did not start")
-        .exit(ExitCode::Network)
-        .detail(claudemesh_protocol::text::sanitized_line(said, 300));
-    for line in crate::detach::last_words(&paths.log_file(), 0, 1) {
-        failure = failure.detail(line);
+/// The manager did not start the daemon. A unit that the manager itself refused makes way for the one before, if there
+/// was one: as long as there is a unit, nobody else starts a daemon.
+async fn not_started(manager: &Manager, earlier: Option<Earlier>, paths: &Paths) -> Failure {
+    let failure =
+        |what: String| Failure::new(ErrorCode::DaemonUnreachable, what).exit(ExitCode::Network);
+    if manager.has_taken_unit().await {
+        let failure = failure("the service did not start".to_owned()).action(manager.inspect());
+        let words = crate::detach::last_words(&paths.log_file(), 0, 1);
+        return words.into_iter().fold(failure, Failure::detail);
     }
-    let was_taken = said.contains(" enable ") || said.contains(" bootstrap ");
-    if !existed && !was_taken {
-        let _ = std::fs::remove_file(unit);
-        let _ = manager.tell(Order::Forget).await;
-        return failure.detail("the unit was taken away again");
+    let failure = failure(format!("{} refused the unit", manager.platform()));
+    let Some(earlier) = earlier else {
+        return match remove(manager).await {
+            Ok(()) => failure.detail("the unit was taken away again"),
+            Err(_) => failure.detail(format!("remove {}", manager.unit().display())),
+        };
+    };
+    if write(&manager.unit(), &earlier.text).is_err() {
+        return failure.detail(format!("{} is not the one from before", manager.unit().display()));
     }
-    failure.action(manager.inspect())
+    let _ = manager.tell(Order::Forget).await;
+    let failure = failure.detail("the unit from before is back");
+    if earlier.was_running && manager.tell(Order::Start).await.is_err() {
+        return failure.detail("it does not start any more").action(manager.inspect());
+    }
+    failure
 }
 
 /// Watches until a mesh is connected, or there is none to connect; the last health seen.

@@ -2,10 +2,11 @@
 
 use std::io::{Seek as _, SeekFrom, Write as _};
 
-use crate::backup::joined;
+use crate::backup::{join_nowhere, joined};
 use crate::home::{Home, two_people, until};
 use crate::machine::asked;
 use crate::service::managed;
+use crate::sessions::Agent;
 
 /// A home whose daemon accepted messages that it could not send yet, and was stopped.
 pub fn with_queue(messages: usize) -> Home {
@@ -82,6 +83,43 @@ fn nothing_is_given_up_unasked() {
     home.ok(&["daemon", "recover", "--choice", "wipe-outbox", "-y"]);
     assert!(!outbox.exists());
     home.ok(&["daemon", "up"]);
+}
+
+/// Daemon spec §20.3: `wipe-all` takes the queue, what was received and the sessions; memberships and the keys of sessions
+/// stay, and the next start is at home. Where there is nothing, nothing is lost.
+#[test]
+fn after_everything_was_wiped_a_member_goes_on() {
+    let words = ["daemon", "recover", "--choice", "wipe-all", "-y"];
+    let nobody = Home::new();
+    assert_eq!(nobody.json_ok(&words)["queued"], 0);
+    nobody.ok(&["daemon", "up"]);
+    let (ana, bob) = two_people();
+    join_nowhere(&bob);
+    bob.ok(&["daemon", "restart"]);
+    ana.ok(&["send", "Bob", "before"]);
+    until("Bob has it", || bob.bodies() == ["before"]);
+    drop(Agent::register(&bob, 7, "builder"));
+    let key = claudemesh_crypto::KeyPair::generate().public().to_hex();
+    bob.run(&["send", &format!("dev:{key}"), "never sent", "--timeout", "1s"]);
+    let refused = bob.run(&words);
+    assert_eq!(refused.code, 6, "{refused:?}");
+    bob.ok(&["daemon", "down"]);
+    let session = "sessions/home/00000000-0000-4000-8000-000000000007.json";
+    let kept = || ["config.json", session].map(|name| std::fs::read(bob.file(name)).unwrap());
+    let before = kept();
+    assert_eq!(bob.json_ok(&words)["queued"], 1);
+    for database in ["outbox.db", "inbox.db"] {
+        for side in ["", "-wal", "-shm"] {
+            assert!(!bob.file("daemon").join(format!("{database}{side}")).exists(), "{database}");
+        }
+    }
+    assert!(!bob.file("daemon/sessions.json").exists());
+    assert!(kept() == before);
+    bob.ok(&["daemon", "up"]);
+    assert!(bob.json_ok(&["daemon", "sessions"]).as_array().unwrap().is_empty());
+    assert!(bob.json_ok(&["daemon", "outbox", "list"]).as_array().unwrap().is_empty());
+    ana.ok(&["send", "Bob", "afterwards"]);
+    until("Bob has the next one", || bob.bodies() == ["afterwards"]);
 }
 
 /// Daemon spec §20.3: `reset` stops the daemon and keeps memberships.

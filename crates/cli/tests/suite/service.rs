@@ -12,7 +12,19 @@ unit="${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user/claudemesh-daemon.service"
 socket="$HOME/.claudemesh/daemon/daemon.sock"
 case "$*" in
 *show-environment*) [ ! -e "$HOME/no-bus" ] || { echo "Failed to connect to bus" >&2; exit 1; } ;;
+*" show "*)
+    if [ -e "$HOME/refused" ]; then echo LoadState=bad-setting; echo ActiveState=inactive
+    else echo LoadState=loaded; echo ActiveState=failed; fi ;;
 *"enable --now"*)
+    rm -f "$HOME/refused"
+    # It takes nothing but what was there before.
+    if [ -e "$HOME/refuses" ] && ! grep -q "^# from before" "$unit"; then
+        touch "$HOME/refused"
+        echo "Created symlink somewhere." >&2
+        echo "Failed to start claudemesh-daemon.service: it has a bad unit file setting." >&2
+        echo "See user logs and 'systemctl --user status' for details." >&2
+        exit 1
+    fi
     start=$(sed -n 's/^ExecStart=//p' "$unit")
     never=$(sed -n 's/^RestartPreventExitStatus=//p' "$unit")
     rm -f "$HOME/ended" "$socket"
@@ -174,6 +186,52 @@ fn a_refused_host_is_not_started_again_and_again() {
     assert_eq!(home.json_ok(&["daemon", "status"])["running"], true);
     home.ok(&["daemon", "down"]);
     assert!(calls(&home).contains(&"--user stop claudemesh-daemon.service".to_owned()));
+}
+
+/// Daemon spec §21: a unit that the manager itself refuses does not stay, since nobody else starts a daemon beside one;
+/// the one before comes back, and runs as it did.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_refused_unit_makes_way_for_the_one_before() {
+    let home = managed(Home::new());
+    std::fs::write(home.path().join("refuses"), "").unwrap();
+    let refused = || {
+        let ran = home.run(&["daemon", "install-service"]);
+        assert_eq!(ran.code, 4, "{ran:?}");
+        assert!(ran.stderr.contains("bad unit file setting"), "{ran:?}");
+        ran.stderr
+    };
+    assert!(refused().contains("taken away"));
+    assert!(!unit(&home).exists());
+    home.ok(&["daemon", "up"]);
+    assert_eq!(home.json_ok(&["daemon", "status"])["service"]["managed"], false);
+    std::fs::remove_file(home.path().join("refuses")).unwrap();
+    home.ok(&["daemon", "install-service"]);
+    let text = std::fs::read_to_string(unit(&home)).unwrap();
+    let text = format!("# from before\n{text}");
+    std::fs::write(unit(&home), &text).unwrap();
+    std::fs::write(home.path().join("refuses"), "").unwrap();
+    let before = pid(&home);
+    assert!(refused().contains("from before is back"));
+    assert_eq!(std::fs::read_to_string(unit(&home)).unwrap(), text);
+    until("it runs again", || home.json(&["daemon", "status"]).0 == 0);
+    assert_ne!(pid(&home), before);
+}
+
+/// A unit that leads to no file is masked: it is left alone, and hinders nobody.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_masked_unit_is_left_alone() {
+    let home = managed(Home::new());
+    let nowhere = home.path().join("nowhere");
+    std::fs::create_dir(&nowhere).unwrap();
+    std::fs::create_dir_all(unit(&home).parent().unwrap()).unwrap();
+    symlink(&nowhere, unit(&home)).unwrap();
+    let ran = home.run(&["daemon", "install-service"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.stderr.contains("systemctl --user unmask claudemesh-daemon.service"), "{ran:?}");
+    assert!(unit(&home).is_symlink() && nowhere.is_dir());
+    home.ok(&["daemon", "up"]);
 }
 
 /// CLI spec §6.2: the unit is looked for where `XDG_CONFIG_HOME` says.

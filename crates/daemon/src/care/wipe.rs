@@ -79,6 +79,7 @@ pub fn purge_keys(paths: &Paths) -> Result<Vec<PathBuf>, CareError> {
     let holds_keys = |name: &str| {
         name == "config.json"
             || name.starts_with("config.json.before-restore.")
+            || (name.starts_with("config.json.") && file::is_temporary(name))
             || name == "join-pending.json"
     };
     for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {

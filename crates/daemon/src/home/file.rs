@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use claudemesh_crypto::random;
+use claudemesh_protocol::Timestamp;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use zeroize::Zeroizing;
 
@@ -17,6 +18,8 @@ pub const SECRET: u32 = 0o600;
 pub const PUBLIC: u32 = 0o644;
 /// Mode of our directories.
 pub const PRIVATE_DIR: u32 = 0o700;
+/// Age from which a half-written file has no writer any more: a write takes a moment.
+const ABANDONED_AFTER: Duration = Duration::from_mins(10);
 /// How long [`FileLock::wait`] waits (CLI spec §2.4).
 pub const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// Largest small file read, in bytes; config files of thousands of meshes stay far below.
@@ -147,6 +150,23 @@ impl Drop for Staged {
     }
 }
 
+/// Replaces a file by a complete new one without waiting for the disk: for what can be had again. A power failure may leave
+/// the old content, or none.
+///
+/// # Errors
+/// Any I/O error; the old content is then still there.
+pub(crate) fn replace_lightly(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let (_, temporary) = temporary_beside(path)?;
+    let written = open_new(&temporary, mode)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // It is ours and useless now; the first error is the one to report.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
 /// Creates a file that must not exist yet, complete or not at all as far as this process lives to remove it.
 ///
 /// # Errors
@@ -180,6 +200,33 @@ pub fn create_if_absent(path: &Path, bytes: &[u8], mode: u32) -> io::Result<bool
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Removes from one of our directories what writers that died in the middle left there: it may hold keys. Directories
+/// below stay as they are.
+pub(crate) fn remove_abandoned(dir: &Path, now: Timestamp) {
+    let old = now.minus(ABANDONED_AFTER).as_millis();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(is_temporary) {
+            continue;
+        }
+        let path = entry.path();
+        let is_old = rustix::fs::lstat(&path).is_ok_and(|stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file()
+                && stat.st_mtime.saturating_mul(1000) < old
+        });
+        if is_old && let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "abandoned_file_not_removed");
+        }
+    }
+}
+
+/// True for the name of a file that is being written.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let parts = name.strip_suffix(".tmp").and_then(|rest| rest.rsplit_once('.'));
+    parts.is_some_and(|(_, random)| {
+        random.len() == 16 && random.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// Creates a directory of mode 0700 with its missing parents; an existing one is left as it is.
@@ -304,10 +351,14 @@ fn temporary_beside(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let mut file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?);
+    let mut file = open_new(path, mode)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+fn open_new(path: &Path, mode: u32) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?))
 }
 
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -9,6 +9,7 @@ use super::agent::Leave;
 use super::plan::{EngineKind, Pace};
 use super::proxy::Weather;
 use super::system::{ABSENT, SESSIONS};
+use crate::kills::points;
 
 /// Points at which the broker takes its own life.
 pub const BROKER_POINTS: &[&str] = &[
@@ -21,19 +22,7 @@ pub const BROKER_POINTS: &[&str] = &[
     "store.after_dedupe_before_message",
 ];
 /// Points of the writer of SQLite databases: only a broker on SQLite comes by, and every daemon.
-pub const WRITER_POINTS: &[&str] = &["commit.before_fsync", "commit.after_fsync_before_reply"];
-/// Points at which a daemon takes its own life.
-pub const DAEMON_POINTS: &[&str] = &[
-    "accept.before_commit",
-    "accept.after_commit_before_reply",
-    "drain.after_inflight_before_write",
-    "drain.after_write_before_ack",
-    "drain.after_ack_before_done",
-    "inbox.after_insert_before_ack",
-    "prune.mid",
-    "requeue.mid_tx",
-    "sessions.mid_write",
-];
+const WRITER_POINTS: &[&str] = &["commit.before_fsync", "commit.after_fsync_before_reply"];
 
 /// Which process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +36,8 @@ pub enum Victim {
 pub enum Fault {
     /// `kill -9`; up again after the pause.
     Kill { victim: Victim, pause: Duration },
+    /// `SIGTERM`; up again after a moment.
+    Stop { victim: Victim },
     /// Armed to die at a point.
     CrashPoint { victim: Victim, point: &'static str, passes: u32 },
     /// Everything at once, as when the power goes.
@@ -83,6 +74,7 @@ impl Fault {
         match self {
             Self::Kill { victim: Victim::Broker, .. } => "kill -9 of the broker",
             Self::Kill { .. } => "kill -9 of a daemon",
+            Self::Stop { .. } => "polite stop",
             Self::CrashPoint { .. } => "armed crash point",
             Self::KillAll { .. } => "kill -9 of everything",
             Self::Freeze { .. } => "frozen process",
@@ -179,7 +171,7 @@ impl Dice {
         let points: Vec<&'static str> = match (victim, self.engine) {
             (Victim::Broker, EngineKind::Postgres) => BROKER_POINTS.to_vec(),
             (Victim::Broker, EngineKind::Sqlite) => [BROKER_POINTS, WRITER_POINTS].concat(),
-            (Victim::Daemon(_), _) => [DAEMON_POINTS, WRITER_POINTS].concat(),
+            (Victim::Daemon(_), _) => points::everyday().collect(),
         };
         let point = points[self.random.random_range(0..points.len())];
         // Some points are passed rarely; everything else happens all the time.

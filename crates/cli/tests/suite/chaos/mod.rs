@@ -4,20 +4,20 @@
 //! A few kills run with every test run. `make chaos MINUTES=10` runs the long form on both engines; see CONTRIBUTING.md.
 
 mod agent;
-mod disk;
-mod engine;
-mod fault;
+pub mod disk;
+pub mod engine;
+pub mod fault;
 mod ladder;
-mod operator;
-mod plan;
-mod process;
-mod proxy;
-mod report;
-mod settle;
-mod storm;
-mod system;
-mod traffic;
-mod verdict;
+pub mod operator;
+pub mod plan;
+pub mod process;
+pub mod proxy;
+pub mod report;
+pub mod settle;
+pub mod storm;
+pub mod system;
+pub mod traffic;
+pub mod verdict;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -35,7 +35,7 @@ use system::System;
 use traffic::{MARKER, Traffic};
 
 /// Says something to whoever watches the run.
-fn say(line: std::fmt::Arguments<'_>) {
+pub fn say(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -80,7 +80,7 @@ fn run(plans: &[Plan]) {
 
 /// How a run went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub enum Outcome {
     Clean,
     Faulty,
 }
@@ -88,10 +88,45 @@ enum Outcome {
 async fn storm_over(plan: &Plan) -> Outcome {
     let mut system = System::start(plan).await;
     let pause = Duration::from_millis(if plan.pace == Pace::Brief { 60 } else { 120 });
-    let mut traffic = Traffic::start(&system, plan.seed, pause);
+    let traffic = Traffic::start(&system, plan.seed, pause);
     let mut storm = Storm::new(Dice::new(StdRng::seed_from_u64(plan.seed), plan.engine, plan.pace));
     let started = Instant::now();
     storm.blow(&mut system, &traffic, plan).await;
+    reckon(
+        Ending {
+            title: report::CHAOS,
+            plan,
+            started,
+            faults: Vec::new(),
+            figures: BTreeMap::new(),
+        },
+        system,
+        storm,
+        traffic,
+    )
+    .await
+}
+
+/// What a run knows about itself when it comes to its end.
+pub struct Ending<'a> {
+    /// First word of the report.
+    pub title: &'a str,
+    pub plan: &'a Plan,
+    pub started: Instant,
+    /// What was seen to be wrong until now.
+    pub faults: Vec<String>,
+    /// Further lines of the report.
+    pub figures: BTreeMap<&'static str, u64>,
+}
+
+/// Ends every fault, waits until everything has arrived, stops, compares what was said with what is there, and reports.
+pub async fn reckon(
+    ending: Ending<'_>,
+    mut system: System,
+    mut storm: Storm,
+    mut traffic: Traffic,
+) -> Outcome {
+    let Ending { title, plan, started, faults, mut figures } = ending;
     let stormed = started.elapsed();
     storm.calm(&mut system).await;
     traffic.pause(false);
@@ -104,20 +139,25 @@ async fn storm_over(plan: &Plan) -> Outcome {
     let counters = std::sync::Arc::clone(&traffic.counters);
     let spoken = traffic.stop(sent).await;
     system.stop();
+    for person in 0..system.people.len() {
+        system.learn_key(person);
+    }
     let mut verdict = verdict::judge(&system, &spoken).await;
     for index in 0..system.people.len() {
         verdict.wrong.extend(system.check_daemon(index).await);
     }
     verdict.wrong.extend(system.check_broker().await);
     verdict.twice.extend(listed_twice);
+    verdict.wrong.extend(faults);
     verdict.wrong.extend(leaks);
     verdict.wrong.extend(waiting);
     verdict.wrong.extend(verdict::find_text(&system, MARKER));
+    verdict.wrong.extend(verdict::find_secrets(&system));
     let deliveries = system.engine.deliveries().await;
     let again = deliveries.iter().filter(|delivery| delivery.attempt > 1).count();
     let moved = deliveries.iter().filter(|delivery| delivery.rerouted_from.is_some()).count();
     let connections: u64 = system.people.iter().map(|person| person.proxy.connections()).sum();
-    let figures = BTreeMap::from([
+    figures.extend([
         ("messages accepted", counters.accepted.load(Ordering::Relaxed)),
         ("tries of sending", counters.tries.load(Ordering::Relaxed)),
         ("repeats under the same id", counters.repeats.load(Ordering::Relaxed)),
@@ -133,7 +173,8 @@ async fn storm_over(plan: &Plan) -> Outcome {
         ("receipts known to senders", system.ladder.count()),
         ("connections made", connections),
     ]);
-    let report = Report { plan, tally: &storm.tally, verdict: &verdict, stormed, settled, figures };
+    let tally = &storm.tally;
+    let report = Report { title, plan, tally, verdict: &verdict, stormed, settled, figures };
     report.print();
     report.write();
     if verdict.is_clean() && storm.tally.damage.is_empty() {

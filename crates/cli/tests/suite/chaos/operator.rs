@@ -18,7 +18,7 @@ use super::traffic::{Counters, is_passing};
 /// Ends the id of a message that took the place of another one.
 pub const AGAIN: &str = ".again";
 /// Age of the rows that lose their text, in seconds: longer than anybody repeats itself under a used id.
-const PRUNE_AFTER_SECS: u64 = 3;
+pub const PRUNE_AFTER_SECS: u64 = 3;
 /// Rows the operator chooses from.
 const CHOICE: u32 = 20;
 

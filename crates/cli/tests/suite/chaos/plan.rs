@@ -88,6 +88,6 @@ fn report() -> Option<PathBuf> {
 }
 
 /// `CLAUDEMESH_CHAOS_<name>`; empty counts as not set, because `make` passes on what it was not given.
-fn variable(name: &str) -> Option<String> {
+pub fn variable(name: &str) -> Option<String> {
     std::env::var(format!("CLAUDEMESH_CHAOS_{name}")).ok().filter(|text| !text.is_empty())
 }

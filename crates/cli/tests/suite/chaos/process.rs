@@ -18,6 +18,8 @@ pub struct Process {
     child: Option<Child>,
     armed: Option<&'static str>,
     is_frozen: bool,
+    is_stopping: bool,
+    has_stopped: bool,
 }
 
 /// How a process ended by itself.
@@ -25,6 +27,8 @@ pub struct Process {
 pub enum Ended {
     /// At the crash point it was armed with.
     AtPoint(&'static str),
+    /// It was asked to, and ended in order.
+    Stopped,
     /// It stopped on its own: an answer to a fault it could not live with.
     Alone { code: i32, signal: i32 },
 }
@@ -38,7 +42,9 @@ impl Process {
     ) -> Self {
         let log = logs.join(format!("{name}.log"));
         let recipe = Box::new(recipe);
-        Self { name: name.to_owned(), log, recipe, child: None, armed: None, is_frozen: false }
+        let (name, child, armed) = (name.to_owned(), None, None);
+        let (is_frozen, is_stopping, has_stopped) = (false, false, false);
+        Self { name, log, recipe, child, armed, is_frozen, is_stopping, has_stopped }
     }
 
     pub fn name(&self) -> &str {
@@ -84,6 +90,7 @@ impl Process {
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.armed = point;
+        self.is_stopping = false;
         self.child = Some(command.spawn().unwrap());
     }
 
@@ -103,9 +110,21 @@ impl Process {
         self.is_frozen = false;
         let signal = status.signal().unwrap_or(0);
         match self.armed.take() {
+            _ if self.is_stopping && status.code() == Some(0) => Some(Ended::Stopped),
             Some(point) if signal == Signal::ABORT.as_raw() => Some(Ended::AtPoint(point)),
             _ => Some(Ended::Alone { code: status.code().unwrap_or(-1), signal }),
         }
+    }
+
+    /// `SIGTERM`: it is asked to end.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        (self.is_stopping, self.has_stopped) = (true, true);
+    }
+
+    /// True when it was ever asked to end.
+    pub fn has_stopped(&self) -> bool {
+        self.has_stopped
     }
 
     /// `SIGSTOP`: it is there and does nothing.

@@ -1,13 +1,17 @@
 //! What a run tells: a table for people, one line of JSON for programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::fault::{BROKER_POINTS, DAEMON_POINTS, WRITER_POINTS};
+use super::fault::BROKER_POINTS;
 use super::plan::Plan;
 use super::say;
 use super::verdict::Verdict;
+use crate::kills::points::POINTS;
+
+/// First word of the report of a run that comes by every point sooner or later.
+pub const CHAOS: &str = "chaos";
 
 /// What the storm did.
 #[derive(Debug, Default)]
@@ -28,6 +32,7 @@ pub struct Tally {
 
 /// Everything about one run.
 pub struct Report<'a> {
+    pub title: &'a str,
     pub plan: &'a Plan,
     pub tally: &'a Tally,
     pub verdict: &'a Verdict,
@@ -42,7 +47,8 @@ impl Report<'_> {
         let plan = self.plan;
         let minutes = self.stormed.as_secs_f64() / 60.0;
         say(format_args!(
-            "\nchaos on {}, {minutes:.1} minutes, seed {}",
+            "\n{} on {}, {minutes:.1} minutes, seed {}",
+            self.title,
             plan.engine.as_str(),
             plan.seed
         ));
@@ -53,9 +59,11 @@ impl Report<'_> {
         for (point, count) in &self.tally.points {
             line(&format!("died at {point}"), count.to_string());
         }
-        let missed: Vec<&str> =
-            every_point().filter(|point| !self.tally.points.contains_key(point)).collect();
-        if !missed.is_empty() {
+        let missed: Vec<&str> = every_point()
+            .into_iter()
+            .filter(|name| !self.tally.points.contains_key(name))
+            .collect();
+        if !missed.is_empty() && self.title == CHAOS {
             say(format_args!("  points nobody died at: {}", missed.join(", ")));
         }
         line("processes killed", self.tally.kills.to_string());
@@ -87,6 +95,7 @@ impl Report<'_> {
         let verdict: BTreeMap<&str, usize> =
             self.verdict.all().map(|(name, faults)| (name, faults.len())).collect();
         let document = serde_json::json!({
+            "run": self.title,
             "engine": self.plan.engine.as_str(),
             "seed": self.plan.seed,
             "seconds": self.stormed.as_secs(),
@@ -105,6 +114,6 @@ impl Report<'_> {
     }
 }
 
-fn every_point() -> impl Iterator<Item = &'static str> {
-    [BROKER_POINTS, WRITER_POINTS, DAEMON_POINTS].into_iter().flatten().copied()
+fn every_point() -> BTreeSet<&'static str> {
+    BROKER_POINTS.iter().copied().chain(POINTS.iter().map(|point| point.name)).collect()
 }

@@ -53,9 +53,7 @@ impl Storm {
             let now = Instant::now();
             if now >= next_fault {
                 let fault = self.dice.roll();
-                if self.strike(system, fault).await {
-                    system.note(format_args!("{fault:?}"));
-                    *self.tally.faults.entry(fault.kind()).or_default() += 1;
+                if self.cause(system, fault).await {
                     next_fault = Instant::now() + self.dice.pause();
                 }
             }
@@ -104,6 +102,7 @@ impl Storm {
                     *self.tally.points.entry(point).or_default() += 1;
                     self.after_kill(system, victim).await;
                 }
+                Ended::Stopped => {}
                 Ended::Alone { code, signal } => {
                     self.tally.ended_alone += 1;
                     let name = process(system, victim).name().to_owned();
@@ -116,6 +115,14 @@ impl Storm {
             }
             let at = Instant::now() + self.dice.downtime();
             self.healings.push(Healing { at, cure: Cure::Start(victim) });
+        }
+    }
+
+    /// Everybody who is down starts now.
+    pub fn raise(&mut self, system: &mut System) {
+        self.healings.retain(|healing| !matches!(healing.cure, Cure::Start(_)));
+        for victim in every_victim() {
+            process(system, victim).start();
         }
     }
 
@@ -187,7 +194,16 @@ impl Storm {
         }
     }
 
-    /// Begins a fault; false when it makes no sense now.
+    /// Begins a fault, and counts it; false when it makes no sense now.
+    pub async fn cause(&mut self, system: &mut System, fault: Fault) -> bool {
+        let has_begun = self.strike(system, fault).await;
+        if has_begun {
+            system.note(format_args!("{fault:?}"));
+            *self.tally.faults.entry(fault.kind()).or_default() += 1;
+        }
+        has_begun
+    }
+
     async fn strike(&mut self, system: &mut System, fault: Fault) -> bool {
         let now = Instant::now();
         let healing = |pause: Duration, cure: Cure| Healing { at: now + pause, cure };
@@ -198,6 +214,12 @@ impl Storm {
                 }
                 self.healings
                     .push(Healing { at: Instant::now() + pause, cure: Cure::Start(victim) });
+            }
+            Fault::Stop { victim } => {
+                if !self.is_well(system, victim) {
+                    return false;
+                }
+                process(system, victim).stop();
             }
             Fault::Away { person, pause } => {
                 let victim = Victim::Daemon(person);
@@ -332,7 +354,7 @@ impl Storm {
     }
 
     /// `kill -9` of one process that is up and not frozen or otherwise in treatment.
-    async fn hit(&mut self, system: &mut System, victim: Victim) -> bool {
+    pub async fn hit(&mut self, system: &mut System, victim: Victim) -> bool {
         if !self.is_well(system, victim) {
             return false;
         }
@@ -341,7 +363,7 @@ impl Storm {
         true
     }
 
-    async fn after_kill(&mut self, system: &mut System, victim: Victim) {
+    pub async fn after_kill(&mut self, system: &mut System, victim: Victim) {
         self.tally.kills += 1;
         let faults = match victim {
             Victim::Broker => system.check_broker().await,
@@ -368,18 +390,13 @@ impl Storm {
     }
 
     fn progress(&self, started: Instant, traffic: &Traffic, open: Option<i64>) {
-        let count = |counter: &std::sync::atomic::AtomicU64| {
-            counter.load(std::sync::atomic::Ordering::Relaxed)
-        };
         let open = open.map_or("?".to_owned(), |open| open.to_string());
         say(format_args!(
-            "{:>4} s  {:>4} kills  {:>4} faults  {:>6} accepted of {:>6} tries  {open:>5} deliveries open  {:>6} shown",
+            "{:>4} s  {:>4} kills  {:>4} faults  {open:>5} deliveries open  {}",
             started.elapsed().as_secs(),
             self.tally.kills,
             self.tally.faults.values().sum::<u32>(),
-            count(&traffic.counters.accepted),
-            count(&traffic.counters.tries),
-            count(&traffic.counters.events),
+            traffic.counters.line(),
         ));
     }
 }

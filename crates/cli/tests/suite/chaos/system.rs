@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use claudemesh_daemon::home::config::Config;
 use claudemesh_ipc::api::RegisterRequest;
 use claudemesh_ipc::api::session::GroupSpec;
 use claudemesh_ipc::api::system::MeshStatus;
 use claudemesh_ipc::{Client, Paths, SessionToken};
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use super::agent::{Agent, Stage};
@@ -64,7 +66,8 @@ reserved_bytes = 65536
 pub struct Person {
     pub name: &'static str,
     pub member_id: String,
-    pub pubkey: String,
+    /// Every member key it had, the one in force last.
+    pub keys: Vec<String>,
     pub paths: Paths,
     pub daemon: Process,
     pub proxy: Proxy,
@@ -86,6 +89,16 @@ pub struct Session {
 impl Person {
     pub fn client(&self) -> Client {
         Client::for_paths(&self.paths).unwrap()
+    }
+
+    /// The member key in force.
+    pub fn pubkey(&self) -> &str {
+        self.keys.last().unwrap()
+    }
+
+    /// True for the member key in force and for all before it.
+    pub fn is_member_key(&self, key: &str) -> bool {
+        self.keys.iter().any(|own| own == key)
     }
 }
 
@@ -120,6 +133,8 @@ pub struct System {
     root: Option<tempfile::TempDir>,
     scratches: u64,
     pub ladder: Ladder,
+    /// The member key of each person, for whoever writes to it.
+    pub addresses: Arc<Mutex<Vec<String>>>,
 }
 
 impl Drop for System {
@@ -181,11 +196,13 @@ impl System {
                 command
             });
             let text = |field: &str| member[field].as_str().unwrap().to_owned();
-            let (member_id, pubkey) = (text("member_id"), text("pubkey"));
+            let (member_id, keys) = (text("member_id"), vec![text("pubkey")]);
             let sessions = if index == ABSENT { Vec::new() } else { sessions_of(index, name) };
-            people.push(Person { name, member_id, pubkey, paths, daemon, proxy, disk, sessions });
+            people.push(Person { name, member_id, keys, paths, daemon, proxy, disk, sessions });
         }
+        let addresses = people.iter().map(|person| person.pubkey().to_owned()).collect();
         let mut system = Self {
+            addresses: Arc::new(Mutex::new(addresses)),
             broker,
             people,
             broker_disk,
@@ -261,6 +278,17 @@ impl System {
                 let (name, at, call) = (read("comm"), read("wchan"), read("syscall"));
                 self.note(format_args!("{} {name}: {at} {call}", person.name));
             }
+        }
+    }
+
+    /// Takes down the member key that a person's `config.json` says is in force; everybody writes to it from now on.
+    pub fn learn_key(&mut self, person: usize) {
+        let file = self.people[person].paths.membership_file();
+        let key = Config::read(&file).unwrap().mesh(MESH).unwrap().keys.public().to_hex();
+        let keys = &mut self.people[person].keys;
+        if keys.last() != Some(&key) {
+            keys.push(key.clone());
+            self.addresses.lock()[person] = key;
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Sent {
     /// Sender as one line of speech: a member, or one of its sessions.
     pub speaker: String,
     pub to: Target,
+    /// As it was written: a member can have had several keys.
+    pub address: String,
     pub priority: Priority,
     /// Position in the speaker's speech.
     pub number: u64,
@@ -68,6 +70,15 @@ pub struct Counters {
     pub events: AtomicU64,
     pub requeued: AtomicU64,
     pub pruned: AtomicU64,
+}
+
+impl Counters {
+    /// For a line of progress.
+    pub fn line(&self) -> String {
+        let [accepted, tries, shown] = [&self.accepted, &self.tries, &self.events]
+            .map(|counter| counter.load(Ordering::Relaxed));
+        format!("{accepted:>6} accepted of {tries:>6} tries  {shown:>6} shown")
+    }
 }
 
 /// Everybody's activity.
@@ -106,6 +117,7 @@ struct Speaker {
     client: Client,
     session: Option<Session>,
     targets: Vec<(Target, String)>,
+    addresses: Arc<Mutex<Vec<String>>>,
     random: StdRng,
     pause: Duration,
     counters: Arc<Counters>,
@@ -146,6 +158,7 @@ impl Traffic {
                 let speaker = Speaker {
                     from,
                     targets: targets(system, from, session.as_ref()),
+                    addresses: Arc::clone(&system.addresses),
                     client: client.clone().with_token(session.as_ref().map(|s| s.token.clone())),
                     name,
                     random: StdRng::seed_from_u64(seed.wrapping_add(stream + 1)),
@@ -206,7 +219,7 @@ fn targets(system: &System, from: usize, session: Option<&Session>) -> Vec<(Targ
         vec![(Target::Group, format!("@{GROUP}")), (Target::Everyone, "*".to_owned())];
     for (to, person) in system.people.iter().enumerate() {
         if to != from {
-            targets.push((Target::Member(to), person.pubkey.clone()));
+            targets.push((Target::Member(to), person.pubkey().to_owned()));
         }
         for (number, other) in person.sessions.iter().enumerate() {
             // Siblings talk to each other; nobody talks to itself.
@@ -257,7 +270,10 @@ impl Speaker {
             0 => self.random.random_range(0..2),
             _ => self.random.random_range(2..self.targets.len()),
         };
-        let (to, spec) = self.targets[choice].clone();
+        let (to, mut spec) = self.targets[choice].clone();
+        if let Target::Member(person) = to {
+            spec.clone_from(&self.addresses.lock()[person]);
+        }
         let priority = match self.random.random_range(0..10) {
             0..2 => Priority::Now,
             2..4 => Priority::Low,
@@ -271,14 +287,15 @@ impl Speaker {
         let id = format!("{}.{number}", self.name);
         let body = format!("{MARKER} {id} {}", "~".repeat(filler));
         let request = SendRequest {
-            to: spec,
+            to: spec.clone(),
             message: body.clone(),
             priority: Some(priority),
             client_message_id: Some(id.clone()),
             ..SendRequest::default()
         };
         let speaker = self.name.clone();
-        (Sent { id, from: self.from, speaker, to, priority, number, body }, request)
+        let sent = Sent { id, from: self.from, speaker, to, address: spec, priority, number, body };
+        (sent, request)
     }
 
     /// Sends until the daemon says yes; the id makes the repeats harmless.
@@ -289,6 +306,8 @@ impl Speaker {
             match self.client.send(request).await {
                 Ok(_) => return true,
                 Err(error) if error.is(ErrorCode::UnknownSession) => self.register_again().await,
+                // Accepted by a try whose answer got lost.
+                Err(error) if was_put_back(&error) => return true,
                 Err(error) if !is_passing(&error) => {
                     self.faults.lock().push(format!("{id} is refused: {error:?}"));
                     return true;
@@ -300,6 +319,8 @@ impl Speaker {
                 Err(_) => {}
             }
             tokio::time::sleep(RETRY).await;
+            // A daemon that was away has not heard that somebody typed this.
+            self.report(HookEvent::Prompt).await;
         }
     }
 

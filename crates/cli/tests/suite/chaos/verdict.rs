@@ -1,16 +1,19 @@
 //! The reckoning: what was accepted against what arrived, row by row, after everything has stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use super::engine::{Delivery, read_only};
 use super::operator::AGAIN;
-use super::system::{ABSENT, NAMES, Person, System};
+use super::system::{ABSENT, NAMES, Person, Session, System};
 use super::traffic::{Sent, Spoken, Target};
 
 /// State of a delivery that its receiver has taken.
 const TAKEN: i64 = 2;
 /// State of a delivery to an ended session whose member has the message by another one.
 const MERGED: i64 = 3;
+/// Characters of the shortest secret: 32 bytes as base64.
+const SECRET_CHARS: usize = 43;
 
 /// What went wrong, one line each.
 #[derive(Debug, Default)]
@@ -205,11 +208,14 @@ fn check_deliveries(
     expected: &Expected,
 ) {
     let mut keys: Vec<BTreeSet<(&str, &str)>> = Vec::new();
-    for inbox in inboxes {
-        // A session that ended has left what nobody had read to its member.
+    for (person, inbox) in system.people.iter().zip(inboxes) {
+        // A session that ended has left what nobody had read to its member, and a former key of the member its rows to
+        // the one in force.
         let pairs = inbox.iter().flat_map(|row| {
+            let is_members = person.is_member_key(&row.recipient_pubkey);
+            let former = person.keys.iter().filter(move |_| is_members);
             let keys = std::iter::once(&row.recipient_pubkey).chain(&row.addressed_to);
-            keys.map(|key| (row.client_message_id.as_str(), key.as_str()))
+            keys.chain(former).map(|key| (row.client_message_id.as_str(), key.as_str()))
         });
         keys.push(pairs.collect());
     }
@@ -232,7 +238,7 @@ fn check_deliveries(
         };
         let has = |key: &str| keys[person].contains(&(id, key));
         // A session that stands in for its daemon's own connection is handed the member's copy too, and has the message.
-        let is_with_stand_in = delivery.recipient_key == system.people[person].pubkey
+        let is_with_stand_in = system.people[person].is_member_key(&delivery.recipient_key)
             && system.people[person].sessions.iter().any(|session| has(&session.pubkey));
         let is_there = has(&delivery.recipient_key)
             || delivery.rerouted_from.as_deref().is_some_and(has)
@@ -281,7 +287,7 @@ fn check_inbox(
         // A message that came before the roster is shown as unverified, by its key only: allowed, counted.
         if key.is_empty() {
             verdict.unproven += 1;
-        } else if *key != system.people[sent.from].pubkey {
+        } else if !system.people[sent.from].is_member_key(key) {
             verdict.wrong.push(format!("{name} has {id} from member {key:.8}, not its sender"));
         }
         if !seen.insert((id, row.recipient_pubkey.as_str())) {
@@ -307,11 +313,15 @@ fn check_arrival(
             counts
         })
         .collect();
-    // Who was not in the group when the broker looked gets nothing, and the broker has no row that says otherwise.
+    // Who was not in the group when the broker looked gets nothing, and the broker has no row that says otherwise. A daemon
+    // that ends in order takes its sessions out.
     let has_left_group: Vec<bool> = system
         .people
         .iter()
-        .map(|person| person.sessions.first().is_some_and(|session| session.agent.lives() > 0))
+        .map(|person| {
+            let has_ended = |session: &Session| session.agent.lives() > 0;
+            person.daemon.has_stopped() || person.sessions.first().is_some_and(has_ended)
+        })
         .collect();
     let may_be_missing = expected.replaced.iter().map(|sent| (sent, true));
     let must_be_there = expected.sent.iter().map(|sent| (sent, false));
@@ -352,9 +362,10 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// What one speaker said to one target at one priority is received in that order, by each key: one queue keeps its order,
-/// two promise none. A session that is back gets what is sent to it now by its own queue, while what was sent in its absence
-/// waits in its member's; which of them brought a message that was moved cannot be told afterwards.
+/// What one speaker said to one address at one priority is received in that order, by each key: one queue keeps its order,
+/// two promise none, also when they are a former key of a member and the next one. A session that is back gets what is sent
+/// to it now by its own queue, while what was sent in its absence waits in its member's; which of them brought a message that
+/// was moved cannot be told afterwards.
 fn check_order(
     verdict: &mut Verdict,
     index: usize,
@@ -377,6 +388,7 @@ fn check_order(
             &sent.speaker,
             &row.sender_pubkey,
             &sent.to,
+            &sent.address,
             sent.priority.as_str(),
             recipient,
             addressed_to,
@@ -403,23 +415,73 @@ fn addressees(to: &Target, from: usize) -> Vec<usize> {
 
 /// Places where a text of ours must not be found, in clear or as base64.
 pub fn find_text(system: &System, marker: &str) -> Vec<String> {
-    let needles = needles(marker);
-    let mut found = Vec::new();
+    let mut files = logs(system);
+    collect(&system.engine.directory(), &mut files);
+    let found = holding(files, &needles(marker)).into_iter();
+    found.map(|file| format!("{} holds a message in clear", file.display())).collect()
+}
+
+/// Logs that hold the key of a member or of a session, or a token (daemon spec §22).
+pub fn find_secrets(system: &System) -> Vec<String> {
+    let mut secrets = Vec::new();
+    for person in &system.people {
+        let mut files = vec![person.paths.membership_file()];
+        collect(person.paths.sessions_dir(), &mut files);
+        collect(person.paths.daemon_dir(), &mut files);
+        for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "json")) {
+            let bytes = std::fs::read(file).unwrap_or_default();
+            collect_secrets(&serde_json::from_slice(&bytes).unwrap_or_default(), &mut secrets);
+        }
+        secrets.extend(person.sessions.iter().map(|session| session.token.reveal().to_owned()));
+        let token = std::fs::read_to_string(person.paths.local_token_file()).unwrap_or_default();
+        secrets.extend(token.split_whitespace().map(str::to_owned));
+    }
+    // What is shorter than a key is a number or a word.
+    secrets.retain(|secret| secret.len() >= SECRET_CHARS);
+    let needles: Vec<Vec<u8>> = secrets.into_iter().map(String::into_bytes).collect();
+    assert!(needles.len() > system.people.len(), "the secrets are not found where they belong");
+    let found = holding(logs(system), &needles).into_iter();
+    found.map(|file| format!("{} holds a secret", file.display())).collect()
+}
+
+/// Texts under names that speak of secrets.
+fn collect_secrets(value: &serde_json::Value, secrets: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, field) in fields {
+                let is_secret = name.to_ascii_lowercase().contains("secret");
+                secrets.extend(field.as_str().filter(|_| is_secret).map(str::to_owned));
+                collect_secrets(field, secrets);
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for item in items {
+                collect_secrets(item, secrets);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What the processes wrote for people.
+fn logs(system: &System) -> Vec<PathBuf> {
     let mut files = vec![system.broker.log().to_owned()];
     files.extend(system.people.iter().map(|person| person.daemon.log().to_owned()));
     files.extend(system.people.iter().map(|person| person.paths.log_file()));
-    collect(&system.engine.directory(), &mut files);
-    for file in files {
-        let bytes = std::fs::read(&file).unwrap_or_default();
-        let has = |needle: &Vec<u8>| bytes.windows(needle.len()).any(|window| window == needle);
-        if needles.iter().any(has) {
-            found.push(format!("{} holds a message in clear", file.display()));
-        }
-    }
+    files
+}
+
+/// Those of the files in which one of the texts stands.
+fn holding(files: Vec<PathBuf>, needles: &[Vec<u8>]) -> Vec<PathBuf> {
+    let mut found = files;
+    found.retain(|file| {
+        let bytes = std::fs::read(file).unwrap_or_default();
+        needles.iter().any(|needle| bytes.windows(needle.len()).any(|window| window == needle))
+    });
     found
 }
 
-fn collect(directory: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             collect(&entry.path(), files);

@@ -1,15 +1,19 @@
 //! Start, files, restart and end of the daemon (daemon spec §1, §2).
 
+use std::collections::BTreeSet;
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
 use claudemesh_daemon::{BootError, Options};
-use claudemesh_ipc::api::{MeshStatus, OutboxQuery};
+use claudemesh_ipc::api::{MeshStatus, OutboxQuery, RowStatus, SendRequest};
 use claudemesh_ipc::{Client, Paths};
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use super::process::{DaemonProcess, command, ended};
 use super::world::{Home, letter, some_key, until};
+use crate::mesh::node::{Node, World};
 
 /// Daemon spec §1 Accept 1: two `daemon up --foreground` started within 1 ms of each other: exactly one serves, the other exits 1;
 /// never two, never none.
@@ -34,18 +38,78 @@ async fn of_simultaneous_starts_exactly_one_serves() {
     }
 }
 
-/// Daemon spec §1 Accept 2: `kill -9` the daemon, start again immediately: boots without manual cleanup, stale socket removed.
-#[tokio::test(flavor = "multi_thread")]
-async fn after_kill_9_the_next_start_needs_no_clean_up() {
+/// Rows in the outbox of the daemon that is killed.
+const ROWS: u64 = 10_000;
+
+/// Copies the only row of an outbox until there are [`ROWS`], through a connection that stays open: what it writes is still
+/// in the log when the daemon beside it is killed.
+async fn copied(home: &Home) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(home.paths.outbox_file());
+    let mut conn = options.busy_timeout(Duration::from_secs(5)).connect().await.unwrap();
+    let columns: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM pragma_table_info('outbox') WHERE name <> 'seq'")
+            .fetch_all(&mut conn)
+            .await
+            .unwrap();
+    let values: Vec<String> = columns
+        .iter()
+        .map(|name| match name.as_str() {
+            "id" | "client_message_id" => format!("{name} || '-' || number"),
+            _ => name.clone(),
+        })
+        .collect();
+    let sql = format!(
+        "WITH RECURSIVE copy(number) AS (SELECT 2 UNION ALL SELECT number + 1 FROM copy WHERE number < {ROWS}) \
+         INSERT INTO outbox ({}) SELECT {} FROM outbox, copy",
+        columns.join(", "),
+        values.join(", ")
+    );
+    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+    conn
+}
+
+/// Kills a daemon with [`ROWS`] rows and starts it again; how long that took to answer.
+async fn killed_and_started() -> Duration {
     let home = Home::new();
     home.join("dev");
     let mut first = DaemonProcess::start(&home, "").await;
     let sent = first.client().send(&letter(&some_key(), "kept")).await.unwrap();
+    let mut beside = copied(&home).await;
     first.kill();
     assert!(home.paths.default_socket().exists());
+    let began = Instant::now();
     let second = DaemonProcess::start(&home, "").await;
-    let rows = second.client().outbox(&OutboxQuery::default()).await.unwrap().items;
-    assert_eq!(rows[0].client_message_id, sent.client_message_id);
+    let took = began.elapsed();
+    let health = second.client().health().await.unwrap();
+    assert_eq!(health.meshes[0].queue_depth, ROWS);
+    let row = second.client().outbox_row(&sent.client_message_id).await.unwrap().row;
+    assert_eq!(row.status, RowStatus::Pending);
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox WHERE status = 'pending'")
+        .fetch_one(&mut beside)
+        .await
+        .unwrap();
+    assert_eq!(u64::try_from(count).unwrap(), ROWS);
+    took
+}
+
+/// Daemon spec §1 Accept 2: `kill -9` the daemon, start again immediately: boots without manual cleanup, stale socket
+/// removed, with 10 000 outbox rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_kill_9_the_next_start_needs_no_clean_up() {
+    killed_and_started().await;
+}
+
+/// Daemon spec §1 Accept 2: `/v1/version` answers < 1 s with 10 000 outbox rows.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures: make test-all"]
+async fn after_kill_9_the_next_start_answers_within_a_second() {
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        times.push(killed_and_started().await);
+    }
+    times.sort_unstable();
+    println!("answers after {times:?}");
+    assert!(times[times.len() - 1] < Duration::from_secs(1), "{times:?}");
 }
 
 /// Daemon spec §2 Accept 1: under `umask 000`, after first boot no file in the daemon dir is group/world readable except
@@ -85,26 +149,64 @@ async fn under_umask_000_files_are_private() {
     assert!(!home.paths.default_socket().exists() && !home.paths.pid_file().exists());
 }
 
-/// Daemon spec §1 Accept 6: SIGTERM during 50 in-flight sends: exit ≤ 8 s; no row lost.
-#[tokio::test(flavor = "multi_thread")]
+/// Daemon spec §1 Accept 6: SIGTERM during 50 in-flight sends: exit ≤ 8 s; no row lost; after restart every row reaches the
+/// broker exactly once (broker dedupe count = 50).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_during_sends_loses_no_accepted_row() {
+    const SENDS: u64 = 50;
+    let world = World::new(2).await;
+    let bob = Node::open(world.entry(1)).await;
     let home = Home::new();
-    home.join("dev");
+    home.join_as(world.entry(0));
     let mut daemon = DaemonProcess::start(&home, "").await;
-    let to = some_key();
-    let letters: Vec<_> = (0..50).map(|n| letter(&to, &n.to_string())).collect();
-    let sends = letters.iter().map(|letter| daemon.client().send(letter));
-    let (answers, ()) =
-        tokio::join!(futures_util::future::join_all(sends), async { daemon.terminate() });
+    until("the mesh is open", || async {
+        let health = daemon.client().health().await.unwrap();
+        health.brokers.values().all(|status| *status == MeshStatus::Open)
+    })
+    .await;
+    let letters: Vec<_> = (0..SENDS)
+        .map(|n| SendRequest {
+            client_message_id: Some(format!("send-{n}")),
+            ..letter(&world.key(1).to_hex(), &n.to_string())
+        })
+        .collect();
+    let (answered, mut answers) = tokio::sync::watch::channel(0);
+    let sends = letters.iter().map(|letter| async {
+        let answer = daemon.client().send(letter).await;
+        answered.send_modify(|count| *count += 1);
+        answer
+    });
+    // Some are answered, some are on their way to the broker, some are still being asked for.
+    let terminate = async {
+        answers.wait_for(|count| *count >= 5).await.unwrap();
+        daemon.terminate();
+    };
+    let (results, ()) = tokio::join!(futures_util::future::join_all(sends), terminate);
     let began = Instant::now();
     assert_eq!(daemon.ended().await.code(), Some(0));
     assert!(began.elapsed() < Duration::from_secs(8));
-    let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
-    let running = home.start().await;
+    let daemon = DaemonProcess::start(&home, "").await;
     let query = OutboxQuery { limit: Some(500), ..OutboxQuery::default() };
-    let rows = running.client().outbox(&query).await.unwrap().items.len();
-    assert!(rows >= accepted, "{rows} rows for {accepted} accepted");
-    running.shutdown().await;
+    let rows = daemon.client().outbox(&query).await.unwrap().items;
+    for (letter, result) in letters.iter().zip(&results) {
+        let id = letter.client_message_id.as_ref().unwrap();
+        let is_kept = rows.iter().any(|row| row.client_message_id == *id);
+        assert!(is_kept || result.is_err(), "{id} was accepted and is gone");
+        // Who got no answer asks again under the same id.
+        if result.is_err() {
+            daemon.client().send(letter).await.unwrap();
+        }
+    }
+    let items = bob.receives(letters.len()).await;
+    let bodies: BTreeSet<_> = items.into_iter().filter_map(|item| item.body).collect();
+    assert_eq!(bodies.len(), letters.len());
+    until("every row is done", || async {
+        let rows = daemon.client().outbox(&query).await.unwrap().items;
+        rows.iter().filter(|row| row.status == RowStatus::Done).count() == letters.len()
+    })
+    .await;
+    assert_eq!(world.count("client_message_dedupe").await, SENDS);
+    assert_eq!(world.count("message").await, SENDS);
 }
 
 /// Daemon spec §1 Accept 3: with no joined mesh the daemon runs; `claudemesh join` makes `/v1/health` list the mesh within 3 s
@@ -135,18 +237,45 @@ async fn meshes_attach_and_detach_as_the_config_changes() {
     running.shutdown().await;
 }
 
-/// Daemon spec §1 Accept 4: a broker that accepts TCP and never answers does not delay `/v1/version`.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_silent_broker_delays_nothing() {
+/// A daemon whose broker accepts TCP and never answers is asked so often for its version, from its start on; how long each
+/// answer took, shortest first.
+async fn asked_beside_a_silent_broker(times: usize, pause: Duration) -> Vec<Duration> {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let home = Home::new();
     home.join_at("dev", &format!("ws://{}/ws", silent.local_addr().unwrap()));
     let began = Instant::now();
-    let running = home.start().await;
-    let version = running.client().version().await.unwrap();
+    let daemon = DaemonProcess::start(&home, "").await;
     assert!(began.elapsed() < Duration::from_secs(2));
-    assert_eq!(version.broker["dev"].status, MeshStatus::Connecting);
-    running.shutdown().await;
+    let mut ticks = tokio::time::interval(pause);
+    let mut took = Vec::with_capacity(times);
+    let mut seen = BTreeSet::new();
+    while took.len() < times {
+        ticks.tick().await;
+        let began = Instant::now();
+        let version = daemon.client().version().await.unwrap();
+        took.push(began.elapsed());
+        seen.insert(version.broker["dev"].status.as_str());
+    }
+    assert!(!seen.contains(MeshStatus::Open.as_str()), "{seen:?}");
+    assert!(seen.contains(MeshStatus::Connecting.as_str()), "{seen:?}");
+    took.sort_unstable();
+    took
+}
+
+/// Daemon spec §1 Accept 4: a broker that accepts TCP and never answers does not delay `/v1/version`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_broker_delays_nothing() {
+    asked_beside_a_silent_broker(100, Duration::from_millis(5)).await;
+}
+
+/// Daemon spec §1 Accept 4: p99 < 50 ms during it. Twenty seconds are longer than two handshakes that nobody answers.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures: make test-all"]
+async fn beside_a_silent_broker_the_version_is_told_within_50_ms() {
+    let took = asked_beside_a_silent_broker(2_000, Duration::from_millis(10)).await;
+    let (median, p99) = (took[took.len() / 2], took[took.len() * 99 / 100]);
+    println!("median {median:?}, p99 {p99:?}, longest {:?}", took[took.len() - 1]);
+    assert!(p99 < Duration::from_millis(50), "{p99:?}");
 }
 
 /// Daemon spec §13 Accept 9: corrupt `inbox.db` (flip 4 KiB): boots, quarantined file kept, new messages stored.
@@ -226,6 +355,32 @@ async fn a_long_path_moves_the_socket() {
     let socket = running.socket().to_owned();
     running.shutdown().await;
     assert!(!socket.exists());
+}
+
+/// Daemon spec §26: what writers that died left beside the files they wrote goes with a later start; it may hold keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_written_files_of_the_dead_are_removed() {
+    let home = Home::new();
+    home.start().await.shutdown().await;
+    let sessions = home.paths.sessions_dir().join("dev");
+    std::fs::create_dir_all(&sessions).unwrap();
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let left = |name: &str, modified| {
+        [home.paths.root(), home.paths.daemon_dir(), &sessions].map(|dir| {
+            let path = dir.join(name);
+            let file = std::fs::File::create(&path).unwrap();
+            if let Some(modified) = modified {
+                file.set_modified(modified).unwrap();
+            }
+            path
+        })
+    };
+    let old = left("config.json.0123456789abcdef.tmp", Some(long_ago));
+    let young = left("config.json.fedcba9876543210.tmp", None);
+    let others = left("notes.tmp", Some(long_ago));
+    home.start().await.shutdown().await;
+    assert!(old.iter().all(|path| !path.exists()), "{old:?}");
+    assert!(young.iter().chain(&others).all(|path| path.exists()));
 }
 
 /// Daemon spec §2 Accept 2: replacing `sessions.json` by a symlink to another file: daemon logs and starts with an empty registry,

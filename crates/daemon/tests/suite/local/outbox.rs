@@ -154,7 +154,7 @@ async fn receipts_are_kept_with_their_row() {
     outbox.accept(row("a", 1, start)).await.unwrap();
     let claimed = outbox.claim_due(MESH, &[MEMBER], start).await.unwrap().remove(0);
     let record = async |outbox: &Outbox, receipt: Receipt| {
-        outbox.record_receipt(MESH, &receipt).await.unwrap()
+        outbox.record_receipt(MESH, &receipt, Vec::new()).await.unwrap()
     };
     assert_eq!(
         record(&outbox, said("b", "Q", 1, ReceiptState::OnDevice)).await,
