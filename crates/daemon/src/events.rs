@@ -17,6 +17,7 @@ use claudemesh_protocol::limits::{EVENT_QUEUE, EVENT_RING};
 use claudemesh_protocol::{PublicKey, Timestamp};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use filter::Seen;
@@ -106,6 +107,8 @@ struct Shared {
     /// Events that readers were too slow for.
     dropped: AtomicU64,
     listener: OnceLock<Box<dyn Listener>>,
+    /// Something was published, or changed what nobody is told about.
+    touched: Notify,
 }
 
 struct State {
@@ -149,6 +152,7 @@ impl EventBus {
                 state: Mutex::new(state),
                 dropped: AtomicU64::new(0),
                 listener,
+                touched: Notify::new(),
             }),
         }
     }
@@ -166,8 +170,19 @@ impl EventBus {
         }
     }
 
+    /// Something changed that is no event of its own: the roster, what is read.
+    pub(crate) fn touch(&self) {
+        self.shared.touched.notify_one();
+    }
+
+    /// Waits until something has changed since the last time; for one task.
+    pub(crate) async fn touched(&self) {
+        self.shared.touched.notified().await;
+    }
+
     /// Tells everybody concerned; never blocks on a subscriber.
     pub fn publish(&self, event: Event) {
+        self.touch();
         if let Some(listener) = self.shared.listener.get() {
             listener.happened(&event);
         }

@@ -1,6 +1,7 @@
 //! The daemon's periodic work: the end of sessions, retention, the disk.
 
 mod mcp_logs;
+mod peer_cache;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use crate::inbox::Retention;
 use crate::outbox::operator::COMPACT_AFTER;
 use crate::resources::Usage;
 use crate::sessions::{EndedSessions, SWEEP_INTERVAL};
+
+pub(crate) use peer_cache::keep as keep_peer_cache;
 
 /// Period of pruning (daemon spec §13.5).
 const PRUNE_INTERVAL: Duration = Duration::from_hours(1);

@@ -207,6 +207,10 @@ pub const HTTP_BODY_MAX_BYTES: usize = 65_536;
 /// Time to read an HTTP body (broker spec §5.0).
 pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Invites that one member or account may make in an hour; what is above waits for the next (broker spec §4.26).
+pub const INVITES_PER_MAKER_HOUR: u32 = 60;
+/// Life of an invite that a machine makes for itself and uses at once (daemon spec §4.3).
+pub const REMINT_INVITE_TTL: Duration = Duration::from_mins(10);
 /// Characters of a short invite code (wire spec §5.8).
 pub const INVITE_CODE_CHARS: usize = 8;
 /// Uses of one invite: default, and the most one may ask for (broker spec §4.26).
@@ -338,6 +342,12 @@ pub const KEY_GRACE_MAX: Duration = Duration::from_hours(30 * 24);
 pub const KEY_EPOCHS_MAX: u64 = 8;
 /// Former keys kept of each mesh (daemon spec §19.2).
 pub const ARCHIVED_KEYS_MAX: usize = 8;
+/// Former keys of a member that a row of the roster carries with their proofs, some 450 bytes each (wire spec §5.18).
+pub const LISTED_FORMER_KEYS_MAX: usize = 8;
+/// Least time between two writes of the status line's small file (daemon spec §7.5, CLI spec §6.5).
+pub const PEER_CACHE_LEAST: Duration = Duration::from_secs(1);
+/// Most time between two writes of it: a minute makes the status line call it stale (CLI spec §6.5).
+pub const PEER_CACHE_MOST: Duration = Duration::from_secs(30);
 /// A backup file, in bytes: it is made and read in memory, several times over. Keys and settings are far below; an
 /// inbox that is larger stays out (daemon spec §20.2).
 pub const BACKUP_MAX_BYTES: usize = 256 * 1024 * 1024;
@@ -435,6 +445,11 @@ pub const DAEMON_SPAWN_BUDGET: Duration = Duration::from_secs(3);
 pub const DAEMON_SERVICE_BUDGET: Duration = Duration::from_secs(8);
 /// How long a failed daemon start keeps others from trying (CLI spec §1.15).
 pub const DAEMON_SPAWN_FAILURE_TTL: Duration = Duration::from_secs(30);
+/// Longest life that may be asked for an ephemeral daemon (daemon spec §4.1); for more there is a persistent one.
+pub const EPHEMERAL_TTL_MAX: Duration = Duration::from_hours(30 * 24);
+/// How long an ephemeral member that ends waits for the broker to release it; all of the end takes 8 s at most (daemon
+/// spec §1.3, §4.1).
+pub const EPHEMERAL_LEAVE_BUDGET: Duration = Duration::from_secs(3);
 /// Wait for the daemon's lock after SIGTERM (daemon spec §1.6).
 pub const DAEMON_STOP_BUDGET: Duration = Duration::from_secs(5);
 /// Wait for a broker started by `up` (CLI spec §5.6).

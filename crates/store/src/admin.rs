@@ -7,7 +7,7 @@ use claudemesh_protocol::audit::AuditEvent;
 use claudemesh_protocol::limits::{MEMBER_NAME_MAX_CHARS, MESH_EVENTS_KEPT, ROTATED_KEY_GRACE};
 use claudemesh_protocol::status::{MemberRole, MessageMode};
 use claudemesh_protocol::text::{folded_name, instead_of_taken};
-use claudemesh_protocol::{Group, MemberId, MeshId, PublicKey, Timestamp};
+use claudemesh_protocol::{Group, MemberId, MeshId, PublicKey, SignatureBytes, Timestamp};
 use serde_json::{Value as Json, json};
 
 use crate::audit::append_audit;
@@ -86,6 +86,19 @@ pub struct FormerKey {
     pub rotated_at: Timestamp,
     /// Until when messages to it still reach the member.
     pub valid_until: Timestamp,
+    /// How both keys signed the change; `None` in rows of an earlier version.
+    pub proof: Option<RotationProof>,
+}
+
+/// The statement of a change of keys, for whoever was away (wire spec §5.18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotationProof {
+    /// When, as it was signed.
+    pub signed_at: Timestamp,
+    /// By the key until then.
+    pub by_old: SignatureBytes,
+    /// By the key from then on.
+    pub by_new: SignatureBytes,
 }
 
 /// A member's change of keys; both signatures are verified.
@@ -99,6 +112,8 @@ pub struct Rotation {
     pub old: PublicKey,
     /// Its key from now on.
     pub new: PublicKey,
+    /// How both have signed it.
+    pub proof: RotationProof,
     /// Now.
     pub at: Timestamp,
 }
@@ -352,7 +367,7 @@ pub(crate) async fn append_event(
 }
 
 async fn rotate(conn: &mut Conn<'_>, rotation: &Rotation) -> Result<RotateKey> {
-    let Rotation { mesh_id, member_id, old, new, at } = rotation;
+    let Rotation { mesh_id, member_id, old, new, proof, at } = rotation;
     lock_mesh(conn, mesh_id).await?;
     let Some(member) = find_live(conn, mesh_id, member_id).await? else {
         return Ok(RotateKey::NotFound);
@@ -370,14 +385,18 @@ async fn rotate(conn: &mut Conn<'_>, rotation: &Rotation) -> Result<RotateKey> {
     .await?;
     let valid_until = at.plus(ROTATED_KEY_GRACE);
     conn.execute(
-        "INSERT INTO member_key_history (mesh_id, member_id, old_pubkey, rotated_at, valid_until)
-         VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO member_key_history (mesh_id, member_id, old_pubkey, rotated_at, valid_until, signed_at,
+            signature_old, signature_new)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         &[
             mesh_id.as_str().into(),
             member_id.as_str().into(),
             old.into(),
             (*at).into(),
             valid_until.into(),
+            proof.signed_at.into(),
+            proof.by_old.to_hex().into(),
+            proof.by_new.to_hex().into(),
         ],
     )
     .await?;
@@ -441,8 +460,8 @@ pub(crate) async fn former_keys(
 ) -> Result<Vec<(MemberId, FormerKey)>> {
     let rows = conn
         .all(
-            "SELECT member_id, old_pubkey, rotated_at, valid_until FROM member_key_history
-             WHERE mesh_id = $1 ORDER BY rotated_at",
+            "SELECT member_id, old_pubkey, rotated_at, valid_until, signed_at, signature_old, signature_new
+             FROM member_key_history WHERE mesh_id = $1 ORDER BY rotated_at",
             &[mesh.as_str().into()],
         )
         .await?;
@@ -454,8 +473,15 @@ fn former_key(row: &Row) -> Result<(MemberId, FormerKey)> {
         key: row.parsed("old_pubkey")?,
         rotated_at: row.time("rotated_at")?,
         valid_until: row.time("valid_until")?,
+        proof: rotation_proof(row)?,
     };
     Ok((MemberId::new(row.get::<String>("member_id")?), key))
+}
+
+fn rotation_proof(row: &Row) -> Result<Option<RotationProof>> {
+    let Some(signed_at) = row.time_option("signed_at")? else { return Ok(None) };
+    let (by_old, by_new) = (row.parsed("signature_old")?, row.parsed("signature_new")?);
+    Ok(Some(RotationProof { signed_at, by_old, by_new }))
 }
 
 async fn edit(

@@ -2,7 +2,7 @@
 
 use claudemesh_protocol::audit::AuditEvent;
 use claudemesh_protocol::status::{MemberRole, MessageMode};
-use claudemesh_protocol::{Group, InviteId, MeshId, Timestamp, UserId};
+use claudemesh_protocol::{Group, InviteId, MemberId, MeshId, Timestamp, UserId};
 
 use crate::audit::append_audit;
 use crate::engine::{Row, to_json};
@@ -15,7 +15,9 @@ mod claim;
 macro_rules! invite_columns {
     () => {
         "i.id AS invite_id, i.mesh_id, i.code, i.token, i.capability_v2, i.role, i.preset, i.max_uses, i.used_count,
-         i.expires_at, i.created_by, i.created_at, i.revoked_at"
+         i.expires_at, i.created_by, i.created_by_member, i.created_at, i.revoked_at,
+         (SELECT maker.revoked_at FROM member maker WHERE maker.id = i.created_by_member AND maker.revoke_kind = 'ban')
+            AS maker_banned_at"
     };
 }
 use invite_columns;
@@ -74,11 +76,13 @@ pub struct Invite {
     pub used_count: u32,
     /// When it ends.
     pub expires_at: Timestamp,
-    /// Who made it.
+    /// The account it counts for: of who made it, else of the owner.
     pub created_by: UserId,
+    /// The member that made it; `None` in rows of an earlier version, and once its row is gone.
+    pub created_by_member: Option<MemberId>,
     /// When.
     pub created_at: Timestamp,
-    /// Set once it was revoked.
+    /// Set once it was revoked, or its maker banned.
     pub revoked_at: Option<Timestamp>,
 }
 
@@ -99,8 +103,10 @@ pub struct NewInvite {
     pub max_uses: u32,
     /// When it ends.
     pub expires_at: Timestamp,
-    /// Who makes it.
+    /// The account it counts for: of who makes it, else of the owner.
     pub created_by: UserId,
+    /// The member that makes it; `None` where nobody's membership stands behind it.
+    pub created_by_member: Option<MemberId>,
     /// Now.
     pub created_at: Timestamp,
 }
@@ -148,8 +154,8 @@ impl Store {
                 let rows = conn
                     .execute(
                         "INSERT INTO invite (id, mesh_id, code, token, capability_v2, role, preset, max_uses, expires_at,
-                            created_by, created_at)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                            created_by, created_by_member, created_at)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
                          ON CONFLICT DO NOTHING",
                         &[
                             invite.id.as_str().into(),
@@ -162,6 +168,7 @@ impl Store {
                             invite.max_uses.into(),
                             invite.expires_at.into(),
                             invite.created_by.as_str().into(),
+                            invite.created_by_member.as_ref().map(MemberId::as_str).into(),
                             invite.created_at.into(),
                         ],
                     )
@@ -172,7 +179,12 @@ impl Store {
                 let entry = NewAuditEntry {
                     mesh_id: invite.mesh_id.clone(),
                     event: AuditEvent::InviteCreated,
-                    actor: live_member_of(&mut conn, &invite.mesh_id, &invite.created_by).await?,
+                    actor: match &invite.created_by_member {
+                        Some(member) => Some(member.clone()),
+                        None => {
+                            live_member_of(&mut conn, &invite.mesh_id, &invite.created_by).await?
+                        }
+                    },
                     payload: AuditPayload::new()
                         .with("invite", invite.id.as_str())
                         .with("role", invite.role.as_str())
@@ -230,13 +242,13 @@ impl Store {
         rows.iter().map(Invite::from_row).collect()
     }
 
-    /// Revokes the invite with this code in the name of an account. Answers it as it stands; `None` when the mesh has none
+    /// Revokes the invite with this code in the name of a member. Answers it as it stands; `None` when the mesh has none
     /// with this code. Revoking twice changes nothing.
     pub async fn revoke_invite(
         &self,
         mesh: &MeshId,
         code: &str,
-        by: &UserId,
+        by: &MemberId,
         now: Timestamp,
     ) -> Result<Option<Invite>> {
         let (mesh, code, by) = (mesh.clone(), code.to_owned(), by.clone());
@@ -263,7 +275,7 @@ impl Store {
                     let entry = NewAuditEntry {
                         mesh_id: mesh.clone(),
                         event: AuditEvent::InviteRevoked,
-                        actor: live_member_of(&mut conn, &mesh, &by).await?,
+                        actor: Some(by.clone()),
                         payload: AuditPayload::new().with("invite", invite.id.as_str()),
                         at: now,
                     };
@@ -306,6 +318,7 @@ impl NewInvite {
             used_count: 0,
             expires_at: self.expires_at,
             created_by: self.created_by,
+            created_by_member: self.created_by_member,
             created_at: self.created_at,
             revoked_at: None,
         }
@@ -335,8 +348,10 @@ impl Invite {
             used_count: row.small("used_count")?,
             expires_at: row.time("expires_at")?,
             created_by: UserId::new(row.get::<String>("created_by")?),
+            created_by_member: row.get::<Option<String>>("created_by_member")?.map(MemberId::new),
             created_at: row.time("created_at")?,
-            revoked_at: row.time_option("revoked_at")?,
+            // Whoever is banned does not come back by an invite of its own.
+            revoked_at: row.time_option("revoked_at")?.or(row.time_option("maker_banned_at")?),
         })
     }
 }

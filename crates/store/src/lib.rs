@@ -61,7 +61,7 @@ pub use account::{
 };
 pub use admin::{
     Ban, Banned, EditMember, FormerKey, MemberChange, MeshEvent, Missed, NewBan, RotateKey,
-    Rotation,
+    Rotation, RotationProof,
 };
 pub use audit::{
     AuditEntry, AuditFault, AuditHead, AuditPage, AuditPayload, AuditTail, AuditValue,

@@ -97,9 +97,10 @@ pub struct RosterEntry {
 }
 
 impl RosterEntry {
-    /// The key it had at this time: what it wrote then was written under that one.
+    /// The key it had at this time: what it wrote then was written under that one. What bears the very time of a change was
+    /// accepted before it; the new key needs a connection first.
     pub fn key_at(&self, time: Timestamp) -> Option<PublicKey> {
-        let former = self.former_keys.iter().find(|former| time < former.rotated_at);
+        let former = self.former_keys.iter().find(|former| time <= former.rotated_at);
         former.map_or(self.member.pubkey, |former| Some(former.key))
     }
 }

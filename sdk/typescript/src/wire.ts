@@ -335,6 +335,28 @@ export type FeatureParams = {
 params: { [key in string]: JsonValue }, };
 
 /**
+ * A key that a member had before, with the statement that replaced it: whoever trusts the key after it need not trust the
+ * broker about this one (wire spec §5.18).
+ */
+export type FormerKeyRow = { 
+/**
+ * The key.
+ */
+pubkey: PublicKey, 
+/**
+ * When the next one took its place, as both keys signed it. Unix milliseconds.
+ */
+timestamp: number, 
+/**
+ * By this key.
+ */
+signatureOld: SignatureBytes, 
+/**
+ * By the next one.
+ */
+signatureNew: SignatureBytes, };
+
+/**
  * Asks for what the caller grants others.
  */
 export type GetGrants = Record<symbol, never>;
@@ -758,7 +780,12 @@ lastSeenAt: string | null,
 /**
  * True with a live or leased presence.
  */
-online: boolean, };
+online: boolean, 
+/**
+ * Keys that it had before and that messages may still come under, newest first: each was replaced by the one before
+ * it, the first by `pubkey`. Only those whose change both keys are known to have signed.
+ */
+formerKeys?: Array<FormerKeyRow>, };
 
 /**
  * Answer to [`ListMembers`].

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use claudemesh_crypto::invite::InviteCapability;
 use claudemesh_crypto::{random, tokens};
@@ -19,8 +18,7 @@ use claudemesh_protocol::status::MemberRole;
 use claudemesh_protocol::{ErrorCode, InviteId, Timestamp, text};
 use claudemesh_store::{CreateInvite, Invite, InviteForm, InvitePreset, NewInvite};
 
-use super::Standpoint;
-use super::bearer::Account;
+use super::requester::{MeshName, Requester};
 use crate::edge::error::{ApiError, ApiResult};
 use crate::edge::request::Fields;
 use crate::secrets;
@@ -29,31 +27,31 @@ use crate::state::Broker;
 /// Tries to draw a code nobody has; two equal ones in a row do not happen by chance.
 const CODE_DRAWS: usize = 4;
 
-/// Makes an invite.
+/// Makes an invite: for an account, or for a member that signs with its key and may have no account.
 pub(crate) async fn create(
     State(broker): State<Broker>,
-    account: Account,
     Path(slug): Path<String>,
-    body: Body,
+    request: Request,
 ) -> ApiResult<Json<InviteCreateReply>> {
-    let fields = Fields::read(body).await?;
-    let standpoint = Standpoint::find(&broker, &slug, &account.login.user.id).await?;
-    standpoint.require(Permission::Invite)?;
+    let asking = Requester::read(&broker, MeshName::SlugOrId(slug), request).await?;
+    asking.require(Permission::Invite)?;
+    let fields = &asking.fields;
     let role = fields
         .optional_value::<MemberRole>("role", "admin or member")?
         .unwrap_or(MemberRole::Member);
-    if role == MemberRole::Admin && !standpoint.caller.standing.is_admin() {
+    if role == MemberRole::Admin && !asking.caller.standing.is_admin() {
         return Err(ApiError::new(ErrorCode::Forbidden, "only admins invite admins"));
     }
     let terms = Terms {
         role,
-        max_uses: max_uses(&fields)?,
-        expires_at: broker.now().plus(lifetime(&fields)?),
-        preset: preset(&fields)?,
+        max_uses: max_uses(fields)?,
+        expires_at: broker.now().plus(lifetime(fields)?),
+        preset: preset(fields)?,
     };
-    let invite = store_invite(&broker, &standpoint, &account, terms).await?;
+    broker.edge_limits().invite_made(&asking.member.id)?;
+    let invite = store_invite(&broker, &asking, terms).await?;
     let code = code_of(&invite).ok_or_else(ApiError::internal)?.to_owned();
-    tracing::info!(mesh_id = %standpoint.mesh.id, max_uses = invite.max_uses, "invite created");
+    tracing::info!(mesh_id = %asking.mesh.id, max_uses = invite.max_uses, "invite created");
     Ok(Json(InviteCreateReply {
         url: format!("{}/i/{code}", broker.links().app_url),
         code,
@@ -115,13 +113,9 @@ fn preset(fields: &Fields) -> ApiResult<InvitePreset> {
     })
 }
 
-async fn store_invite(
-    broker: &Broker,
-    standpoint: &Standpoint,
-    account: &Account,
-    terms: Terms,
-) -> ApiResult<Invite> {
-    let mesh = &standpoint.mesh;
+async fn store_invite(broker: &Broker, asking: &Requester, terms: Terms) -> ApiResult<Invite> {
+    let mesh = &asking.mesh;
+    let account = asking.member.user_id.as_ref().unwrap_or(&mesh.owner_user_id);
     let secrets = broker.store().mesh_secrets(&mesh.id).await?.ok_or_else(ApiError::internal)?;
     let owner = secrets::open_owner_key(broker.at_rest_key(), &mesh.id, &secrets)
         .map_err(secrets::unreadable)?;
@@ -140,7 +134,8 @@ async fn store_invite(
             preset: terms.preset.clone(),
             max_uses: terms.max_uses,
             expires_at: terms.expires_at,
-            created_by: account.login.user.id.clone(),
+            created_by: account.clone(),
+            created_by_member: Some(asking.member.id.clone()),
             created_at: broker.now(),
         };
         if let CreateInvite::Created(invite) = broker.store().create_invite(new).await? {
@@ -175,13 +170,13 @@ pub(crate) fn closed_reason(invite: &Invite, now: Timestamp) -> Option<ErrorCode
 /// The short-code invites of a mesh, newest first.
 pub(crate) async fn list(
     State(broker): State<Broker>,
-    account: Account,
     Path(slug): Path<String>,
+    request: Request,
 ) -> ApiResult<Json<InvitesReply>> {
-    let standpoint = Standpoint::find(&broker, &slug, &account.login.user.id).await?;
-    standpoint.require(Permission::Invite)?;
+    let asking = Requester::read(&broker, MeshName::SlugOrId(slug), request).await?;
+    asking.require(Permission::Invite)?;
     let now = broker.now();
-    let invites = broker.store().invites(&standpoint.mesh.id).await?;
+    let invites = broker.store().invites(&asking.mesh.id).await?;
     let rows = invites.into_iter().filter_map(|invite| {
         Some(InviteRow {
             code: code_of(&invite)?.to_owned(),
@@ -200,24 +195,24 @@ pub(crate) async fn list(
 /// Revokes an invite: for its creator and for admins, at once.
 pub(crate) async fn revoke(
     State(broker): State<Broker>,
-    account: Account,
     Path((slug, code)): Path<(String, String)>,
+    request: Request,
 ) -> ApiResult<(StatusCode, Json<serde_json::Value>)> {
-    let user = &account.login.user.id;
-    let standpoint = Standpoint::find(&broker, &slug, user).await?;
+    let asking = Requester::read(&broker, MeshName::SlugOrId(slug), request).await?;
+    let (mesh, by) = (&asking.mesh.id, &asking.member.id);
     let found = broker.store().invite_by_code(&code).await?;
     let invite = found
-        .filter(|invite| invite.mesh_id == standpoint.mesh.id)
+        .filter(|invite| invite.mesh_id == *mesh)
         .ok_or_else(|| ApiError::not_found("invite"))?;
-    let may = invite.created_by == *user || standpoint.caller.standing != Standing::Member;
-    if !may {
+    let is_maker = invite.created_by_member.as_ref() == Some(by)
+        || asking.member.user_id.as_ref() == Some(&invite.created_by);
+    if !is_maker && asking.caller.standing == Standing::Member {
         return Err(ApiError::new(
             ErrorCode::Forbidden,
             "only its creator and admins revoke an invite",
         ));
     }
-    let revoked =
-        broker.store().revoke_invite(&standpoint.mesh.id, &code, user, broker.now()).await?;
+    let revoked = broker.store().revoke_invite(mesh, &code, by, broker.now()).await?;
     let invite = revoked.ok_or_else(|| ApiError::not_found("invite"))?;
     let revoked_at = invite.revoked_at.map(Timestamp::to_iso);
     Ok((StatusCode::OK, Json(serde_json::json!({ "ok": true, "revoked_at": revoked_at }))))

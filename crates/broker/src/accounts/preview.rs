@@ -6,7 +6,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use claudemesh_protocol::ErrorCode;
 use claudemesh_protocol::invite::InvitePreview;
-use claudemesh_store::InviteForm;
+use claudemesh_store::{Invite, InviteForm};
 
 use super::invite::closed_reason;
 use crate::edge::error::{ApiError, ApiResult};
@@ -31,7 +31,7 @@ pub(crate) async fn preview(
     broker.edge_limits().preview(client, kind)?;
     let invite = found.ok_or_else(|| ApiError::not_found("invite"))?;
     let mesh = broker.store().mesh(&invite.mesh_id).await?.ok_or_else(ApiError::internal)?;
-    let inviter = broker.store().user(&invite.created_by).await?;
+    let inviter = inviter(&broker, &invite).await?;
     let member_count = broker.store().roster(&mesh.id).await?.len();
     let is_archived = mesh.archived_at.is_some();
     let reason = closed_reason(&invite, broker.now())
@@ -39,7 +39,7 @@ pub(crate) async fn preview(
     Ok(Json(InvitePreview {
         mesh_slug: mesh.slug.as_str().to_owned(),
         mesh_name: mesh.name,
-        inviter: inviter.map(|user| user.name),
+        inviter,
         role: invite.role,
         expires_at: invite.expires_at.to_iso(),
         member_count: u64::try_from(member_count).unwrap_or(u64::MAX),
@@ -48,6 +48,17 @@ pub(crate) async fn preview(
         valid: reason.is_none(),
         reason: reason.map(|code| code.as_str().to_owned()),
     }))
+}
+
+/// Who made an invite: the name of an account, or of a member that has none.
+async fn inviter(broker: &Broker, invite: &Invite) -> ApiResult<Option<String>> {
+    if let Some(member) = &invite.created_by_member
+        && let Some(member) = broker.store().member(&invite.mesh_id, member).await?
+        && member.user_id.is_none()
+    {
+        return Ok(Some(member.display_name));
+    }
+    Ok(broker.store().user(&invite.created_by).await?.map(|user| user.name))
 }
 
 /// The page itself; the same for every code, so that it says nothing about which exist.

@@ -9,7 +9,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use claudemesh_protocol::limits::{BrokerLimits, SETUP_CODE_TRIES_PER_MINUTE};
+use claudemesh_protocol::MemberId;
+use claudemesh_protocol::limits::{
+    BrokerLimits, INVITES_PER_MAKER_HOUR, SETUP_CODE_TRIES_PER_MINUTE,
+};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use parking_lot::Mutex;
@@ -119,6 +122,7 @@ pub(crate) struct EdgeLimits {
     requests: Buckets<IpAddr>,
     claims_of_address: Buckets<IpAddr>,
     claims_of_code: Buckets<String>,
+    invites_made: Buckets<MemberId>,
     previews: Buckets<IpAddr>,
     setup_tries: Buckets<IpAddr>,
     sockets: OpenSockets,
@@ -133,6 +137,7 @@ impl EdgeLimits {
             requests: Buckets::new(per_second),
             claims_of_address: Buckets::new(per_hour(limits.invite_claims_per_ip_hour)),
             claims_of_code: Buckets::new(per_hour(limits.invite_claims_per_code_hour)),
+            invites_made: Buckets::new(per_hour(INVITES_PER_MAKER_HOUR)),
             previews: Buckets::new(Quota::per_minute(at_least_one(
                 limits.invite_previews_per_ip_min,
             ))),
@@ -182,6 +187,11 @@ impl EdgeLimits {
         }
     }
 
+    /// An invite that a member makes. The log keeps each, so this holds for loopback too.
+    pub(crate) fn invite_made(&self, maker: &MemberId) -> Result<(), Limited> {
+        self.invites_made.take(maker, NonZeroU32::MIN)
+    }
+
     /// A look at an invite without claiming it.
     pub(crate) fn preview(&self, client: ClientAddress, found: CodeFound) -> Result<(), Limited> {
         if client.is_local && found == CodeFound::Known {
@@ -200,6 +210,7 @@ impl EdgeLimits {
         self.requests.forget_quiet_keys();
         self.claims_of_address.forget_quiet_keys();
         self.claims_of_code.forget_quiet_keys();
+        self.invites_made.forget_quiet_keys();
         self.previews.forget_quiet_keys();
         self.setup_tries.forget_quiet_keys();
     }

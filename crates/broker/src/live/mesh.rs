@@ -175,6 +175,8 @@ pub(crate) struct MeshState {
     /// What each member may still spend on receipts.
     pub(crate) receipt_budgets: BTreeMap<MemberId, TokenBucket>,
     pub(crate) loops: LoopGuard,
+    /// Members whose key is being changed: what they sign with the old one waits, so that it is clear which key signed what.
+    pub(crate) changing_key: BTreeSet<MemberId>,
     /// When the audit log was last recomputed for somebody.
     pub(crate) verified_at: Option<Timestamp>,
     /// The entry of the newest signed head of the audit log that the connections here were told of; 0 for none.
@@ -204,6 +206,7 @@ impl MeshState {
             budgets: BTreeMap::new(),
             receipt_budgets: BTreeMap::new(),
             loops: LoopGuard::default(),
+            changing_key: BTreeSet::new(),
             verified_at: None,
             told_head: 0,
         };

@@ -10,8 +10,8 @@ use claudemesh_core::rate::{RateLimit, TokenBucket};
 use claudemesh_core::receipt::{self as rule, is_of_recipient};
 use claudemesh_crypto::receipt::Statement;
 use claudemesh_protocol::limits::{
-    CLIENT_MESSAGE_ID_MAX_CHARS, CLOCK_SKEW, RECEIPT_BURST, RECEIPT_EVIDENCE_MAX_CHARS,
-    RECEIPT_PATH_MAX_CHARS, RECEIPT_REASON_MAX_CHARS, RECEIPTS_PER_MIN,
+    CLIENT_MESSAGE_ID_MAX_CHARS, CLOCK_SKEW, LISTED_FORMER_KEYS_MAX, RECEIPT_BURST,
+    RECEIPT_EVIDENCE_MAX_CHARS, RECEIPT_PATH_MAX_CHARS, RECEIPT_REASON_MAX_CHARS, RECEIPTS_PER_MIN,
 };
 use claudemesh_protocol::wire::{Receipt, ReceiptState};
 use claudemesh_protocol::{MemberId, PresenceId, PublicKey, SignatureBytes, Timestamp, id};
@@ -62,13 +62,14 @@ pub(super) async fn receipt(peer: &Peer, said: Receipt) {
 fn check(peer: &Peer, said: &Receipt) -> Result<NewReceipt, &'static str> {
     let now = peer.broker.now();
     let signature = check_shape(said, now).ok_or("malformed")?;
-    {
+    let former_keys = {
         let mut state = peer.mesh.lock();
         charge(&mut state, &peer.member_id, now)?;
         if !owns(peer, &mut state, said.recipient) {
             return Err("not_yours");
         }
-    }
+        former_keys(peer, &state, said.recipient)
+    };
     let at = Timestamp::from_millis(said.at);
     let statement = Statement {
         mesh: &peer.mesh.id,
@@ -84,6 +85,7 @@ fn check(peer: &Peer, said: &Receipt) -> Result<NewReceipt, &'static str> {
         message_id: said.broker_message_id.clone(),
         client_message_id: said.client_message_id.as_str().into(),
         recipient_key: said.recipient,
+        former_keys,
         member_id: peer.member_id.clone(),
         member_key: peer.member_key,
         state: said.state,
@@ -134,6 +136,16 @@ fn owns(peer: &Peer, state: &mut MeshState, key: PublicKey) -> bool {
         None => return false,
     };
     stands_for_sessions || state.keys_of(&peer.presence_id).contains(&key)
+}
+
+/// The keys that the member had before, where it speaks for its present one: what was handed over before a change of keys
+/// stands under the key of that time, and its daemon knows it under the new one alone.
+fn former_keys(peer: &Peer, state: &MeshState, recipient: PublicKey) -> Arc<[PublicKey]> {
+    if recipient != peer.member_key {
+        return Arc::default();
+    }
+    let former = state.member(&peer.member_id).map(|entry| entry.former_keys.iter().rev());
+    former.into_iter().flatten().take(LISTED_FORMER_KEYS_MAX).map(|former| former.key).collect()
 }
 
 fn asserted_by(state: ReceiptState) -> AssertedBy {

@@ -2,8 +2,9 @@
 
 use claudemesh_core::grants;
 use claudemesh_core::presence::{Lease, Presence};
+use claudemesh_protocol::limits::LISTED_FORMER_KEYS_MAX;
 use claudemesh_protocol::permission::Grant;
-use claudemesh_protocol::wire::{ListPeers, MemberRow, PeerRow, Profile};
+use claudemesh_protocol::wire::{FormerKeyRow, ListPeers, MemberRow, PeerRow, Profile};
 use claudemesh_protocol::{ErrorCode, Group, PublicKey, Timestamp};
 use claudemesh_store::RosterEntry;
 use serde_json::json;
@@ -158,6 +159,7 @@ fn last_segment(path: &str) -> &str {
 /// `list_members`: the roster, by join time.
 pub(super) fn list_members(peer: &Peer, req_id: Option<&str>) -> Reply {
     let mut list = List::begin("members_list", "members");
+    let now = peer.broker.now();
     {
         let state = peer.mesh.lock();
         let mut members: Vec<(Timestamp, PublicKey, &RosterEntry, &ListedMember)> = state
@@ -184,11 +186,28 @@ pub(super) fn list_members(peer: &Peer, req_id: Option<&str>) -> Reply {
                 joined_at: member.joined_at.to_iso(),
                 last_seen_at: member.last_seen_at.map(Timestamp::to_iso),
                 online,
+                former_keys: former_keys(entry, now),
             })
         })?;
     }
     list.say(peer, req_id);
     Ok(None)
+}
+
+/// The member's keys of the last days, as far back as each change is proved by the key that came after.
+fn former_keys(entry: &RosterEntry, now: Timestamp) -> Vec<FormerKeyRow> {
+    let newest_first = entry.former_keys.iter().rev();
+    newest_first
+        .take_while(|former| now < former.valid_until)
+        .map_while(|former| Some((former.key, former.proof?)))
+        .take(LISTED_FORMER_KEYS_MAX)
+        .map(|(pubkey, proof)| FormerKeyRow {
+            pubkey,
+            timestamp: proof.signed_at.as_millis(),
+            signature_old: proof.by_old,
+            signature_new: proof.by_new,
+        })
+        .collect()
 }
 
 /// Every group by which a message may find the member while it is away, so that whoever writes to one of them wraps a key

@@ -5,7 +5,7 @@ use claudemesh_crypto::statement;
 use claudemesh_protocol::wire::{Ack, RotateMemberKey};
 use claudemesh_protocol::{ErrorCode, PublicKey, Timestamp, canonical};
 use claudemesh_sqlite::crash_point;
-use claudemesh_store::{Reroute, RotateKey, Rotation};
+use claudemesh_store::{Reroute, RotateKey, Rotation, RotationProof};
 
 use super::{AFTER_COMMIT, Peer, Refusal, Reply, news};
 use crate::live::{self, Close};
@@ -28,11 +28,17 @@ pub(super) async fn rotate(peer: &Peer, frame: RotateMemberKey, req_id: Option<S
             Refusal::new(ErrorCode::BadSignature, "both keys must sign the rotation")
         })?;
     }
+    let _no_sends = KeyChange::begin(peer)?;
     let rotation = Rotation {
         mesh_id: peer.mesh.id.clone(),
         member_id: peer.member_id.clone(),
         old,
         new,
+        proof: RotationProof {
+            signed_at: timestamp,
+            by_old: frame.signature_old,
+            by_new: frame.signature_new,
+        },
         at: peer.broker.now(),
     };
     let event = match peer.broker.store().rotate_key(rotation).await? {
@@ -56,6 +62,24 @@ pub(super) async fn rotate(peer: &Peer, frame: RotateMemberKey, req_id: Option<S
     peer.mesh.lock().change_member_key(&peer.member_id, new, Close::DISCONNECTED);
     tracing::info!(mesh_id = %peer.mesh.id, key = new.short(12), "member key rotated");
     Ok(None)
+}
+
+/// While it lives nothing is taken that the member's key signed: every message is older than the change, or newer.
+struct KeyChange<'a>(&'a Peer);
+
+impl<'a> KeyChange<'a> {
+    fn begin(peer: &'a Peer) -> Result<Self, Refusal> {
+        if peer.mesh.lock().changing_key.insert(peer.member_id.clone()) {
+            return Ok(Self(peer));
+        }
+        Err(Refusal::new(ErrorCode::Unavailable, "the key of this member is changing"))
+    }
+}
+
+impl Drop for KeyChange<'_> {
+    fn drop(&mut self) {
+        self.0.mesh.lock().changing_key.remove(&self.0.member_id);
+    }
 }
 
 /// Only the member itself, by its own hello: a session speaks for itself alone.

@@ -241,6 +241,7 @@ fn plan(
         Some(entry) => entry.presence.clone(),
         None => return Err(Refusal::new(ErrorCode::Unavailable, "this connection was replaced")),
     };
+    check_key(peer, state)?;
     let resolved = match &checked.target {
         TargetSpec::Key(key) => recipients::direct(peer, state, *key, ended)?,
         TargetSpec::Everyone => {
@@ -255,6 +256,20 @@ fn plan(
     guard_against_loops(peer, state, &send, &checked.target)?;
     let resolved = recipients::within_backlog(peer, state, resolved, checked.target.is_direct())?;
     Ok(rows::build(peer, state, Passed { sender: &sender, send, checked, resolved, request }))
+}
+
+/// What was sealed with a member key counts while that is the member's key: a stored message names its sender by its time.
+fn check_key(peer: &Peer, state: &MeshState) -> Result<(), Refusal> {
+    if peer.session_key.is_some() {
+        return Ok(());
+    }
+    let is_changed = state
+        .member(&peer.member_id)
+        .is_some_and(|entry| entry.member.pubkey != Some(peer.member_key));
+    if is_changed || state.changing_key.contains(&peer.member_id) {
+        return Err(Refusal::new(ErrorCode::Unavailable, "the key of this member is changing"));
+    }
+    Ok(())
 }
 
 /// Step 8b.

@@ -159,7 +159,7 @@ async fn a_closed_invite_says_why_in_the_order_of_the_specification() {
     world.claim(&host.code, &Joiner::new()).await.refused(410, "expired");
     let mesh = MeshId::new(host.mesh["id"].as_str().unwrap());
     let broker = world.broker().broker();
-    let owner = broker.store().mesh(&mesh).await.unwrap().unwrap().owner_user_id;
+    let owner = MemberId::new(host.mesh["member_id"].as_str().unwrap());
     broker.store().revoke_invite(&mesh, &host.code, &owner, broker.now()).await.unwrap();
     world.claim(&host.code, &Joiner::new()).await.refused(410, "revoked");
     let open = world.invite(&host.token, "alpha", json!({})).await;

@@ -15,7 +15,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::peers::row_id;
-use crate::world::{Answer, World};
+use crate::world::{Answer, Joiner, World};
 
 /// What a caller shows.
 enum Shows {
@@ -51,15 +51,6 @@ struct Caller {
     shows: Shows,
 }
 
-/// How a route knows its caller.
-#[derive(Clone, Copy, PartialEq)]
-enum By {
-    /// The bearer of an account or the signature of a member.
-    Either,
-    /// The bearer alone.
-    Bearer,
-}
-
 /// What a member needs.
 #[derive(Clone, Copy, PartialEq)]
 enum Needs {
@@ -76,57 +67,42 @@ enum Needs {
     Never,
 }
 
+/// A route of administration: the bearer of an account and the signature of a member are one as good as the other.
 struct Route {
     method: Method,
     /// `{slug}`, `{id}`, `{other}` and `{code}` stand for the mesh, another member and an invite.
     path: &'static str,
     body: Value,
-    by: By,
     needs: Needs,
 }
 
 fn routes() -> Vec<Route> {
-    use By::{Bearer, Either};
     use Needs::{Administering, Inviting, Managing, Membership, Never, Promoting};
-    let of = |method: Method, path, body, by, needs| Route { method, path, body, by, needs };
+    let of = |method: Method, path, body, needs| Route { method, path, body, needs };
     let none = json!({});
     vec![
-        of(Method::GET, "/cli/mesh/{slug}/permissions", none.clone(), Either, Membership),
+        of(Method::GET, "/cli/mesh/{slug}/permissions", none.clone(), Membership),
         of(
             Method::POST,
             "/cli/mesh/{slug}/permissions",
             json!({"member_id": "{other}", "permissions": {"canUseTools": null}}),
-            Either,
             Managing,
         ),
-        of(Method::POST, "/cli/mesh/{slug}/grants", json!({"grants": {}}), Either, Membership),
-        of(Method::GET, "/mesh/{id}/members", none.clone(), Either, Membership),
-        of(Method::PATCH, "/mesh/{id}/settings", json!({"showPaths": true}), Either, Managing),
-        of(
-            Method::PATCH,
-            "/mesh/{id}/member/{other}",
-            json!({"roleTag": "scribe"}),
-            Either,
-            Managing,
-        ),
-        of(
-            Method::PATCH,
-            "/mesh/{id}/member/{other}",
-            json!({"permission": "member"}),
-            Either,
-            Promoting,
-        ),
-        of(Method::PATCH, "/mesh/{id}/member/me", json!({"roleTag": "me"}), Either, Membership),
-        of(Method::DELETE, "/mesh/{id}/member/{other}", none.clone(), Either, Never),
+        of(Method::POST, "/cli/mesh/{slug}/grants", json!({"grants": {}}), Membership),
+        of(Method::GET, "/mesh/{id}/members", none.clone(), Membership),
+        of(Method::PATCH, "/mesh/{id}/settings", json!({"showPaths": true}), Managing),
+        of(Method::PATCH, "/mesh/{id}/member/{other}", json!({"roleTag": "scribe"}), Managing),
+        of(Method::PATCH, "/mesh/{id}/member/{other}", json!({"permission": "member"}), Promoting),
+        of(Method::PATCH, "/mesh/{id}/member/me", json!({"roleTag": "me"}), Membership),
+        of(Method::DELETE, "/mesh/{id}/member/{other}", none.clone(), Never),
         of(
             Method::POST,
             "/cli/mesh/{slug}/invite",
             json!({"max_uses": 1, "role": "member"}),
-            Bearer,
             Inviting,
         ),
-        of(Method::GET, "/cli/mesh/{slug}/invites", none.clone(), Bearer, Inviting),
-        of(Method::DELETE, "/cli/mesh/{slug}/invites/{code}", none, Bearer, Administering),
+        of(Method::GET, "/cli/mesh/{slug}/invites", none.clone(), Inviting),
+        of(Method::DELETE, "/cli/mesh/{slug}/invites/{code}", none, Administering),
     ]
 }
 
@@ -136,8 +112,6 @@ fn expected(route: &Route, caller: &Caller) -> (u16, Option<&'static str>) {
     match caller.standing {
         Nobody => return (401, Some("missing_bearer_token")),
         Unknown => return (401, Some("invalid_or_revoked_token")),
-        // The account routes do not look at signatures.
-        _ if is_signed && route.by == By::Bearer => return (401, Some("missing_bearer_token")),
         Outsider if is_signed => return (401, Some("unauthorized")),
         Banned | Left if is_signed => return (403, Some("revoked")),
         Outsider | Banned | Left => return (404, Some("not_found")),
@@ -191,6 +165,7 @@ impl Scene {
             scene.join(name, standing, &owner_id).await;
         }
         (scene.other, _, _) = scene.add("other", &id).await;
+        scene.guest(&owner_id).await;
         scene.call("owner", Owner, Shows::Bearer(owner_token.clone()));
         scene.call("owner's key", Owner, Shows::Signature(Box::new(owner)));
         scene.call("nobody", Nobody, Shows::Nothing);
@@ -283,6 +258,19 @@ impl Scene {
         self.world.broker().broker().roster_changed(&mesh);
         self.call(name, standing, Shows::Bearer(token));
         self.call(&format!("{name}'s key"), standing, Shows::Signature(Box::new(key)));
+    }
+
+    /// A member that came by an invite, has no account, and was given `canInvite`.
+    async fn guest(&mut self, owner: &MemberId) {
+        let joiner = Joiner { name: Some("guest"), ..Joiner::new() };
+        let claimed = self.world.claim(&self.code, &joiner).await.ok();
+        let id = MemberId::new(claimed["member_id"].as_str().unwrap());
+        let flags = [("canInvite".parse().unwrap(), Some(true))].into();
+        let store = self.world.broker().broker().store();
+        let at = self.world.clock_now();
+        store.merge_permissions(&self.id, &id, flags, owner, at).await.unwrap().unwrap();
+        self.world.broker().broker().roster_changed(&self.id);
+        self.call("guest's key", Inviter, Shows::Signature(Box::new(joiner.member)));
     }
 
     fn filled(&self, text: &str) -> String {

@@ -99,6 +99,167 @@ async fn a_member_who_may_invite_may_not_invite_admins() {
     revoke(own["code"].as_str().unwrap().to_owned()).await.ok();
 }
 
+/// Wire spec appendix A: whoever may invite may do so with its own key alone, and stands behind what it made.
+#[tokio::test]
+async fn a_member_without_an_account_invites_by_its_key() {
+    let world = World::start().await;
+    let host = world.with_invite(json!({ "max_uses": 3 })).await;
+    let guest = Guest::join(&world, &host, "bob").await;
+    let refused = guest.signs(Method::POST, PATH, &json!({})).await.refused(403, "forbidden");
+    assert_eq!(refused["permission"], "canInvite");
+    guest.may_invite(&host).await;
+    let terms = json!({ "max_uses": 1, "expires_in": 600 });
+    let made = guest.signs(Method::POST, PATH, &terms).await.ok();
+    let code = made["code"].as_str().unwrap().to_owned();
+    // By the id of the mesh, too: a machine may call it by another name.
+    let by_id = format!("/cli/mesh/{}/invite", host.mesh["id"].as_str().unwrap());
+    guest.signs(Method::POST, &by_id, &terms).await.ok();
+    let admin = json!({ "role": "admin" });
+    guest.signs(Method::POST, PATH, &admin).await.refused(403, "forbidden");
+    let preview = world.get(&format!("/api/public/invites/{code}")).await.ok();
+    assert_eq!((&preview["inviter"], &preview["role"]), (&json!("bob"), &json!("member")));
+    let log = world.broker().broker().store().audit_entries(&guest.mesh, None, 50, 0).await;
+    let log = log.unwrap();
+    let made_by = |entry: &&claudemesh_store::AuditEntry| {
+        entry.event == "invite_created" && entry.actor.as_ref() == Some(&guest.id)
+    };
+    assert_eq!(log.entries.iter().filter(made_by).count(), 2);
+    let own = format!("/cli/mesh/alpha/invites/{code}");
+    let foreign = format!("/cli/mesh/alpha/invites/{}", host.code);
+    guest.signs(Method::DELETE, &foreign, &json!({})).await.refused(403, "forbidden");
+    guest.signs(Method::DELETE, &own, &json!({})).await.ok();
+    world.claim(&code, &Joiner::new()).await.refused(410, "revoked");
+}
+
+/// The signature of an invite's making counts once, for a minute, for these words alone.
+#[tokio::test]
+async fn a_signed_wish_for_an_invite_is_fresh_and_taken_once() {
+    let world = World::start().await;
+    let host = world.with_invite(json!({ "max_uses": 3 })).await;
+    let guest = Guest::join(&world, &host, "bob").await;
+    guest.may_invite(&host).await;
+    let body = json!({ "max_uses": 1 });
+    let signed = guest.signature(Method::POST, PATH, &body);
+    signed.sent(&body).await.ok();
+    signed.sent(&body).await.refused(401, "bad_signature");
+    let other_words = guest.signature(Method::POST, PATH, &body);
+    other_words.sent(&json!({ "max_uses": 1000 })).await.refused(401, "bad_signature");
+    let late = guest.signature(Method::POST, PATH, &body);
+    world.clock.advance(Duration::from_secs(61));
+    assert!(late.sent(&body).await.refused(401, "timestamp_skew")["serverTime"].is_i64());
+    let stranger = Guest { key: claudemesh_crypto::KeyPair::generate(), ..guest };
+    stranger.signs(Method::POST, PATH, &body).await.refused(401, "unauthorized");
+}
+
+/// Whoever is banned does not come back under another key by an invite that it made before.
+#[tokio::test]
+async fn the_invites_of_a_banned_member_are_closed() {
+    let world = World::start().await;
+    let host = world.with_invite(json!({ "max_uses": 3 })).await;
+    let guest = Guest::join(&world, &host, "bob").await;
+    guest.may_invite(&host).await;
+    let made = guest.signs(Method::POST, PATH, &json!({ "max_uses": 9 })).await.ok();
+    let code = made["code"].as_str().unwrap();
+    world.claim(code, &Joiner::new()).await.ok();
+    let store = world.broker().broker().store();
+    let ban = claudemesh_store::NewBan {
+        mesh_id: guest.mesh.clone(),
+        member_id: guest.id.clone(),
+        by: MemberId::new(host.mesh["member_id"].as_str().unwrap()),
+        reason: None,
+        at: world.clock_now(),
+    };
+    store.ban_member(ban).await.unwrap().unwrap();
+    let preview = world.get(&format!("/api/public/invites/{code}")).await.ok();
+    assert_eq!((&preview["valid"], &preview["reason"]), (&json!(false), &json!("revoked")));
+    world.claim(code, &Joiner::new()).await.refused(410, "revoked");
+    world.claim(&host.code, &Joiner::new()).await.ok();
+}
+
+/// One member makes so many invites in an hour, and others are none the worse for it.
+#[tokio::test]
+async fn a_member_makes_so_many_invites_in_an_hour() {
+    use claudemesh_protocol::limits::INVITES_PER_MAKER_HOUR;
+    let world = World::start().await;
+    let host = world.with_invite(json!({ "max_uses": 3 })).await;
+    let guest = Guest::join(&world, &host, "bob").await;
+    guest.may_invite(&host).await;
+    for _ in 0..INVITES_PER_MAKER_HOUR {
+        guest.signs(Method::POST, PATH, &json!({})).await.ok();
+    }
+    let refused = guest.signs(Method::POST, PATH, &json!({})).await;
+    assert!(refused.headers.contains_key("retry-after"));
+    refused.refused(429, "rate_limited");
+    world.invite(&host.token, "alpha", json!({})).await;
+}
+
+const PATH: &str = "/cli/mesh/alpha/invite";
+
+/// A member that joined by an invite and has no account.
+struct Guest<'a> {
+    world: &'a World,
+    mesh: MeshId,
+    id: MemberId,
+    key: claudemesh_crypto::KeyPair,
+}
+
+/// A request that is signed and not sent yet.
+struct Signed<'a> {
+    world: &'a World,
+    method: Method,
+    path: String,
+    headers: [(&'static str, String); 3],
+}
+
+impl Signed<'_> {
+    async fn sent(&self, body: &Value) -> Answer {
+        let request = self.world.request(self.method.clone(), &self.path).body(body.to_string());
+        let headers = self.headers.iter();
+        Answer::of(headers.fold(request, |request, (name, value)| request.header(*name, value)))
+            .await
+    }
+}
+
+impl<'a> Guest<'a> {
+    async fn join(world: &'a World, host: &crate::world::Host, name: &'static str) -> Self {
+        let joiner = Joiner { name: Some(name), ..Joiner::new() };
+        let claimed = world.claim(&host.code, &joiner).await.ok();
+        Self {
+            world,
+            mesh: MeshId::new(host.mesh["id"].as_str().unwrap()),
+            id: MemberId::new(claimed["member_id"].as_str().unwrap()),
+            key: joiner.member,
+        }
+    }
+
+    async fn may_invite(&self, host: &crate::world::Host) {
+        let owner = MemberId::new(host.mesh["member_id"].as_str().unwrap());
+        let may = [(claudemesh_protocol::permission::Permission::Invite, Some(true))].into();
+        let store = self.world.broker().broker().store();
+        let now = self.world.clock_now();
+        store.merge_permissions(&self.mesh, &self.id, may, &owner, now).await.unwrap().unwrap();
+    }
+
+    fn signature(&self, method: Method, path: &str, body: &Value) -> Signed<'a> {
+        // No signature is taken twice.
+        self.world.clock.advance(Duration::from_millis(1));
+        let (now, hash) =
+            (self.world.clock_now(), claudemesh_crypto::hash::sha256(body.to_string().as_bytes()));
+        let text = claudemesh_protocol::canonical::signed_http(method.as_str(), path, &hash, now);
+        let signature = claudemesh_crypto::statement::sign(text, &self.key).unwrap();
+        let headers = [
+            ("X-Member-Pubkey", self.key.public().to_hex()),
+            ("X-Timestamp", now.as_millis().to_string()),
+            ("X-Signature", signature.to_hex()),
+        ];
+        Signed { world: self.world, method, path: path.to_owned(), headers }
+    }
+
+    async fn signs(&self, method: Method, path: &str, body: &Value) -> Answer {
+        self.signature(method, path, body).sent(body).await
+    }
+}
+
 /// CLI-1, CLI-2: who asks is who the bearer says; the fields by which older clients named somebody are carried and ignored.
 #[tokio::test]
 async fn nobody_becomes_somebody_else_by_naming_them() {

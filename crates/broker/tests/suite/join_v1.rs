@@ -79,6 +79,7 @@ impl OldMesh {
             max_uses,
             expires_at,
             created_by: first_user(world).await,
+            created_by_member: None,
             created_at: broker.now(),
         };
         assert!(matches!(

@@ -173,6 +173,13 @@ impl Screen {
         Self::default()
     }
 
+    /// Appends what another screen says; its hint counts when it has one.
+    pub(crate) fn append(&mut self, other: Self) -> &mut Self {
+        self.parts.extend(other.parts);
+        self.hint = other.hint.or(self.hint.take());
+        self
+    }
+
     /// Appends a line.
     pub(crate) fn line(&mut self, line: Line) -> &mut Self {
         self.parts.push(Part::Line(line));

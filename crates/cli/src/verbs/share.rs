@@ -3,8 +3,9 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use claudemesh_protocol::account::InviteCreateRequest;
-use claudemesh_protocol::error::{ErrorCode, ExitCode};
+use claudemesh_daemon::home::config::MeshEntry;
+use claudemesh_protocol::account::{InviteCreateReply, InviteCreateRequest};
+use claudemesh_protocol::error::ErrorCode;
 use claudemesh_protocol::invite::InvitePreset;
 use claudemesh_protocol::limits;
 use claudemesh_protocol::status::MemberRole;
@@ -26,7 +27,7 @@ pub(crate) const FIELDS: Fields = Fields {
 /// Runs the verb.
 ///
 /// # Errors
-/// Exit 2 when nobody is signed in, exit 7 without the right to invite.
+/// As [`make`]; exit 5 for a mesh that is not joined.
 pub(crate) async fn run(context: &Context, args: &ShareArgs) -> Outcome<Report> {
     let expires = args.expires;
     if expires < limits::INVITE_TTL_MIN || expires > limits::INVITE_TTL_MAX {
@@ -45,7 +46,6 @@ pub(crate) async fn run(context: &Context, args: &ShareArgs) -> Outcome<Report> 
     let Some(mesh) = config.mesh(&slug) else {
         return Err(crate::select::no_mesh(&config));
     };
-    let signed_in = context.signed_in_for(mesh)?;
     context.admit(std::slice::from_ref(&slug), None).await?;
     let role = match args.role {
         InviteRole::Member => MemberRole::Member,
@@ -59,18 +59,7 @@ pub(crate) async fn run(context: &Context, args: &ShareArgs) -> Outcome<Report> 
         preset: groups
             .map(|groups| InvitePreset { groups: Some(groups), ..InvitePreset::default() }),
     };
-    // The name of the mesh at the server may differ from a local alias.
-    let server_slug = if mesh.name.is_empty() { slug.as_str() } else { mesh.name.as_str() };
-    let work = signed_in.http.invite_create(&signed_in.token, server_slug, &request);
-    let invite = context.out.during("making an invite", work).await.map_err(|error| {
-        let failure = http_failure(error, signed_in.http.base());
-        if failure.exit == ExitCode::PermissionDenied as u8 {
-            Failure::new(ErrorCode::Forbidden, format!("you cannot invite to \"{slug}\""))
-                .detail(failure.message)
-        } else {
-            failure
-        }
-    })?;
+    let invite = context.out.during("making an invite", make(context, mesh, &request)).await?;
     let copied = !args.no_clipboard && !context.out.is_json() && copy(context, &invite.url);
     let mut screen = Screen::new();
     screen.blank();
@@ -98,6 +87,50 @@ pub(crate) async fn run(context: &Context, args: &ShareArgs) -> Outcome<Report> 
         "copied": copied,
     });
     Ok(Report::new(Document::object(document), screen))
+}
+
+/// An invite by the member's own key. An older broker wants the account of the member.
+///
+/// # Errors
+/// Exit 7 without the right to invite, and for a key that is no member's any more; exit 2 at an older broker without an
+/// account there.
+pub(super) async fn make(
+    context: &Context,
+    mesh: &MeshEntry,
+    request: &InviteCreateRequest,
+) -> Outcome<InviteCreateReply> {
+    let server = context.environment.broker_http.as_deref().unwrap_or(&mesh.broker_url);
+    let http = context.http(server)?;
+    let made = http.invite_create(&mesh.mesh_id, &mesh.keys, request, Context::now()).await;
+    let failure = match made {
+        Ok(made) => return Ok(made),
+        Err(error) => http_failure(error, http.base()),
+    };
+    let slug = mesh.slug.as_str();
+    match ErrorCode::parse(&failure.code) {
+        Some(ErrorCode::MissingBearerToken) => {
+            let signed_in = context.signed_in_for(mesh)?;
+            // The name of the mesh at the server may differ from a local alias.
+            let name = if mesh.name.is_empty() { slug } else { mesh.name.as_str() };
+            let made = signed_in.http.invite_create_by_account(&signed_in.token, name, request);
+            made.await.map_err(|error| refused(http_failure(error, signed_in.http.base()), slug))
+        }
+        _ => Err(refused(failure, slug)),
+    }
+}
+
+/// Why a member cannot invite, in the words of whoever asked.
+fn refused(failure: Failure, slug: &str) -> Failure {
+    let no_member = Failure::new(ErrorCode::Forbidden, format!("you cannot invite to \"{slug}\""));
+    match ErrorCode::parse(&failure.code) {
+        Some(ErrorCode::Forbidden) if failure.message.contains("canInvite") => no_member
+            .detail(failure.message)
+            .detail("an admin allows it: claudemesh member allow <name> canInvite"),
+        Some(ErrorCode::Forbidden | ErrorCode::Unauthorized | ErrorCode::Revoked) => {
+            no_member.detail(failure.message)
+        }
+        _ => failure,
+    }
 }
 
 /// The code when asked for, or on a terminal it fits.

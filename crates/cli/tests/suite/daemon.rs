@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::BufRead as _;
 use std::os::unix::net::UnixListener;
 
-use crate::home::{Home, kill, two_people, until};
+use crate::home::{Home, kill, two_people, two_people_one_daemon, until};
 use crate::sessions::Agent;
 use crate::words::snapshot;
 
@@ -105,7 +105,7 @@ fn an_unstartable_daemon_is_one_error_with_exit_4() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_stopped_service_is_waited_for_and_not_replaced() {
-    let (_ana, bob) = two_people();
+    let (_ana, bob) = two_people_one_daemon();
     let units = bob.path().join(".config/systemd/user");
     std::fs::create_dir_all(&units).unwrap();
     std::fs::write(units.join("claudemesh-daemon.service"), "[Service]\n").unwrap();

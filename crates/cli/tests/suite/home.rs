@@ -239,7 +239,15 @@ pub fn two_people() -> (Home, Home) {
     with_another("Bob")
 }
 
-/// The same with another name.
+/// The same, and Bob's machine has no daemon yet.
+pub fn two_people_one_daemon() -> (Home, Home) {
+    let (ana, bob) = (Home::new(), Home::new());
+    ana.up();
+    bob.ok(&["--no-daemon", "join", &ana.invite(1), "--name", "Bob"]);
+    (ana, bob)
+}
+
+/// Two people, the second by this name.
 pub fn with_another(name: &str) -> (Home, Home) {
     let ana = Home::new();
     ana.up();

@@ -58,3 +58,83 @@ fn a_copied_home_does_not_start_until_somebody_says_what_it_is() {
         home.ok(&["daemon", "down"]);
     }
 }
+
+/// Daemon spec §4.3: without an invite the machine makes one for itself with the key it gives up, for each mesh in turn.
+#[test]
+fn a_copied_home_invites_itself_where_it_may() {
+    let ana = Home::new();
+    ana.up();
+    ana.ok(&["create", "Second"]);
+    let copy = copy_of(&ana);
+    let refused = copy.run(&["daemon", "remint"]);
+    assert_eq!(refused.code, 7, "{refused:?}");
+    assert!(refused.stderr.contains("pass -y"), "{refused:?}");
+    let reminted = copy.json_ok(&["daemon", "remint", "-y"]);
+    let rows = reminted.as_array().unwrap();
+    let meshes: Vec<_> = rows.iter().map(|row| row["mesh"].as_str().unwrap()).collect();
+    assert_eq!(meshes, ["home", "second"]);
+    for row in rows {
+        assert_eq!(row["host_accepted"], true, "{row}");
+        assert_ne!(row["old_prefix"], row["new_prefix"], "{row}");
+    }
+    assert!(!copy.file("join-pending.json").exists(), "nothing is left to do");
+    copy.ok(&["daemon", "up"]);
+    until("both machines are there", || is_open(&copy) && is_open(&ana));
+    let members = ana.json_ok(&["members", "--mesh", "second"]);
+    let members = members.as_array().unwrap();
+    assert_eq!(members.len(), 2, "{members:?}");
+    assert!(members.iter().any(|member| member["role"] == "member"), "{members:?}");
+    // The invites are used up, and nobody has to know their codes.
+    let copied: Vec<_> = ["config.json", "daemon/host_fingerprint.json"]
+        .iter()
+        .map(|name| std::fs::read_to_string(copy.file(name)).unwrap())
+        .collect();
+    assert!(copied.iter().all(|text| !text.contains("/i/")));
+    copy.ok(&["daemon", "down"]);
+}
+
+/// Whoever may not invite is told whom to ask, and nothing has changed.
+#[test]
+fn a_member_that_may_not_invite_is_told_whom_to_ask() {
+    let (ana, bob) = crate::home::two_people();
+    bob.ok(&["daemon", "down"]);
+    let copy = copy_of(&bob);
+    let before = std::fs::read_to_string(copy.file("config.json")).unwrap();
+    let refused = copy.run(&["daemon", "remint", "-y"]);
+    assert_eq!(refused.code, 7, "{refused:?}");
+    for words in ["you cannot invite to \"home\"", "claudemesh share", "remint --invite"] {
+        assert!(refused.stderr.contains(words), "{words}: {refused:?}");
+    }
+    assert_eq!(std::fs::read_to_string(copy.file("config.json")).unwrap(), before);
+    assert_eq!(copy.run(&["daemon", "up"]).code, 7, "it is still the other machine");
+    ana.ok(&["member", "allow", "Bob", "canInvite"]);
+    copy.ok(&["daemon", "remint", "-y"]);
+    ana.has_members(3);
+}
+
+/// What if the power goes between these two lines? Wherever it does, the same words make one member, not two.
+#[test]
+fn a_remint_that_is_broken_off_goes_on_as_the_same_member() {
+    let ana = Home::new();
+    ana.up();
+    let mut members = 1;
+    for time in 1.. {
+        let copy = copy_of(&ana);
+        let mut command = copy.command(&["daemon", "remint", "-y"]);
+        command.env("CLAUDEMESH_FAILPOINTS", format!("config.mid_write=kill@{time}"));
+        let ran = crate::home::Ran::from(command.output().unwrap());
+        if ran.code == 0 {
+            assert!(time > 3, "it writes less than it should: {ran:?}");
+            break;
+        }
+        assert_eq!(copy.run(&["daemon", "up"]).code, 7, "at {time}: nothing starts half-way");
+        let reminted = copy.json_ok(&["daemon", "remint", "-y"]);
+        assert_eq!(reminted["host_accepted"], true, "at {time}: {reminted}");
+        assert!(!copy.file("join-pending.json").exists(), "at {time}");
+        members += 1;
+        ana.has_members(members);
+        copy.ok(&["daemon", "up"]);
+        until("the new member is there", || is_open(&copy));
+        copy.ok(&["daemon", "down"]);
+    }
+}

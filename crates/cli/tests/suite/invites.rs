@@ -96,3 +96,27 @@ fn an_old_token_the_broker_does_not_know_is_refused_by_it() {
     assert!(refused["error"].as_str().unwrap().starts_with("invite_"), "{refused}");
     assert!(!bob.file("config.json").exists());
 }
+
+/// Wire spec appendix A: the key of a member is enough to invite, where it may.
+#[test]
+fn a_member_without_an_account_shares_when_it_may() {
+    let (ana, bob) = crate::home::two_people();
+    assert!(!bob.file("auth.json").exists());
+    let refused = bob.run(&["share"]);
+    assert_eq!(refused.code, 7, "{refused:?}");
+    assert!(refused.stderr.contains("member allow"), "{refused:?}");
+    ana.ok(&["member", "allow", "Bob", "canInvite"]);
+    let (code, refused) = bob.json(&["share", "--role", "admin"]);
+    assert_eq!((code, refused["error"].as_str()), (7, Some("forbidden")), "{refused}");
+    let link = bob.invite(1);
+    let carol = Home::new();
+    let preview = carol.json_ok(&["join", &link, "--dry-run"]);
+    assert_eq!(preview["inviter"], "Bob");
+    carol.ok(&["join", &link, "--name", "Carol"]);
+    ana.has_members(3);
+    // The same under another name of the mesh on this machine.
+    let dora = Home::new();
+    dora.ok(&["join", &ana.invite(1), "--name", "Dora", "--slug", "elsewhere"]);
+    ana.ok(&["member", "allow", "Dora", "canInvite"]);
+    assert_eq!(dora.json_ok(&["share"])["mesh"], "elsewhere");
+}

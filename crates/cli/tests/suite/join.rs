@@ -34,6 +34,57 @@ fn a_link_makes_a_member_that_the_broker_knows() {
     assert!(!carol.file("config.json").exists());
 }
 
+/// What others write is taken in from the join on: nobody has to know of a daemon.
+#[test]
+fn whoever_has_joined_receives() {
+    let ana = Home::new();
+    ana.up();
+    let bob = Home::new();
+    let joined = bob.run(&["join", &ana.invite(1), "--name", "Bob"]);
+    assert_eq!(joined.code, 0, "{joined:?}");
+    assert!(joined.stderr.contains("daemon started automatically"), "{joined:?}");
+    assert!(joined.stdout.contains("claudemesh peers"), "{joined:?}");
+    until("bob is there without a word of his", || {
+        bob.json_ok(&["daemon", "status"])["brokers"]["home"] == "open"
+    });
+    // A second mesh is attached by the same daemon.
+    ana.ok(&["create", "Second"]);
+    let again = bob.run(&["join", &ana.invite_to("second", 1)]);
+    assert!(again.code == 0 && !again.stderr.contains("started"), "{again:?}");
+}
+
+/// Where nothing is to be started by the way, the join says how to receive; it is a join all the same.
+#[test]
+fn a_join_without_a_daemon_says_how_to_receive() {
+    let ana = Home::new();
+    ana.up();
+    let link = ana.invite(9);
+    let unasked: [(Home, &[&str]); 3] = [
+        (Home::new(), &["--no-daemon", "join"]),
+        (Home::new().with("CI", "true"), &["join"]),
+        (Home::new().with("CLAUDEMESH_INTERNAL_NO_AUTOSPAWN", "1"), &["join"]),
+    ];
+    for (home, words) in &unasked {
+        let joined = home.run(&[words, &[link.as_str()][..]].concat());
+        assert_eq!(joined.code, 0, "{joined:?}");
+        assert!(joined.stdout.contains("claudemesh daemon up"), "{joined:?}");
+        assert!(!home.file("daemon/daemon.pid").exists(), "{words:?}");
+        assert!(!joined.stderr.contains("warning"), "{joined:?}");
+    }
+    // One that cannot start is told of, and nothing is lost by it.
+    let broken = Home::new();
+    std::fs::create_dir_all(broken.file("daemon")).unwrap();
+    for dir in ["", "daemon"] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(broken.file(dir), mode).unwrap();
+    }
+    std::fs::write(broken.file("daemon/config.toml"), "ipc = 7").unwrap();
+    let joined = broken.run(&["join", &link]);
+    assert_eq!(joined.code, 0, "{joined:?}");
+    assert!(joined.stdout.contains("claudemesh daemon up"), "{joined:?}");
+    assert!(!joined.stderr.is_empty(), "{joined:?}");
+}
+
 /// Ruling 51: a name belongs to one member; whoever asks for it as well is told the one it got.
 #[test]
 fn a_taken_name_comes_with_a_number() {

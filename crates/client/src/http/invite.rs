@@ -1,20 +1,41 @@
 //! Invites: made, looked at, used.
 
+use claudemesh_crypto::KeyPair;
 use claudemesh_crypto::tokens::SecretText;
 use claudemesh_protocol::account::{
     InviteCreateReply, InviteCreateRequest, InvitesReply, JoinV1Reply, JoinV1Request,
 };
 use claudemesh_protocol::invite::{ClaimReply, ClaimRequest, InvitePreview};
+use claudemesh_protocol::{MeshId, Timestamp};
 use reqwest::Method;
 
 use super::{BrokerHttp, HttpError, segment};
 
 impl BrokerHttp {
-    /// Makes an invite to a mesh.
+    /// Makes an invite to a mesh as one of its members, by the member's own key: no account is needed.
+    ///
+    /// # Errors
+    /// [`HttpError`]; `forbidden` without the right to invite, `unauthorized` and `revoked` for a key that is no member's
+    /// any more, `missing_bearer_token` at an older broker.
+    pub async fn invite_create(
+        &self,
+        mesh: &MeshId,
+        key: &KeyPair,
+        request: &InviteCreateRequest,
+        now: Timestamp,
+    ) -> Result<InviteCreateReply, HttpError> {
+        let target = format!("/cli/mesh/{mesh}/invite");
+        let body =
+            serde_json::to_vec(request).map_err(|error| HttpError::Malformed(error.to_string()))?;
+        let request = self.signed(&Method::POST, &target, body, key, now)?;
+        self.call(request.header("content-type", "application/json")).await
+    }
+
+    /// The same as the account of a member.
     ///
     /// # Errors
     /// [`HttpError`].
-    pub async fn invite_create(
+    pub async fn invite_create_by_account(
         &self,
         token: &SecretText,
         slug: &str,

@@ -54,7 +54,9 @@ impl Inbox {
             return Ok(Marked::default());
         }
         let (scope, ids) = (scope.clone(), serde_json::to_string(ids).unwrap_or_default());
-        self.db.write(move |conn| Box::pin(mark(conn, scope, ids, stamp, now))).await
+        let marked = self.db.write(move |conn| Box::pin(mark(conn, scope, ids, stamp, now))).await;
+        self.events.touch();
+        marked
     }
 
     /// Removes messages of the caller's scope: of one mesh, received before a time, or both, or all.
@@ -88,15 +90,16 @@ impl Inbox {
     }
 
     async fn delete(&self, condition: QueryBuilder<Sqlite>) -> Result<u64, StorageError> {
-        self.db
-            .write(move |conn| {
-                Box::pin(async move {
-                    let mut query = condition;
-                    query.push(")");
-                    Ok(query.build().execute(conn).await?.rows_affected())
-                })
+        let deleted = self.db.write(move |conn| {
+            Box::pin(async move {
+                let mut query = condition;
+                query.push(")");
+                Ok(query.build().execute(conn).await?.rows_affected())
             })
-            .await
+        });
+        let deleted = deleted.await;
+        self.events.touch();
+        deleted
     }
 }
 

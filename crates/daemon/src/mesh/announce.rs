@@ -4,16 +4,15 @@
 use std::sync::Arc;
 
 use claudemesh_ipc::api::{EventKind, OutboxItem};
+use claudemesh_protocol::PublicKey;
 use claudemesh_protocol::capability::Capability;
 use claudemesh_protocol::limits::{HELLO_NAME_MAX_CHARS, STATE_KEY_MAX_CHARS, SUMMARY_MAX_CHARS};
 use claudemesh_protocol::text::sanitized_line;
 use claudemesh_protocol::wire::{Push, StateChange};
-use claudemesh_protocol::{MemberId, PublicKey, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::Mesh;
 use crate::events::Event;
-use crate::identity::FormerKey;
 use crate::sessions::Session;
 use crate::{blocking, clock};
 
@@ -56,12 +55,12 @@ impl Mesh {
                 self.refresh.soon();
                 self.announce_other(event, data);
             }
-            "member_keypair_rotated" => {
-                self.take_rotation(&data);
-                self.refresh.soon();
-                self.announce_other(event, data);
-            }
-            "peer_visible" | "peer_hidden" | "profile_updated" | "mesh_state_update" => {
+            // How both keys signed the change stands in the roster: the event alone proves nothing.
+            "member_keypair_rotated"
+            | "peer_visible"
+            | "peer_hidden"
+            | "profile_updated"
+            | "mesh_state_update" => {
                 self.refresh.soon();
                 self.announce_other(event, data);
             }
@@ -77,23 +76,6 @@ impl Mesh {
         if removed.len() < REMOVED_MAX || removed.contains_key(&key) {
             removed.insert(key, clock::now());
         }
-    }
-
-    /// A member has another key: what it sent under the old one is still its own, also after the next start.
-    fn take_rotation(&self, data: &Map<String, Value>) {
-        let text = |name: &str| data.get(name).and_then(Value::as_str);
-        let old = text("oldPubkey").and_then(|key| key.parse::<PublicKey>().ok());
-        let until = text("graceUntil").and_then(Timestamp::parse_iso);
-        let (Some(old), Some(until), Some(member_id)) = (old, until, text("memberId")) else {
-            return;
-        };
-        if *member_id == *self.member.member_id.as_str() {
-            return;
-        }
-        let member_id = MemberId::new(member_id);
-        self.state.note_former(old, FormerKey { member_id, until }, clock::now());
-        self.roster.set_rotated(self.state.former_keys());
-        self.save_state();
     }
 
     /// Writes down, in the background, what is remembered between runs.

@@ -3,16 +3,18 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use claudemesh_ipc::api::EventKind;
 use claudemesh_protocol::limits::{RECEIPT_EVIDENCE_MAX_CHARS, RECEIPT_PATH_MAX_CHARS};
 use claudemesh_protocol::receipt::asserted_by;
 use claudemesh_protocol::text::sanitized_line;
 use claudemesh_protocol::wire::{Receipt, ReceiptState};
-use claudemesh_protocol::{SignatureBytes, Timestamp, canonical};
+use claudemesh_protocol::{PublicKey, SignatureBytes, Timestamp, canonical};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::announce::object;
 use super::{Mesh, receipt};
@@ -25,12 +27,18 @@ use crate::storage::Causes;
 const WAITING_MAX: usize = 4_096;
 /// Receipts stored side by side, so that they share a commit.
 const AT_ONCE: usize = 128;
+/// How long the roster is waited for when a recipient is not in it.
+const ROSTER_WAIT: Duration = Duration::from_secs(3);
+/// Least time between two fetches for that: strangers must not make us fetch for ever.
+const ROSTER_PAUSE: Duration = Duration::from_secs(5);
 
 /// The receipts of one mesh on their way in.
 #[derive(Default)]
 pub(super) struct Hearsay {
     waiting: Mutex<VecDeque<Receipt>>,
     wake: Notify,
+    /// When the roster was fetched last for a recipient that was not in it.
+    asked_at: Mutex<Option<Instant>>,
 }
 
 impl Mesh {
@@ -50,17 +58,46 @@ impl Mesh {
         if self.is_of_own_device(&receipt) {
             self.answered_on_another_device(&receipt).await;
         }
-        if !receipt::is_credible(&receipt, &self.id, &self.roster.view()) {
+        if !self.is_credible(&receipt).await {
             tracing::debug!(mesh = %self.slug, state = receipt.state.as_str(), "receipt_not_credible");
             return None;
         }
-        match self.context.outbox.record_receipt(&self.slug, &receipt).await {
+        let (receipt, former) = self.about_present_key(receipt);
+        match self.context.outbox.record_receipt(&self.slug, &receipt, former).await {
             Ok(Recorded::Newer) => Some(receipt),
             Ok(Recorded::NotNewer | Recorded::NoSuchRow) => None,
             Err(error) => {
                 tracing::warn!(mesh = %self.slug, error = %Causes(&error), "receipt_not_stored");
                 None
             }
+        }
+    }
+
+    /// Believes a receipt by the roster as it stands, or by a fresh one: whoever has just changed its key is not in the old
+    /// one.
+    async fn is_credible(&self, receipt: &Receipt) -> bool {
+        let is_credible = || receipt::is_credible(receipt, &self.id, &self.roster.view());
+        if is_credible() || self.roster.view().knows(receipt.recipient) {
+            return is_credible();
+        }
+        {
+            let mut asked_at = self.hearsay.asked_at.lock();
+            if asked_at.is_some_and(|at| at.elapsed() < ROSTER_PAUSE) {
+                return false;
+            }
+            *asked_at = Some(Instant::now());
+        }
+        matches!(tokio::time::timeout(ROSTER_WAIT, self.refresh.now()).await, Ok(Ok(())))
+            && is_credible()
+    }
+
+    /// A receipt about a member that changed its key is kept under the present one, whichever it names, with what was said
+    /// under the keys before.
+    fn about_present_key(&self, receipt: Receipt) -> (Receipt, Vec<PublicKey>) {
+        let at = Timestamp::from_millis(receipt.at);
+        match self.roster.view().succession(receipt.recipient, at) {
+            Some((present, former)) => (Receipt { recipient: present, ..receipt }, former),
+            None => (receipt, Vec::new()),
         }
     }
 

@@ -73,7 +73,7 @@ pub(super) fn sign(
 }
 
 /// True when a receipt about a message of ours can be believed: the broker asserts only what it can know, everything
-/// else is signed by the recipient's member key.
+/// else is signed by a key that the recipient's member has, or had.
 pub(super) fn is_credible(receipt: &Receipt, mesh: &MeshId, view: &RosterView) -> bool {
     let Some(signature) = &receipt.signature else {
         return matches!(
@@ -87,13 +87,6 @@ pub(super) fn is_credible(receipt: &Receipt, mesh: &MeshId, view: &RosterView) -
         );
     };
     let Ok(signature) = signature.parse::<SignatureBytes>() else { return false };
-    let member = match view.member(receipt.recipient) {
-        Some(member) => member.pubkey,
-        None => match view.member_behind(receipt.recipient) {
-            Some(member) => member,
-            None => return false,
-        },
-    };
     let at = Timestamp::from_millis(receipt.at);
     let text = canonical::receipt(
         mesh,
@@ -102,7 +95,10 @@ pub(super) fn is_credible(receipt: &Receipt, mesh: &MeshId, view: &RosterView) -
         receipt.state.as_str(),
         at,
     );
-    view.member(member).is_some() && statement::verify(text, member, &signature).is_ok()
+    let Ok(text) = text else { return false };
+    // Said before a change of keys and heard after it, or the other way round.
+    view.signing_keys(receipt.recipient, at)
+        .any(|key| statement::verify(Ok(text.clone()), key, &signature).is_ok())
 }
 
 #[cfg(test)]

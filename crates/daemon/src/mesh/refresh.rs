@@ -128,12 +128,14 @@ async fn fetch(mesh: &Mesh) -> Result<(), RequestError> {
     let connection = mesh.control().ok_or(RequestError::NotOpen)?;
     let asked_at = clock::now();
     let is_legacy = mesh.negotiated().is_legacy;
-    let (peers, members) = lists(&connection, is_legacy, REQUEST_TIMEOUT).await?;
+    let (peers, mut members) = lists(&connection, is_legacy, REQUEST_TIMEOUT).await?;
     // Who is a member again was not removed for good.
     mesh.removed
         .lock()
         .retain(|key, at| *at >= asked_at || members.iter().all(|member| member.pubkey != *key));
+    mesh.learn_former_keys(&mut members);
     mesh.roster.replace(peers, members, asked_at);
+    mesh.context.events.touch();
     mesh.prove_senders().await;
     Ok(())
 }
@@ -197,6 +199,7 @@ fn members_of(peers: &[PeerRow]) -> Vec<MemberRow> {
             joined_at: row.connected_at.clone(),
             last_seen_at: None,
             online: true,
+            former_keys: Vec::new(),
         });
     }
     members

@@ -1,7 +1,7 @@
 //! Who is in the mesh and who is there, as far as this daemon knows: a snapshot that readers share and never wait for
 //! (daemon spec §7.5).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use claudemesh_protocol::{GroupName, PeerRole, PublicKey, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
-use crate::identity::FormerKeys;
+use crate::identity::{FormerKey, FormerKeys};
 
 /// One snapshot of presences and members.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +40,15 @@ pub struct Peers {
     pub peers: Vec<PeerRow>,
     /// One row for each other member who is reachable without a session: only its daemon is there.
     pub no_session: Vec<PeerRow>,
+}
+
+/// Members in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Crowd {
+    /// All of them.
+    pub members: usize,
+    /// Those who have a session or service there.
+    pub reachable: usize,
 }
 
 /// What a listing of peers contains.
@@ -86,6 +95,40 @@ impl RosterView {
             let former = self.rotated.get(&key).filter(|former| at < former.until)?;
             self.members.iter().find(|member| member.member_id == former.member_id)
         })
+    }
+
+    /// The keys that may have signed for a recipient at that time: the present one of the member behind it, then those
+    /// that it had before. None for somebody we do not know.
+    pub(super) fn signing_keys(
+        &self,
+        recipient: PublicKey,
+        at: Timestamp,
+    ) -> impl Iterator<Item = PublicKey> {
+        let behind = || self.member_at(self.member_behind(recipient)?, at);
+        let member = self.member_at(recipient, at).or_else(behind);
+        let former = member.into_iter().flat_map(move |row| self.former_of(row, at));
+        member.map(|row| row.pubkey).into_iter().chain(former)
+    }
+
+    fn former_of(&self, row: &MemberRow, at: Timestamp) -> impl Iterator<Item = PublicKey> {
+        let is_of =
+            move |former: &FormerKey| former.member_id == row.member_id && at < former.until;
+        self.rotated.iter().filter(move |(_, former)| is_of(former)).map(|(key, _)| *key)
+    }
+
+    /// What a receipt about a former key of a member is about: its present key, and the keys it had before; nothing, for
+    /// everybody who never changed a key.
+    pub(super) fn succession(
+        &self,
+        recipient: PublicKey,
+        at: Timestamp,
+    ) -> Option<(PublicKey, Vec<PublicKey>)> {
+        if self.rotated.is_empty() {
+            return None;
+        }
+        let row = self.member_at(recipient, at)?;
+        let former: Vec<_> = self.former_of(row, at).collect();
+        (!former.is_empty()).then_some((row.pubkey, former))
     }
 
     /// The presences that have this key as their session key or member key.
@@ -167,6 +210,14 @@ impl RosterView {
         Peers { peers, no_session }
     }
 
+    /// How many members there are, and how many have a session or service there.
+    pub(super) fn crowd(&self) -> Crowd {
+        let rows = self.peers.iter().filter(|row| is_addressable(row));
+        let there: HashSet<PublicKey> = rows.map(member_of).collect();
+        let reachable = self.members.iter().filter(|row| there.contains(&row.pubkey)).count();
+        Crowd { members: self.members.len(), reachable }
+    }
+
     /// True when the key belongs to somebody here, present or absent.
     pub(super) fn knows(&self, key: PublicKey) -> bool {
         self.member(key).is_some() || self.presences(key).next().is_some()
@@ -227,12 +278,16 @@ impl Roster {
     pub(super) fn replace(
         &self,
         mut peers: Vec<PeerRow>,
-        members: Vec<MemberRow>,
+        mut members: Vec<MemberRow>,
         asked_at: Timestamp,
     ) {
         let mut ended = self.ended.lock();
         ended.retain(|_, at| at.elapsed() < GOODBYE);
         peers.retain(|row| !ended.contains_key(&row.pubkey));
+        // Whoever reads the proofs has taken them out: half a kilobyte each, for nobody else.
+        for row in &mut members {
+            row.former_keys = Vec::new();
+        }
         let fetched_at = Some(Instant::now());
         let mut view = self.view.write();
         let former = with_present(&view.former, &peers);

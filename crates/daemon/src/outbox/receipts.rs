@@ -51,7 +51,8 @@ struct Entry {
 impl Outbox {
     /// Keeps what a receipt says when it says more than the row knows; states move forward only (wire spec §3.1), also
     /// over a power failure: what was shown once nobody says again, so it is on disk before it is shown. The caller has
-    /// checked that the receipt can be believed.
+    /// checked that the receipt can be believed. What was said about `former`, keys that its recipient had before, is about
+    /// the recipient from then on.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -59,9 +60,10 @@ impl Outbox {
         &self,
         mesh: &str,
         receipt: &Receipt,
+        former: Vec<PublicKey>,
     ) -> Result<Recorded, StorageError> {
         let (mesh, receipt) = (mesh.to_owned(), receipt.clone());
-        self.write(move |conn| Box::pin(record(conn, mesh, receipt))).await
+        self.write(move |conn| Box::pin(record(conn, mesh, receipt, former))).await
     }
 }
 
@@ -69,6 +71,7 @@ async fn record(
     conn: &mut SqliteConnection,
     mesh: String,
     receipt: Receipt,
+    former: Vec<PublicKey>,
 ) -> Result<Recorded, StorageError> {
     // A receipt may overtake the ack; its row has no broker id yet, and is found by the id that we gave it.
     let sql = "SELECT seq, receipts FROM outbox WHERE mesh=$1 AND broker_message_id=$2 \
@@ -82,6 +85,7 @@ async fn record(
         .await?;
     let Some(row) = found else { return Ok(Recorded::NoSuchRow) };
     let mut receipts = Receipts::of_row(&row)?;
+    receipts.inherit(receipt.recipient, &former);
     if !receipts.take(receipt) {
         return Ok(Recorded::NotNewer);
     }
@@ -115,6 +119,15 @@ impl Receipts {
             return Ok(Self::default());
         };
         serde_json::from_str(json).map_err(|error| decode_error("receipts", error))
+    }
+
+    /// What was said about a former key of a recipient is about the recipient.
+    fn inherit(&mut self, present: PublicKey, former: &[PublicKey]) {
+        for key in former {
+            if let Some(entry) = self.0.remove(key) {
+                self.0.entry(present).or_insert(entry);
+            }
+        }
     }
 
     /// True when the receipt says more than is known.

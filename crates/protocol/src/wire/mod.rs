@@ -31,8 +31,8 @@ pub use messaging::{
     PullMessages, Push, Receipt, ReceiptState, RecipientStatus, Send, WrappedKey,
 };
 pub use presence::{
-    Goodbye, JoinGroup, LeaveGroup, ListMembers, ListPeers, MemberRow, MembersList, PeerRow,
-    PeersList, Profile, SetProfile, SetStats, SetStatus, SetSummary, SetVisible, Stats,
+    FormerKeyRow, Goodbye, JoinGroup, LeaveGroup, ListMembers, ListPeers, MemberRow, MembersList,
+    PeerRow, PeersList, Profile, SetProfile, SetStats, SetStatus, SetSummary, SetVisible, Stats,
 };
 pub use reply::ErrorFrame;
 pub use state::{GetState, ListState, SetState, StateChange, StateEntry, StateList, StateResult};

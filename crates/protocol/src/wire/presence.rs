@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::attestation::ParentAttestation;
 use crate::group::Group;
 use crate::id::{MemberId, PresenceId};
-use crate::key::PublicKey;
+use crate::key::{PublicKey, SignatureBytes};
 use crate::status::{MemberRole, PeerStatus, StatusSource};
 
 /// Asks who is there.
@@ -289,6 +289,26 @@ pub struct MemberRow {
     pub last_seen_at: Option<String>,
     /// True with a live or leased presence.
     pub online: bool,
+    /// Keys that it had before and that messages may still come under, newest first: each was replaced by the one before
+    /// it, the first by `pubkey`. Only those whose change both keys are known to have signed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_keys: Vec<FormerKeyRow>,
+}
+
+/// A key that a member had before, with the statement that replaced it: whoever trusts the key after it need not trust the
+/// broker about this one (wire spec §5.18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub struct FormerKeyRow {
+    /// The key.
+    pub pubkey: PublicKey,
+    /// When the next one took its place, as both keys signed it. Unix milliseconds.
+    pub timestamp: i64,
+    /// By this key.
+    pub signature_old: SignatureBytes,
+    /// By the next one.
+    pub signature_new: SignatureBytes,
 }
 
 /// Answer to [`ListMembers`].

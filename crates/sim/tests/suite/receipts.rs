@@ -124,7 +124,10 @@ async fn a_receipt_that_was_shown_outlives_a_power_failure() {
     let outbox = Outbox::open(&file, None, now()).await.unwrap();
     outbox.accept(row()).await.unwrap();
     for state in [ReceiptState::OnDevice, ReceiptState::Handed] {
-        assert_eq!(outbox.record_receipt(MESH, &said(state)).await.unwrap(), Recorded::Newer);
+        assert_eq!(
+            outbox.record_receipt(MESH, &said(state), Vec::new()).await.unwrap(),
+            Recorded::Newer
+        );
         fs::copy(&file, &left).unwrap();
         fs::copy(log_of(&file), log_of(&left)).unwrap();
         let log = fs::OpenOptions::new().write(true).open(log_of(&left)).unwrap();

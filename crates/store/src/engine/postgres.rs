@@ -37,6 +37,10 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     ),
     Migration::new("0008_admin.sql", include_str!("../../migrations/0008_admin.sql")),
     Migration::new("0009_audit_head.sql", include_str!("../../migrations/0009_audit_head.sql")),
+    Migration::new(
+        "0010_signed_by_member.sql",
+        include_str!("../../migrations/0010_signed_by_member.sql"),
+    ),
 ];
 
 /// The pool, after one connection was made and kept.

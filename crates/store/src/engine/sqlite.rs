@@ -20,6 +20,10 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     ),
     Migration::new("0008_admin.sql", include_str!("../../migrations/0008_admin.sql")),
     Migration::new("0009_audit_head.sql", include_str!("../../migrations/0009_audit_head.sql")),
+    Migration::new(
+        "0010_signed_by_member.sql",
+        include_str!("../../migrations/0010_signed_by_member.sql"),
+    ),
 ];
 
 pub(crate) async fn open(location: &SqliteLocation) -> Result<Database> {

@@ -81,6 +81,9 @@ pub struct NewReceipt {
     pub client_message_id: Arc<str>,
     /// Key the delivery is for.
     pub recipient_key: PublicKey,
+    /// Keys that the member had before, when the one above is its present one: what was handed over for one of them
+    /// stands under it still.
+    pub former_keys: Arc<[PublicKey]>,
     /// The member that says it; the delivery must be its own.
     pub member_id: MemberId,
     /// Its key, to which the delivery of a gone session moves.
@@ -244,10 +247,15 @@ async fn find(
     conn: &mut Conn<'_>,
     receipts: &[(usize, &NewReceipt)],
 ) -> Result<(HashMap<usize, i64>, BTreeMap<i64, Standing>)> {
-    let keys: Vec<String> =
-        receipts.iter().map(|(_, receipt)| receipt.recipient_key.to_hex()).collect();
-    let mut bulk = Bulk::new(4, receipts.len());
-    for ((entry, receipt), key) in receipts.iter().zip(&keys) {
+    let wanted: Vec<(usize, &NewReceipt, String)> = receipts
+        .iter()
+        .flat_map(|(entry, receipt)| {
+            let keys = std::iter::once(&receipt.recipient_key).chain(receipt.former_keys.iter());
+            keys.map(|key| (*entry, *receipt, key.to_hex()))
+        })
+        .collect();
+    let mut bulk = Bulk::new(4, wanted.len());
+    for (entry, receipt, key) in &wanted {
         bulk.push([
             Cell::Integer(i64::try_from(*entry).ok()),
             Cell::Text(Some(receipt.mesh_id.as_str())),

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use claudemesh_protocol::SignatureBytes;
 use claudemesh_protocol::permission::Grant;
 use claudemesh_protocol::status::MemberRole;
 use claudemesh_store::{
     ClaimInvite, DeliveryOutcome, DeliveryWrite, EditMember, MemberChange, MergeGrants, Missed,
-    NewBan, NewIdentity, RotateKey, Rotation,
+    NewBan, NewIdentity, RotateKey, Rotation, RotationProof,
 };
 
 use crate::fixture::{
@@ -129,6 +130,11 @@ fn rotation(world: &World, new: claudemesh_protocol::PublicKey) -> Rotation {
         member_id: world.bob.id.clone(),
         old: world.bob.pubkey.unwrap(),
         new,
+        proof: RotationProof {
+            signed_at: after(9),
+            by_old: SignatureBytes::from_bytes([1; 64]),
+            by_new: SignatureBytes::from_bytes([2; 64]),
+        },
         at: after(10),
     }
 }
@@ -151,7 +157,8 @@ async fn a_rotated_key_is_former_and_takes_its_blocks_along(fixture: &Fixture) {
     let bob = roster.iter().find(|entry| entry.member.id == world.bob.id).unwrap();
     assert_eq!(bob.former_keys.len(), 1);
     assert_eq!(bob.former_keys[0].valid_until, after(10 + 7 * 24 * 3600));
-    assert_eq!((bob.key_at(after(9)), bob.key_at(after(10))), (Some(old), Some(new)));
+    assert_eq!(bob.former_keys[0].proof, Some(rotation(&world, new).proof));
+    assert_eq!((bob.key_at(after(10)), bob.key_at(after(11))), (Some(old), Some(new)));
     let alice = store.member(mesh, &world.alice.id).await.unwrap().unwrap();
     assert_eq!(alice.grants, BTreeMap::from([(new, vec![])]));
     assert_eq!(store.rotate_key(rotation(&world, fresh_key())).await.unwrap(), RotateKey::NotFound);

@@ -135,7 +135,7 @@ async fn a_payload_is_stored_in_its_canonical_text(fixture: &Fixture) {
 async fn joining_and_inviting_leave_entries_in_their_own_transactions(fixture: &Fixture) {
     let store = &fixture.store;
     let world = World::new(store).await;
-    let (mesh, owner) = (&world.mesh.id, &world.mesh.owner_user_id);
+    let (mesh, owner) = (&world.mesh.id, &world.owner.id);
     let joiner = fresh_key();
     let used = invite(store, &world, 2).await;
     let code = match &used.form {

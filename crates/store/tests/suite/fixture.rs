@@ -207,6 +207,7 @@ pub async fn invite(store: &Store, world: &World, max_uses: u32) -> Invite {
         max_uses,
         expires_at: after(3600),
         created_by: world.mesh.owner_user_id.clone(),
+        created_by_member: None,
         created_at: NOW,
     };
     match store.create_invite(invite).await.unwrap() {

@@ -132,7 +132,7 @@ async fn refusals_come_in_the_documented_order(fixture: &Fixture) {
     store.archive_mesh(mesh, NOW).await.unwrap();
     assert_eq!(claim(NOW).await.unwrap(), ClaimInvite::MeshArchived);
     assert_eq!(claim(after(3600)).await.unwrap(), ClaimInvite::Expired);
-    let owner = &world.mesh.owner_user_id;
+    let owner = &world.alice.id;
     let revoked = store.revoke_invite(mesh, &code(&invite), owner, NOW).await.unwrap().unwrap();
     assert_eq!(revoked.revoked_at, Some(NOW));
     let again = store.revoke_invite(mesh, &code(&invite), owner, after(5)).await.unwrap().unwrap();
@@ -195,6 +195,7 @@ async fn invites_read_back_and_codes_are_unique(fixture: &Fixture) {
         max_uses: 1,
         expires_at: after(60),
         created_by: world.mesh.owner_user_id.clone(),
+        created_by_member: Some(world.alice.id.clone()),
         created_at: after(1),
     };
     store.create_invite(token.clone()).await.unwrap();

@@ -28,6 +28,7 @@ on_both_engines!(
     senders_of_held_rows_are_found,
     receipts_go_with_their_message,
     replicas_raise_a_delivery_once,
+    a_delivery_under_a_former_key_is_found_by_the_new_one,
 );
 
 fn receipt(world: &World, sent: &NewMessage, state: ReceiptState) -> NewReceipt {
@@ -36,6 +37,7 @@ fn receipt(world: &World, sent: &NewMessage, state: ReceiptState) -> NewReceipt 
         message_id: sent.message_id.clone(),
         client_message_id: Arc::from(""),
         recipient_key: sent.deliveries[0].recipient_key,
+        former_keys: Arc::default(),
         member_id: world.bob.id.clone(),
         member_key: world.bob.pubkey.unwrap(),
         state,
@@ -103,6 +105,25 @@ async fn a_receipt_is_kept_with_everything_it_says(fixture: &Fixture) {
     assert_eq!(kept.path.as_deref(), Some("channel"));
     assert_eq!(kept.evidence.as_deref(), Some("é \"quoted\" \\"));
     assert_eq!(kept.reason.as_deref(), Some("r"));
+}
+
+/// What was handed over before its recipient changed its key takes receipts about the new one, of that member alone.
+async fn a_delivery_under_a_former_key_is_found_by_the_new_one(fixture: &Fixture) {
+    let store = &fixture.store;
+    let world = World::new(store).await;
+    let sent = world.message();
+    send(store, sent.clone()).await;
+    let old = sent.deliveries[0].recipient_key;
+    let by_new =
+        NewReceipt { recipient_key: fresh_key(), ..receipt(&world, &sent, ReceiptState::OnDevice) };
+    assert_eq!(say(store, by_new.clone()).await, Receipted::Unknown);
+    let former_keys = Arc::from([fresh_key(), old]);
+    let by_new = NewReceipt { former_keys, ..by_new };
+    let by_another = NewReceipt { member_id: world.alice.id.clone(), ..by_new.clone() };
+    assert_eq!(say(store, by_another).await, Receipted::Unknown);
+    let Receipted::Stored(told) = say(store, by_new).await else { panic!("not stored") };
+    assert_eq!(told.recipient_key, old);
+    assert_eq!(shown(store, &world, &sent).await, ReceiptState::OnDevice);
 }
 
 /// MST-3.

@@ -1,7 +1,7 @@
 //! Pages of kicks, bans and the audit log (CLI spec §3.4, §3.19).
 
 use super::page::Page;
-use crate::home::{Home, two_people, until};
+use crate::home::{Home, two_people, two_people_one_daemon, until};
 use crate::sessions::Agent;
 
 /// A session of Bob that Ana sees.
@@ -87,7 +87,7 @@ fn banning_and_letting_in_again() {
 
 #[test]
 fn the_audit_log() {
-    let (ana, bob) = two_people();
+    let (ana, bob) = two_people_one_daemon();
     ana.ok(&["state", "set", "sprint", "14"]);
     ana.member_key("Bob");
     ana.ok(&["ban", "Bob", "--reason", "lost laptop", "-y"]);

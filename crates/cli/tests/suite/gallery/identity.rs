@@ -43,7 +43,9 @@ fn a_copied_home_that_becomes_a_member_of_its_own() {
     let words = ["daemon", "remint", "--invite", &link, "-y"];
     remint.case("daemon running", &ana, &words);
     let copy = crate::identity::copy_of(&ana);
-    remint.case("no invite", &copy, &["daemon", "remint"]);
+    let bob = Home::new();
+    bob.ok(&["--no-daemon", "join", &link, "--name", "Bob"]);
+    remint.case("may not invite", &crate::identity::copy_of(&bob), &["daemon", "remint", "-y"]);
     remint.case("nobody to ask", &copy, &words[..4]);
     remint.case("not joined", &copy, &["daemon", "remint", "--mesh", "nowhere"]);
     remint.success(&copy, &words, || crate::identity::copy_files(&ana, &copy));

@@ -66,7 +66,7 @@ fn making_joining_and_leaving_a_mesh() {
     join.case("already a member", bob, &["join", &ana.invite_to("home", 1)]);
     let unknown = links[0].rsplit_once('/').map(|(start, _)| format!("{start}/zzzzzzzz")).unwrap();
     join.case("unknown invite", bob, &["join", &unknown]);
-    share.case("not signed in", bob, &["share"]);
+    share.case("may not", bob, &["share"]);
     join.keep();
     share.keep();
     let mut leave = Page::of("mesh leave");

@@ -19,8 +19,12 @@ pub(super) const EVERYTHING: RotateKeypairRequest = RotateKeypairRequest { mesh:
 
 /// A home whose daemon is the first member of `world`.
 pub(super) fn home_of(world: &World) -> Home {
+    home_of_member(world, 0)
+}
+
+pub(super) fn home_of_member(world: &World, member: usize) -> Home {
     let home = Home::new();
-    home.join_as(world.entry(0));
+    home.join_as(world.entry(member));
     home
 }
 
