@@ -93,7 +93,7 @@ impl Context {
 
     /// Once in a process, why this takes longer (lifecycle table of §1.15).
     fn tell_slower(&self, failure: &Failure) {
-        if self.environment.no_autospawn {
+        if self.environment.no_autospawn || claudemesh_ipc::env::is_ci() {
             return self.out.notice("daemon not running, using the slower direct path");
         }
         let why = failure.details.first().map(|detail| format!(": {detail}")).unwrap_or_default();

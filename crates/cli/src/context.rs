@@ -70,6 +70,7 @@ impl Context {
                 paths.root().display()
             ));
         }
+        let paths = crate::ephemeral::found(paths, &out);
         let gated = words::of_canonical(words.canonical).and_then(words::Verb::gated);
         let (spoken, cold) = (words.spoken.clone(), ColdPath::default());
         let compared = Compared::default();

@@ -68,6 +68,23 @@ pub(crate) fn start(
     command.spawn().map_err(|error| Failure::io("cannot start a background process", &error))
 }
 
+/// Starts [`own_program`] in the background: own session, and what it says on standard error comes back to this process for
+/// as long as that reads it. Its input is left to `configure`.
+///
+/// # Errors
+/// The process cannot be started.
+pub(crate) fn start_unlogged(
+    words: &[&str],
+    environment: &Environment,
+    configure: impl FnOnce(&mut Command),
+) -> Outcome<Child> {
+    let all = [&[DETACHED], words].concat();
+    let mut command = own_program(&all, environment)?;
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/");
+    configure(&mut command);
+    command.spawn().map_err(|error| Failure::io("cannot start a background process", &error))
+}
+
 /// Opens a log for appending; created with mode 0600.
 fn append_private(path: &Path) -> Outcome<File> {
     OpenOptions::new()
@@ -91,7 +108,11 @@ pub(crate) fn last_words(log: &Path, from: u64, max: usize) -> Vec<String> {
         file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let text = read().unwrap_or_default();
+    chosen_of(&read().unwrap_or_default(), max)
+}
+
+/// The lines of a text that say something went wrong, else its last one; at most `max`.
+pub(crate) fn chosen_of(text: &str, max: usize) -> Vec<String> {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let says_error = |line: &&&str| {
         let line = line.to_ascii_lowercase();

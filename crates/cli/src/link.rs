@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use claudemesh_daemon::home::file::{self, FileLock, Symlinks};
 use claudemesh_ipc::api::Version;
 use claudemesh_ipc::client::PROBE_TIMEOUT;
-use claudemesh_ipc::{Client, IpcError};
+use claudemesh_ipc::{Client, IpcError, env};
 use claudemesh_protocol::error::{ErrorCode, ExitCode};
 use claudemesh_protocol::limits;
 
@@ -134,15 +134,42 @@ impl Context {
             .action("claudemesh daemon up")
     }
 
-    /// Starts a daemon, or waits for the one that somebody else is starting.
+    /// Starts a daemon that nobody asked for by name, or waits for the one that somebody else is starting.
     ///
     /// # Errors
     /// Exit 4, or what the daemon's own exit code means.
     pub(crate) async fn start_daemon(&self) -> Outcome<Running> {
+        self.may_start_unasked()?;
         self.start_daemon_with(&[]).await
     }
 
-    /// The same with more words on its command line.
+    /// False where no daemon is to be started by the way: by the caller's word, or on a build server.
+    pub(crate) fn is_daemon_wanted(&self) -> bool {
+        let is_excluded = self.mode() == Mode::NoDaemon || self.environment.no_autospawn;
+        !is_excluded && self.may_start_unasked().is_ok()
+    }
+
+    /// Who names an ephemeral daemon means that one. And on a build server nothing starts a daemon by the way: one that lasts
+    /// would take the member's mail to a machine that is gone tomorrow, and one that does not might end, with its job,
+    /// before it has sent what it accepted. Verbs that can do without it do, and end when the broker has the message.
+    fn may_start_unasked(&self) -> Outcome<()> {
+        if self.paths.are_ephemeral() {
+            return Err(self.ephemeral_has_ended());
+        }
+        if env::is_ci() && self.service_unit().is_none() && !self.environment.no_autospawn {
+            return Err(self.needs_daemon().detail("on a build server it is not started unasked"));
+        }
+        Ok(())
+    }
+
+    /// The daemon that was named, or found, is gone with everything it had.
+    pub(crate) fn ephemeral_has_ended(&self) -> Failure {
+        Failure::new(ErrorCode::DaemonUnreachable, "the ephemeral daemon has ended")
+            .detail(self.paths.daemon_dir().display().to_string())
+            .action("claudemesh daemon up --ephemeral")
+    }
+
+    /// Starts a daemon that lasts, with more words on its command line, or waits for the one that somebody else is starting.
     ///
     /// # Errors
     /// As [`Context::start_daemon`].
@@ -203,7 +230,10 @@ impl Context {
     async fn spawn_and_wait(&self, more: &[&str], deadline: Instant) -> Outcome<Running> {
         let log = self.paths.log_file();
         let log_length = detach::length(&log);
-        let words = [&["daemon", "up", "--foreground"], more].concat();
+        let mut words = vec!["daemon", "up", "--foreground"];
+        // Its own default there is another one.
+        words.extend(env::is_ci().then_some("--persistent"));
+        words.extend_from_slice(more);
         let mut child = detach::start(&words, &log, &self.environment, |command| {
             command.env(NO_AUTOSPAWN, "1");
         })?;
@@ -233,24 +263,10 @@ impl Context {
         file::is_locked(&self.paths.lock_file()).unwrap_or(false)
     }
 
-    /// The daemon's own exit codes (daemon spec §1.4), in the words of the one who started it (CLI spec §3.18).
     fn start_failed(&self, status: ExitStatus, log_length: u64) -> Failure {
-        let mut failure = Failure::new(ErrorCode::DaemonUnreachable, "the daemon did not start");
-        for line in detach::last_words(&self.paths.log_file(), log_length, LOG_LINES) {
-            failure = failure.detail(line);
-        }
+        let words = detach::last_words(&self.paths.log_file(), log_length, LOG_LINES);
         let log = format!("claudemesh daemon logs  ({})", self.paths.log_file().display());
-        match status.code() {
-            Some(3) => failure.exit(ExitCode::InvalidArgs).action(log),
-            Some(4) => {
-                Failure::new(ErrorCode::HostMismatch, "these files were made on another machine")
-                    .detail("if this machine takes its place: claudemesh daemon accept-host")
-                    .detail("if both machines go on: claudemesh daemon remint --invite <invite>")
-                    .action("claudemesh daemon accept-host")
-            }
-            Some(5) => failure.exit(ExitCode::Io).action("claudemesh daemon recover"),
-            _ => failure.action(log),
-        }
+        not_started(status, words, log)
     }
 
     fn no_answer(&self) -> Failure {
@@ -326,7 +342,26 @@ impl Context {
     }
 }
 
-fn exited(child: &mut Child) -> Option<ExitStatus> {
+/// The daemon's own exit codes (daemon spec §1.4), in the words of the one who started it (CLI spec §3.18).
+pub(crate) fn not_started(status: ExitStatus, words: Vec<String>, log: String) -> Failure {
+    let mut failure = Failure::new(ErrorCode::DaemonUnreachable, "the daemon did not start");
+    for line in words {
+        failure = failure.detail(line);
+    }
+    match status.code() {
+        Some(3) => failure.exit(ExitCode::InvalidArgs).action(log),
+        Some(4) => {
+            Failure::new(ErrorCode::HostMismatch, "these files were made on another machine")
+                .detail("if this machine takes its place: claudemesh daemon accept-host")
+                .detail("if both machines go on: claudemesh daemon remint")
+                .action("claudemesh daemon accept-host")
+        }
+        Some(5) => failure.exit(ExitCode::Io).action("claudemesh daemon recover"),
+        _ => failure.action(log),
+    }
+}
+
+pub(crate) fn exited(child: &mut Child) -> Option<ExitStatus> {
     child.try_wait().ok().flatten()
 }
 

@@ -6,6 +6,7 @@ mod cold;
 mod context;
 mod detach;
 mod environment;
+mod ephemeral;
 mod failure;
 mod gate;
 mod grammar;

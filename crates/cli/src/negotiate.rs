@@ -75,6 +75,10 @@ impl Context {
 
     /// Why an older daemon is left alone, and what a person can do about it; `None` when it can be replaced.
     async fn hindrance(&self, version: &Version) -> Outcome<Option<String>> {
+        if version.ephemeral {
+            // What it has not sent, and its keys, would end with it.
+            return Ok(Some("it is ephemeral, and stays until its job is done".to_owned()));
+        }
         if self.service_unit().is_some() {
             let why = "restart its service, or run claudemesh daemon restart";
             return Ok(Some(why.to_owned()));
@@ -113,12 +117,12 @@ impl Context {
                 Probe::Up(_) => {}
                 _ => {
                     drop(lock);
-                    return self.start_daemon().await;
+                    return self.start_daemon_with(&[]).await;
                 }
             }
             match lock {
                 Some(lock) => break lock,
-                None if Instant::now() >= deadline => return self.start_daemon().await,
+                None if Instant::now() >= deadline => return self.start_daemon_with(&[]).await,
                 None => tokio::time::sleep(STOP_STEP).await,
             }
         };

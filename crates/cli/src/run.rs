@@ -10,7 +10,7 @@ use claudemesh_protocol::error::ErrorCode;
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::failure::{Failure, Outcome};
-use crate::grammar::args::{Cli, Command, DaemonVerb};
+use crate::grammar::args::{Cli, Command, DaemonUpArgs, DaemonVerb};
 use crate::grammar::classify::{Invocation, Words, classify};
 use crate::grammar::{self, Invoked, Parsed};
 use crate::output::Output;
@@ -159,7 +159,32 @@ fn operate(invoked: &Invoked, context: &Context) -> ExitCode {
     finish(context, fields, result)
 }
 
-fn execute(cli: Cli, context: Context) -> ExitCode {
+/// True for verbs that set up or look after the daemon of this home, and for no ephemeral one.
+fn means_the_lasting_daemon(command: &Command) -> bool {
+    match command {
+        Command::Up(_) | Command::Down(_) | Command::Backup(_) | Command::Restore(_) => true,
+        Command::Daemon(verb) => match verb {
+            DaemonVerb::Up(DaemonUpArgs { start, .. }) | DaemonVerb::Restart(start) => {
+                start.persistent
+            }
+            DaemonVerb::InstallService(_)
+            | DaemonVerb::UninstallService
+            | DaemonVerb::AcceptHost
+            | DaemonVerb::Remint(_)
+            | DaemonVerb::Recover(_)
+            | DaemonVerb::Reset(_)
+            | DaemonVerb::Uninstall(_) => true,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn execute(cli: Cli, mut context: Context) -> ExitCode {
+    if means_the_lasting_daemon(&cli.command) {
+        // Whatever other one was found.
+        context.paths = context.paths.persistent();
+    }
     match cli.command {
         Command::Mcp(args) => verbs::mcp::run(context, &args),
         Command::Daemon(DaemonVerb::Up(up)) if up.foreground => {

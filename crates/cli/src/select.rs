@@ -50,7 +50,15 @@ impl Context {
     /// # Errors
     /// Exit 5 when none is joined or the named one is not; exit 3 when one must be named.
     pub(crate) async fn meshes(&self, config: &Config, several: Several) -> Outcome<Chosen> {
-        let slugs: Vec<String> = config.meshes().map(|mesh| mesh.slug.clone()).collect();
+        let mut slugs: Vec<String> = config.meshes().map(|mesh| mesh.slug.clone()).collect();
+        if self.paths.are_ephemeral() {
+            // One that joined by invite has meshes of its own, and only those.
+            let theirs = self.meshes_of_daemon().await;
+            if theirs.is_none() && slugs.is_empty() {
+                return Err(self.ephemeral_has_ended());
+            }
+            slugs = theirs.unwrap_or(slugs);
+        }
         if slugs.is_empty() {
             return Err(no_mesh(config));
         }
@@ -72,6 +80,12 @@ impl Context {
             )
             .with("attached", slugs)),
         }
+    }
+
+    /// The meshes that the running daemon has; `None` when none answers.
+    async fn meshes_of_daemon(&self) -> Option<Vec<String>> {
+        let health = self.running_daemon().await?.health().await.ok()?;
+        Some(health.meshes.into_iter().map(|mesh| mesh.slug).collect())
     }
 
     /// One mesh.

@@ -104,9 +104,15 @@ impl Presence {
         self.role == PeerRole::ControlPlane && self.session_key.is_none() && !self.is_transient()
     }
 
-    /// May take member-key rows when the member has no device connected.
+    /// A session of a daemon that ends with its job.
+    pub fn is_ephemeral(&self) -> bool {
+        self.handshake == Handshake::Session && self.client.has(capability::EPHEMERAL)
+    }
+
+    /// May take member-key rows when the member has no device connected. What an ephemeral session took would be gone with
+    /// its job.
     pub fn is_stand_in(&self) -> bool {
-        self.role != PeerRole::ControlPlane && !self.is_transient()
+        self.role != PeerRole::ControlPlane && !self.is_transient() && !self.is_ephemeral()
     }
 
     /// True when it confirms pushes with `client_ack`; for others a written push counts as delivered.

@@ -17,16 +17,18 @@ use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::context::{Context, SharedSettings};
+use crate::context::{self, Context, SharedSettings};
 use crate::daemon::{Daemon, LAYOUT_VERSION, VERSION};
 use crate::events::EventBus;
-use crate::home::config::{Config, ConfigError};
+use crate::home::config::ConfigError;
 use crate::home::file::{self, FileLock, Symlinks};
-use crate::identity::{ForeignHost, HostSources, Identity, Surroundings};
+use crate::identity::{Ephemeral, ForeignHost, HostSources, Identity, Surroundings};
 use crate::inbox::{Inbox, InboxSettings};
 use crate::local_token::LocalTokens;
 use crate::log::{self, LevelHandle};
-use crate::mesh::{AgeSettings, FeatureTerms, LegacyBrokers, MeshContext, MeshSettings, Meshes};
+use crate::mesh::{
+    AgeSettings, FeatureTerms, LegacyBrokers, MeshContext, MeshSettings, Meshes, Standing,
+};
 use crate::metrics::Figures;
 use crate::outbox::Outbox;
 use crate::sessions::{Processes, SessionLimits, Sessions, SessionsSettings, SystemProcesses};
@@ -61,6 +63,7 @@ pub struct Options {
     pub surroundings: Surroundings,
     /// What begins the processes of hooks.
     pub hook_runner: hooks::Runner,
+    ephemeral: Option<Ephemeral>,
     log_level: LevelHandle,
 }
 
@@ -77,8 +80,18 @@ impl Options {
             host: HostSources::default(),
             surroundings: Surroundings::of_this_process(),
             hook_runner: hooks::Runner::default(),
+            ephemeral: None,
             log_level: LevelHandle::default(),
         }
+    }
+
+    /// The same for a daemon that leaves nothing behind. What surrounds the process changes nothing about that: whoever
+    /// starts it decides.
+    #[must_use]
+    pub fn ephemeral(mut self, ephemeral: Ephemeral) -> Self {
+        self.paths = self.paths.ephemeral(ephemeral.dir());
+        self.ephemeral = Some(ephemeral);
+        self
     }
 }
 
@@ -208,7 +221,21 @@ pub async fn run(options: Options) -> ExitCode {
 }
 
 /// As [`run`], with the code as a number.
-pub async fn run_for_code(mut options: Options) -> u8 {
+pub async fn run_for_code(options: Options) -> u8 {
+    let (ephemeral, plain) = (options.ephemeral.clone(), options.plain);
+    let code = run_to_the_end(options).await;
+    if let Some(ephemeral) = ephemeral {
+        // One that did not start is a member all the same.
+        ephemeral.leave(plain).await;
+        let dir = ephemeral.dir().to_owned();
+        if let Some(Err(error)) = crate::blocking::run(move || ephemeral.remove()).await {
+            tracing::error!(dir = %dir.display(), %error, "ephemeral_dir_not_removed");
+        }
+    }
+    code
+}
+
+async fn run_to_the_end(mut options: Options) -> u8 {
     claudemesh_sqlite::arm_crash_points();
     let prepared = prepare_dirs(&options.paths).and_then(|()| {
         let path = options.paths.log_file();
@@ -246,6 +273,16 @@ fn refused(error: &BootError) -> u8 {
     error.exit_code()
 }
 
+/// What writers that died left half done goes, wherever files of ours lie.
+fn remove_abandoned(paths: &Paths) {
+    let now = crate::clock::now();
+    let of_sessions = std::fs::read_dir(paths.sessions_dir()).into_iter().flatten().flatten();
+    let dirs = [paths.root().to_owned(), paths.daemon_dir().to_owned()];
+    for dir in dirs.into_iter().chain(of_sessions.map(|entry| entry.path())) {
+        file::remove_abandoned(&dir, now);
+    }
+}
+
 /// Starts the daemon: when this returns, its socket answers.
 ///
 /// # Errors
@@ -253,22 +290,29 @@ fn refused(error: &BootError) -> u8 {
 pub async fn start(options: Options) -> Result<Running, BootError> {
     let paths = Arc::new(options.paths);
     prepare_dirs(&paths)?;
-    let lock = Arc::new(take_lock(&paths).await?);
+    let ephemeral = options.ephemeral;
+    let lock = match &ephemeral {
+        Some(ephemeral) => ephemeral.lock(),
+        None => Arc::new(take_lock(&paths).await?),
+    };
     replace(&paths.pid_file(), options.pid.to_string().as_bytes(), file::SECRET)?;
     let settings = Settings::read(&paths.settings_file())?;
     options.log_level.set(settings.daemon.log_level);
     let (dir, now) = (paths.daemon_dir(), crate::clock::now());
     let checked = identity::check(dir, &settings.clone, &options.host, now)?;
-    options.surroundings.tell();
+    options.surroundings.tell(ephemeral.is_some());
     for key in settings.unknown_keys() {
         tracing::warn!(key, "config_unknown_key");
     }
     let seen = watch::Seen::now(&paths.membership_file());
-    let config = Config::read(&paths.membership_file())?;
+    let config = context::memberships(&paths, ephemeral.as_ref())?;
     let mesh_settings =
         mesh_settings(&settings, options.plain, options.dialer, options.pid, checked.fingerprint);
-    let (context, ended) =
+    let standing = ephemeral.as_ref().map_or_else(Standing::default, Ephemeral::standing);
+    let mesh_settings = MeshSettings { standing, ..mesh_settings };
+    let (mut context, ended) =
         open_context(Arc::clone(&paths), settings, options.host, options.processes).await?;
+    context.ephemeral = ephemeral;
     if checked.is_foreign {
         context.figures.clone_suspected();
     }
@@ -324,7 +368,9 @@ pub async fn start(options: Options) -> Result<Running, BootError> {
     tasks.spawn(upkeep::watch_resources(daemon.clone()));
     tasks.spawn(upkeep::keep_lock(daemon.clone(), Arc::clone(&lock)));
     tasks.spawn(watch::config(daemon.clone(), seen));
+    tasks.spawn(stop::when_over(daemon.clone()));
     tasks.spawn(identity::tend(daemon.clone()));
+    tasks.spawn(upkeep::keep_peer_cache(daemon.clone()));
     tasks.spawn(network::watch(daemon.clone()));
     hooks.started();
     let slugs: Vec<_> = config.meshes().map(|mesh| mesh.slug.as_str()).collect();
@@ -344,6 +390,7 @@ fn mesh_settings(
         plain,
         hostname: hostname::get().ok().and_then(|name| name.into_string().ok()),
         cwd: cwd.to_string_lossy().into_owned(),
+        standing: Standing::default(),
         host_fingerprint: Some(host_fingerprint),
         legacy: if settings.features.strict { LegacyBrokers::Refused } else { LegacyBrokers::Used },
         features: FeatureTerms::of(&settings.features),
@@ -411,6 +458,7 @@ async fn open_context(
         events,
         sessions,
         identity,
+        ephemeral: None,
         resources: Arc::default(),
         figures: Figures::default(),
         local_token: Arc::new(local_token),
@@ -424,7 +472,9 @@ async fn open_context(
 fn prepare_dirs(paths: &Paths) -> Result<(), BootError> {
     use std::os::unix::fs::MetadataExt as _;
     let path = paths.daemon_dir().to_owned();
-    for dir in [paths.root(), paths.daemon_dir()] {
+    // An ephemeral daemon has made its own, and changes nothing in the home.
+    let root = Some(paths.root()).filter(|_| !paths.are_ephemeral());
+    for dir in root.into_iter().chain([paths.daemon_dir()]) {
         file::create_private_dir(dir)
             .map_err(|source| BootError::File { path: dir.to_owned(), source })?;
     }
@@ -454,6 +504,7 @@ async fn take_lock(paths: &Paths) -> Result<FileLock, BootError> {
 }
 
 fn ensure_small_files(paths: &Paths) -> Result<(), BootError> {
+    remove_abandoned(paths);
     let version = paths.schema_version_file();
     replace(&version, format!("{LAYOUT_VERSION}\n").as_bytes(), file::PUBLIC)
 }

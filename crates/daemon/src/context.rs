@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::events::EventBus;
-use crate::identity::Identity;
+use crate::home::config::{Config, ConfigError};
+use crate::identity::{Ephemeral, Identity};
 use crate::inbox::Inbox;
 use crate::local_token::LocalTokens;
 use crate::metrics::Figures;
@@ -22,6 +23,8 @@ use crate::settings::Settings;
 pub struct Context {
     /// Where the files lie.
     pub paths: Arc<Paths>,
+    /// How this daemon ends, where it leaves nothing behind.
+    pub(crate) ephemeral: Option<Ephemeral>,
     /// The settings in force.
     pub settings: SharedSettings,
     /// Messages on their way out.
@@ -44,6 +47,29 @@ pub struct Context {
     pub tasks: TaskTracker,
     /// Cancelled when the daemon stops taking work.
     pub shutdown: CancellationToken,
+}
+
+impl Context {
+    /// As [`memberships`], for this daemon.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub(crate) fn memberships(&self) -> Result<Config, ConfigError> {
+        memberships(&self.paths, self.ephemeral.as_ref())
+    }
+}
+
+/// The memberships of a daemon: those of `config.json`, unless it has some for itself. Blocks.
+///
+/// # Errors
+/// [`ConfigError`].
+pub(crate) fn memberships(
+    paths: &Paths,
+    ephemeral: Option<&Ephemeral>,
+) -> Result<Config, ConfigError> {
+    let path = paths.membership_file();
+    let own = ephemeral.and_then(|ephemeral| ephemeral.config(&path));
+    own.unwrap_or_else(|| Config::read(&path))
 }
 
 /// Settings that a reload may replace.

@@ -164,10 +164,10 @@ impl Daemon {
     /// [`ReloadError`]; everything stays as it is then, but for [`ReloadError::Hooks`], after which only the hooks do.
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
         let _one_at_a_time = self.shared.reloading.lock().await;
-        let paths = Arc::clone(&self.context().paths);
+        let context = self.context().clone();
         let (settings, config) = blocking::run(move || {
-            let settings = Settings::read(&paths.settings_file())?;
-            let config = Config::read(&paths.membership_file())?;
+            let settings = Settings::read(&context.paths.settings_file())?;
+            let config = context.memberships()?;
             Ok::<_, ReloadError>((settings, config))
         })
         .await

@@ -34,6 +34,9 @@ pub const IPC_MAX_INFLIGHT: &str = "CLAUDEMESH_IPC_MAX_INFLIGHT";
 pub const STRICT_DAEMON: &str = "CLAUDEMESH_STRICT_DAEMON";
 /// `1`: never use the daemon (CLI spec §1.15).
 pub const NO_DAEMON: &str = "CLAUDEMESH_NO_DAEMON";
+/// Directory that an ephemeral daemon makes for its state; whoever starts one in the background chooses it, so as to find it
+/// (daemon spec §4.1).
+pub const INTERNAL_EPHEMERAL_DIR: &str = "CLAUDEMESH_INTERNAL_EPHEMERAL_DIR";
 /// `1` in what the auto-spawn starts, so that it cannot start another (CLI spec §1.15).
 pub const INTERNAL_NO_AUTOSPAWN: &str = "CLAUDEMESH_INTERNAL_NO_AUTOSPAWN";
 /// Policy file, below `--policy` (CLI spec §1.17).
@@ -65,6 +68,15 @@ pub const KUBERNETES_SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
 pub const CONTAINER: &str = "CONTAINER";
 /// Set inside a pod of RunPod, which counts as a container (daemon spec §4.2).
 pub const RUNPOD_POD_ID: &str = "RUNPOD_POD_ID";
+
+/// True on a build server (daemon spec §4.2). Some shells set `CI` to say that they are none; a pod that somebody pays for is
+/// none either, whatever else it sets.
+pub fn is_ci() -> bool {
+    text(RUNPOD_POD_ID).is_none()
+        && CI_VARIABLES
+            .iter()
+            .any(|name| if *name == CI { is_on(name) } else { text(name).is_some() })
+}
 
 /// The value of `name`, when set, not empty and UTF-8.
 pub fn text(name: &str) -> Option<String> {

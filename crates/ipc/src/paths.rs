@@ -9,6 +9,19 @@ use crate::env;
 /// Longest socket path bound in the daemon directory, in bytes; `sun_path` holds 104 on some systems (daemon §9.1).
 pub const SOCKET_PATH_MAX_BYTES: usize = 100;
 
+/// How the names of all directories of ephemeral daemons begin.
+const EPHEMERAL: &str = "ephemeral-";
+
+/// True for the name of such a directory: two groups of 16 hex digits follow, for the home and for this one daemon.
+pub fn is_ephemeral_dir(dir: &Path) -> bool {
+    let is_hex16 =
+        |part: &str| part.len() == 16 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let name = dir.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.strip_prefix(EPHEMERAL))
+        .and_then(|rest| rest.split_once('-'))
+        .is_some_and(|(home, own)| is_hex16(home) && is_hex16(own))
+}
+
 /// `HOME` is not set, so no path can be derived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("HOME is not set: cannot tell where claudemesh keeps its files")]
@@ -20,6 +33,8 @@ pub struct Paths {
     root: PathBuf,
     config: PathBuf,
     daemon: PathBuf,
+    /// Where the persistent daemon of this home lies, with its settings and hooks.
+    usual: PathBuf,
     sessions: PathBuf,
     missing_config_dir: Option<PathBuf>,
 }
@@ -37,13 +52,18 @@ impl Paths {
             Some(dir) => paths.missing_config_dir = Some(dir),
             None => {}
         }
-        if let Some(dir) = env::path(env::DAEMON_DIR) {
-            paths.daemon = dir;
+        let named = env::path(env::DAEMON_DIR);
+        if let Some(dir) = named.as_ref().filter(|dir| !is_ephemeral_dir(dir)) {
+            dir.clone_into(&mut paths.daemon);
+            dir.clone_into(&mut paths.usual);
         }
         if let Some(dir) = env::path(env::SESSIONS_DIR) {
             paths.sessions = dir;
         }
-        Ok(paths)
+        Ok(match named {
+            Some(dir) if is_ephemeral_dir(&dir) => paths.ephemeral(dir),
+            _ => paths,
+        })
     }
 
     /// The paths of a home directory without any override.
@@ -52,6 +72,7 @@ impl Paths {
         Self {
             config: root.clone(),
             daemon: root.join("daemon"),
+            usual: root.join("daemon"),
             sessions: root.join("sessions"),
             missing_config_dir: None,
             root,
@@ -62,7 +83,53 @@ impl Paths {
     #[must_use]
     pub fn with_daemon_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.daemon = dir.into();
+        self.usual.clone_from(&self.daemon);
         self
+    }
+
+    /// The same for an ephemeral daemon with its state in `dir`: memberships, settings and hooks of this home are read where
+    /// they lie, everything else is in there, session keys too (daemon spec §4.1).
+    #[must_use]
+    pub fn ephemeral(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.daemon = dir.into();
+        self.sessions = self.daemon.join("sessions");
+        self
+    }
+
+    /// Those of the persistent daemon of this home.
+    #[must_use]
+    pub fn persistent(mut self) -> Self {
+        if self.are_ephemeral() {
+            self.daemon.clone_from(&self.usual);
+            self.sessions =
+                env::path(env::SESSIONS_DIR).unwrap_or_else(|| self.root.join("sessions"));
+        }
+        self
+    }
+
+    /// True when they are those of an ephemeral daemon.
+    pub fn are_ephemeral(&self) -> bool {
+        self.daemon != self.usual
+    }
+
+    /// The private directory in which sockets with a long path and the directories of ephemeral daemons lie: below the
+    /// user's runtime directory, else in `/tmp`. Neither made nor checked here, but for whose the runtime directory is: after
+    /// `su` it is still named, and another user's.
+    pub fn runtime_dir() -> PathBuf {
+        use std::os::unix::fs::MetadataExt as _;
+        let uid = rustix::process::geteuid().as_raw();
+        let is_ours = |dir: &PathBuf| {
+            std::fs::metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid)
+        };
+        env::path(env::XDG_RUNTIME_DIR).filter(is_ours).map_or_else(
+            || PathBuf::from(format!("/tmp/claudemesh-{uid}")),
+            |dir| dir.join("claudemesh"),
+        )
+    }
+
+    /// How the names of all directories of ephemeral daemons of this home begin; 16 hex digits follow.
+    pub fn ephemeral_prefix(&self) -> String {
+        format!("{EPHEMERAL}{:016x}-", fnv1a(self.usual.as_os_str().as_encoded_bytes()))
     }
 
     /// `~/.claudemesh`, whatever the overrides say.
@@ -112,7 +179,9 @@ impl Paths {
 
     /// `peer-cache.json`: roster summary for the status line.
     pub fn peer_cache_file(&self) -> PathBuf {
-        self.root.join("peer-cache.json")
+        // What an ephemeral daemon sees is no news for the status line of the home.
+        let dir = if self.are_ephemeral() { &self.daemon } else { &self.root };
+        dir.join("peer-cache.json")
     }
 
     /// `policy.yaml`: what is asked about and what is refused. It follows no override.
@@ -132,7 +201,7 @@ impl Paths {
 
     /// `config.toml`: the daemon's settings.
     pub fn settings_file(&self) -> PathBuf {
-        self.daemon.join("config.toml")
+        self.usual.join("config.toml")
     }
 
     /// The lock that makes the daemon single.
@@ -157,7 +226,7 @@ impl Paths {
 
     /// The user's hooks (daemon spec §16.1).
     pub fn hooks_dir(&self) -> PathBuf {
-        self.daemon.join("hooks")
+        self.usual.join("hooks")
     }
 
     /// One line for each run of a hook (daemon spec §16.8).
@@ -236,14 +305,8 @@ impl Paths {
     /// Where the daemon binds when the usual path is too long: below the user's runtime directory, else `/tmp`
     /// (daemon spec §9.1). The name carries a digest of the daemon directory, so that two of them do not meet.
     pub fn fallback_socket(&self) -> PathBuf {
-        let dir = env::path(env::XDG_RUNTIME_DIR).filter(|dir| dir.is_dir()).map_or_else(
-            || {
-                let uid = rustix::process::geteuid().as_raw();
-                PathBuf::from(format!("/tmp/claudemesh-{uid}"))
-            },
-            |dir| dir.join("claudemesh"),
-        );
-        dir.join(format!("daemon-{:016x}.sock", fnv1a(self.daemon.as_os_str().as_encoded_bytes())))
+        let name = fnv1a(self.daemon.as_os_str().as_encoded_bytes());
+        Self::runtime_dir().join(format!("daemon-{name:016x}.sock"))
     }
 }
 
@@ -268,6 +331,30 @@ mod tests {
             paths.session_key_file("dev", "u"),
             Path::new("/h/.claudemesh/sessions/dev/u.json")
         );
+    }
+
+    #[test]
+    fn an_ephemeral_daemon_reads_the_settings_of_the_home_and_keeps_everything_else_apart() {
+        let usual = Paths::for_home(Path::new("/h"));
+        let dir = format!("/run/{}0123456789abcdef", usual.ephemeral_prefix());
+        assert!(is_ephemeral_dir(Path::new(&dir)) && !is_ephemeral_dir(usual.daemon_dir()));
+        assert!(!is_ephemeral_dir(Path::new("/run/ephemeral-1-2")));
+        let own = usual.clone().ephemeral(&dir);
+        assert!(own.are_ephemeral() && !usual.are_ephemeral());
+        for shared in [Paths::settings_file, Paths::hooks_dir, Paths::membership_file] {
+            assert_eq!(shared(&own), shared(&usual));
+        }
+        for apart in [
+            Paths::outbox_file,
+            Paths::lock_file,
+            Paths::log_file,
+            Paths::default_socket,
+            Paths::peer_cache_file,
+        ] {
+            assert!(apart(&own).starts_with(&dir));
+        }
+        assert!(own.sessions_dir().starts_with(&dir));
+        assert_eq!(own.ephemeral_prefix(), usual.ephemeral_prefix());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use claudemesh_protocol::group::Group;
+use claudemesh_protocol::limits;
 use claudemesh_protocol::time::Timestamp;
 
 use crate::failure::{Failure, Outcome};
@@ -35,6 +36,16 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) fn wait_duration(text: &str) -> Result<Duration, String> {
     let wait = duration(text)?;
     if wait <= WAIT_MAX { Ok(wait) } else { Err("at most 1h".to_owned()) }
+}
+
+/// The life of an ephemeral daemon: 1 s to [`limits::EPHEMERAL_TTL_MAX`].
+pub(crate) fn ephemeral_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
+    if (Duration::from_secs(1)..=limits::EPHEMERAL_TTL_MAX).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err(format!("1s to {}d", limits::EPHEMERAL_TTL_MAX.as_secs() / 86_400))
+    }
 }
 
 /// 1 to 1000.

@@ -44,7 +44,10 @@ pub(crate) async fn run(context: &Context, args: &LeaveArgs) -> Outcome<Report> 
 
 /// True when the server took the member out of its roster. An owner stays there, and so does a member whose server
 /// cannot be reached; neither keeps this machine from forgetting the mesh.
-async fn release(context: &Context, entry: &claudemesh_daemon::home::config::MeshEntry) -> bool {
+pub(crate) async fn release(
+    context: &Context,
+    entry: &claudemesh_daemon::home::config::MeshEntry,
+) -> bool {
     let Ok(http) = context.http(&entry.broker_url) else { return false };
     let work = http.leave(&entry.mesh_id, &entry.member_id, &entry.keys, Context::now());
     let work = tokio::time::timeout(limits::REQUEST_TIMEOUT, work);

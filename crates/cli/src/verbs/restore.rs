@@ -33,6 +33,7 @@ const CONTAINER_BYTES: usize = 4096;
 /// Exit 2 for a wrong passphrase or a damaged file, 3 for no backup, 5 for no file, 6 while a daemon runs that may not be
 /// stopped, 7 without consent, 10 for files.
 pub(crate) async fn run(context: &Context, args: &RestoreArgs) -> Outcome<Report> {
+    care::arm_crash_points();
     let container = read(&args.input)?;
     Header::read(&container).map_err(|error| failure(error.into()))?;
     let is_running = || care::is_daemon_running(&context.paths).map_err(failure);

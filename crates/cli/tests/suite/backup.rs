@@ -19,9 +19,15 @@ pub const PASSPHRASE: &str = "correct horse battery";
 
 /// A home with a membership whose broker nobody asks.
 pub fn joined() -> Home {
+    let home = Home::new();
+    join_nowhere(&home);
+    home
+}
+
+/// A membership in a mesh `dev` whose broker does not exist.
+pub fn join_nowhere(home: &Home) {
     use claudemesh_daemon::home::config::{Config, MeshEntry};
 
-    let home = Home::new();
     let entry = MeshEntry {
         mesh_id: claudemesh_protocol::MeshId::new("mesh-dev"),
         member_id: claudemesh_protocol::MemberId::new("member-dev"),
@@ -36,7 +42,6 @@ pub fn joined() -> Home {
         role: None,
     };
     Config::update(&home.file("config.json"), |config| config.add_mesh(entry)).unwrap();
-    home
 }
 
 /// The passphrase in a file of this home.

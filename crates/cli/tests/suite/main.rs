@@ -9,11 +9,13 @@
     reason = "tests fail by panicking"
 )]
 
+mod agents;
 mod backup;
 mod care;
 mod chaos;
 mod cold;
 mod daemon;
+mod ephemeral;
 mod files;
 mod gallery;
 mod grammar;
@@ -22,6 +24,7 @@ mod hooks;
 mod identity;
 mod invites;
 mod join;
+mod kills;
 mod lineup;
 mod machine;
 mod manners;
@@ -32,6 +35,7 @@ mod outbox;
 mod policy;
 mod service;
 mod sessions;
+mod soak;
 mod status;
 mod unblock_loop;
 mod up;

@@ -24,6 +24,7 @@ struct Says {
     inflight: u64,
     /// Its process has left its terminal, as one in the background has.
     is_detached: bool,
+    is_ephemeral: bool,
 }
 
 const OLD: Says = Says {
@@ -31,6 +32,7 @@ const OLD: Says = Says {
     features: &["version", "health", "send", "inbox", "outbox", "peers", "ops", "sessions"],
     inflight: 0,
     is_detached: true,
+    is_ephemeral: false,
 };
 
 impl Impostor {
@@ -46,7 +48,7 @@ impl Impostor {
         let listener = UnixListener::bind(&socket).unwrap();
         let version = json!({
             "daemon_version": says.version, "ipc_api": "v1", "ipc_minor": 1, "ipc_features": says.features,
-            "pid": process.id(), "started_at": "2026-01-01T00:00:00.000Z",
+            "pid": process.id(), "started_at": "2026-01-01T00:00:00.000Z", "ephemeral": says.is_ephemeral,
         });
         let mesh = json!({
             "slug": "home", "status": "open", "lag_ms": null, "member_pubkey": "0".repeat(64), "queue_depth": 0,
@@ -168,7 +170,9 @@ fn a_daemon_that_is_somebodys_is_left_alone() {
     let newer = Says { version: "99.0.0", ..OLD };
     let sending = Says { inflight: 3, ..OLD };
     let in_a_terminal = Says { is_detached: false, ..OLD };
+    let ephemeral = Says { is_ephemeral: true, ..OLD };
     for (says, sentence) in [
+        (ephemeral, "it is ephemeral"),
         (newer, "newer than this program"),
         (sending, "it is sending"),
         (in_a_terminal, "somebody else started it"),

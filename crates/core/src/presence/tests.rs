@@ -174,6 +174,9 @@ fn who_acknowledges_and_who_takes_member_rows() {
     assert!(!peer.is_device() && !peer.is_stand_in());
     let session = presence("p", "alice", Some(key(1)));
     assert!(!session.is_device() && session.is_stand_in());
+    let mut ephemeral = session.clone();
+    ephemeral.client.capabilities = vec!["ephemeral".to_owned()];
+    assert!(!ephemeral.is_device() && !ephemeral.is_stand_in());
     let mut one_shot = session;
     one_shot.role = PeerRole::ControlPlane;
     assert!(!one_shot.is_device() && !one_shot.is_stand_in());

@@ -268,7 +268,7 @@ impl Api {
             mesh: session.mesh.clone(),
             session_id: session.session_id.clone(),
             key: session.key(),
-            member_key: self.mesh(&session.mesh)?.member().public,
+            member_key: self.mesh(&session.mesh)?.voice_key(),
             registered_at: session.registered_at,
         })
     }

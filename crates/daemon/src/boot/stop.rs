@@ -15,6 +15,12 @@ use crate::service::notify;
 const HARD_LIMIT: Duration = Duration::from_secs(8);
 /// How long requests, streams and background work may take to finish.
 const TASKS_WAIT: Duration = Duration::from_secs(2);
+/// How long messages that an ephemeral daemon has accepted may take to reach their broker: nobody sends them later.
+const LAST_SENDS_WAIT: Duration = Duration::from_secs(2);
+/// Step between two looks at them.
+const LOOK_STEP: Duration = Duration::from_millis(20);
+/// The exit code of an ephemeral daemon whose time is over (daemon spec §1.4).
+const TIME_OVER: u8 = 8;
 
 /// Serves until SIGTERM, SIGINT or a request; SIGHUP reloads. A second signal ends at once.
 pub(super) async fn run_until_signal(running: Running) -> u8 {
@@ -65,6 +71,21 @@ impl Signals {
     }
 }
 
+/// Stops an ephemeral daemon when its time is over, unless it stops before.
+pub(super) async fn when_over(daemon: Daemon) {
+    let ephemeral = daemon.context().ephemeral.as_ref();
+    let Some(ttl) = ephemeral.and_then(crate::identity::Ephemeral::ttl) else { return };
+    let stopping = daemon.stopping();
+    tokio::select! {
+        biased;
+        () = stopping.cancelled() => {}
+        () = tokio::time::sleep(ttl) => {
+            tracing::info!(seconds = ttl.as_secs(), "ephemeral_ttl_reached");
+            daemon.stop_with(TIME_OVER);
+        }
+    }
+}
+
 pub(super) async fn shutdown(daemon: &Daemon, socket: &Path) {
     if tokio::time::timeout(HARD_LIMIT, in_order(daemon, socket)).await.is_err() {
         tracing::error!("shutdown_took_too_long");
@@ -76,7 +97,13 @@ async fn in_order(daemon: &Daemon, socket: &Path) {
     tracing::info!("daemon_stopping");
     daemon.stop();
     let context = daemon.context();
+    if context.ephemeral.is_some() {
+        send_the_last(daemon).await;
+    }
     tokio::join!(daemon.meshes().shutdown(), daemon.hooks().shutdown());
+    if let Some(ephemeral) = &context.ephemeral {
+        ephemeral.leave(daemon.meshes().plain()).await;
+    }
     context.shutdown.cancel();
     context.tasks.close();
     if tokio::time::timeout(TASKS_WAIT, context.tasks.wait()).await.is_err() {
@@ -86,6 +113,19 @@ async fn in_order(daemon: &Daemon, socket: &Path) {
     context.inbox.close().await;
     remove_names(daemon, socket);
     tracing::info!("daemon_stopped");
+}
+
+/// What was accepted goes out before its outbox is gone.
+async fn send_the_last(daemon: &Daemon) {
+    let outbox = &daemon.context().outbox;
+    let deadline = tokio::time::Instant::now() + LAST_SENDS_WAIT;
+    while outbox.open_rows() > 0 && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(LOOK_STEP).await;
+    }
+    let messages = outbox.open_rows();
+    if messages > 0 {
+        tracing::error!(messages, "messages_lost_with_ephemeral_daemon");
+    }
 }
 
 fn remove_names(daemon: &Daemon, socket: &Path) {

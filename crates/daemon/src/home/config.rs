@@ -364,7 +364,37 @@ impl Config {
         })
     }
 
-    fn write(&self) -> Result<(), ConfigError> {
+    /// A config of memberships that no file has.
+    ///
+    /// # Errors
+    /// [`ConfigError::AlreadyJoined`] when two are of one mesh or have one name.
+    pub(crate) fn of_members(path: &Path, members: &[MeshEntry]) -> Result<Self, ConfigError> {
+        let mut config = Self::empty(path);
+        for member in members {
+            config.add_mesh(member.clone())?;
+        }
+        Ok(config)
+    }
+
+    /// Memberships as one process hands them to another, over a pipe.
+    ///
+    /// # Errors
+    /// Any I/O error of the encoder.
+    pub fn handed_over(members: &[MeshEntry]) -> io::Result<Zeroizing<Vec<u8>>> {
+        let config = Self::of_members(Path::new("-"), members).map_err(io::Error::other)?;
+        config.bytes()
+    }
+
+    /// What [`Config::handed_over`] wrote.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn taken_over(bytes: &[u8]) -> Result<Vec<MeshEntry>, ConfigError> {
+        let config = Self::parse(Path::new("-"), bytes, file::SECRET)?;
+        Ok(config.meshes.into_iter().map(|joined| joined.entry).collect())
+    }
+
+    fn bytes(&self) -> io::Result<Zeroizing<Vec<u8>>> {
         let mut top = self.top.clone();
         if !top.contains_key("version") {
             top.insert("version".to_owned(), CONFIG_VERSION.into());
@@ -374,8 +404,12 @@ impl Config {
         let mut document = Value::Object(top);
         let bytes = self.style.write(&document);
         wipe_secrets(&mut document);
-        let mode = if self.existed { self.mode } else { file::SECRET };
         bytes
+    }
+
+    fn write(&self) -> Result<(), ConfigError> {
+        let mode = if self.existed { self.mode } else { file::SECRET };
+        self.bytes()
             .and_then(|bytes| file::replace(&self.path, &bytes, mode, Symlinks::Follow))
             .map_err(|source| ConfigError::Io { path: self.path.clone(), source })
     }

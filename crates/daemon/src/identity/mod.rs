@@ -2,6 +2,7 @@
 //! that were rotated out, and the way from one member key to the next (daemon spec §4, §19).
 
 mod archive;
+mod ephemeral;
 mod host;
 mod pending;
 mod record;
@@ -24,9 +25,10 @@ use crate::settings::CryptoSettings;
 
 pub(crate) use archive::ArchivedKey;
 pub use archive::Cleaned;
+pub use ephemeral::{Ephemeral, fresh_dir, living};
 pub use host::HostSources;
 pub(crate) use record::check;
-pub use record::{AcceptError, ForeignHost, accept_host};
+pub use record::{AcceptError, ForeignHost, accept_host, host_fingerprint};
 pub(crate) use rotation::{RotationError, tend};
 pub(crate) use state::{BrokerKey, FormerKey, FormerKeys, MeshState};
 pub use surroundings::Surroundings;

@@ -143,6 +143,16 @@ pub(crate) fn check(
     Ok(Checked { fingerprint: host.fingerprint(), is_foreign: verdict == Verdict::Mismatch })
 }
 
+/// The fingerprint of this machine, hex64, whoever the files belong to. Nothing is written.
+pub fn host_fingerprint(
+    daemon_dir: &Path,
+    settings: &CloneSettings,
+    sources: &HostSources,
+) -> String {
+    let kept = read(&daemon_dir.join(FILE)).ok().flatten().map(|stored| stored.host_id);
+    Host::current(sources, settings.id_override.as_deref(), kept.as_deref()).fingerprint()
+}
+
 /// Makes this machine the one that the files belong to; the keys stay. Answers its fingerprint, hex64. Needs no daemon,
 /// and does one that runs no harm.
 ///

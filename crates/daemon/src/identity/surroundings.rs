@@ -40,7 +40,7 @@ impl Surroundings {
         Self::by(&Signs::of_this_process())
     }
 
-    /// True where hooks are off unless the settings switch them on.
+    /// True where a daemon is ephemeral unless it is told otherwise, and hooks are off unless the settings switch them on.
     pub const fn is_ci(self) -> bool {
         matches!(self, Self::Ci)
     }
@@ -71,14 +71,16 @@ impl Surroundings {
     }
 
     /// Says once which defaults are in force and why.
-    pub(crate) fn tell(self) {
+    pub(crate) fn tell(self, is_ephemeral: bool) {
         match self {
             Self::Machine => {}
             Self::Container => tracing::info!("container_defaults"),
             Self::RunPod => tracing::info!("runpod_persistent_default_assumed"),
             Self::Ci => {
-                tracing::info!(hooks = false, "ci_defaults");
-                tracing::warn!("persistent_keypair_in_ci_environment");
+                tracing::info!(ephemeral = is_ephemeral, hooks = false, "ci_defaults");
+                if !is_ephemeral {
+                    tracing::warn!("persistent_keypair_in_ci_environment");
+                }
             }
         }
     }

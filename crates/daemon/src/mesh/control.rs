@@ -1,25 +1,26 @@
-//! The one member-keyed connection of a mesh (daemon spec §7.1): opened, negotiated, watched.
+//! The one connection of a mesh that the daemon has for itself, keyed by the member or, in an ephemeral daemon, by a session
+//! (daemon spec §4.1, §7.1): opened, negotiated, watched.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use claudemesh_client::hello::{PresenceInfo, daemon_capabilities};
 use claudemesh_client::{
-    Close, Connection, ConnectionEvent, ConnectionOptions, DisabledReason, MemberHello, Role,
-    Status,
+    Close, Connection, ConnectionEvent, ConnectionOptions, DisabledReason, Role, Status,
 };
 use claudemesh_ipc::api::EventKind;
 use claudemesh_protocol::PublicKey;
+use claudemesh_protocol::limits::ATTESTATION_TTL;
 use claudemesh_protocol::wire::HelloAck;
-use claudemesh_protocol::wire::hello::channel;
 use serde_json::{Map, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::announce::object;
 use super::features::{Problem, negotiate};
 use super::handle::Via;
 use super::receive::Receiver;
+use super::session::RENEW_AFTER;
 use super::{LegacyBrokers, Mesh};
 use crate::identity::BrokerKey;
 
@@ -31,29 +32,12 @@ const FEATURE_CLOSE: u16 = 4010;
 /// Holds the connection until the mesh stops.
 pub(super) async fn run(mesh: Arc<Mesh>) {
     let settings = &mesh.context.settings;
-    let hello = MemberHello {
-        mesh_id: mesh.id.clone(),
-        member_id: mesh.member.member_id.clone(),
-        key: Arc::clone(&mesh.member.keys),
-        info: PresenceInfo {
-            session_id: format!("daemon-{}", settings.pid),
-            pid: settings.pid,
-            cwd: settings.cwd.clone(),
-            hostname: settings.hostname.clone(),
-            ..PresenceInfo::default()
-        },
-        capabilities: daemon_capabilities(),
-        channel: channel::DAEMON,
-        host_fingerprint: settings.host_fingerprint.clone(),
-        clock: Arc::clone(&mesh.hello_clock),
-    };
-    let mut options = ConnectionOptions::new(
-        &mesh.broker_url,
-        Role::ControlPlane,
-        settings.plain,
-        Arc::new(hello),
-    )
-    .mesh(&mesh.slug);
+    let (role, hello) = mesh.own_hello();
+    let mut options =
+        ConnectionOptions::new(&mesh.broker_url, role, settings.plain, hello).mesh(&mesh.slug);
+    if let Some(key) = mesh.own_session_key() {
+        options = options.session(key.short(12));
+    }
     options.timing = settings.timing.clone();
     options.dialer = Arc::clone(&settings.dialer);
     let (connection, events) = Connection::open(options, &mesh.tasks, mesh.stop.child_token());
@@ -91,12 +75,25 @@ async fn pump(
 ) {
     let mut receiver = Receiver::new(Arc::clone(mesh), connection.clone(), Via::Member);
     let mut was_open_before = false;
-    while let Some(event) = receiver.next(&mut events).await {
+    // What vouches for a session ends; a member needs nobody to.
+    let mut renew_at = mesh.own_session_key().map(|_| Instant::now() + ATTESTATION_TTL);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = at(renew_at) => {
+                renew_at = Some(Instant::now() + ATTESTATION_TTL);
+                connection.renew();
+                continue;
+            }
+            event = receiver.next(&mut events) => event,
+        };
+        let Some(event) = event else { return };
         match event {
             ConnectionEvent::Opened(ack) => {
                 receiver.opened().await;
                 opened(mesh, &connection, &ack, was_open_before);
                 was_open_before = true;
+                renew_at = renew_at.map(|_| Instant::now() + RENEW_AFTER);
             }
             ConnectionEvent::Closed { close, was_open, status, .. } => {
                 closed(mesh, &close, was_open, status);
@@ -106,6 +103,14 @@ async fn pump(
             ConnectionEvent::Push(push) => receiver.receive(*push).await,
             ConnectionEvent::UnreadablePush(ack) => receiver.unreadable(ack).await,
         }
+    }
+}
+
+/// Returns at that time; never, without one.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -185,7 +190,8 @@ fn closed(mesh: &Mesh, close: &Close, was_open: bool, status: Status) {
     }
     mesh.announce(EventKind::BrokerStatus, data);
     if was_open {
-        mesh.context.figures.connection_lost(&mesh.slug, Role::ControlPlane, close);
+        let role = mesh.own_session_key().map_or(Role::ControlPlane, |_| Role::Session);
+        mesh.context.figures.connection_lost(&mesh.slug, role, close);
         mesh.announce(
             EventKind::DaemonDisconnect,
             object(json!({"code": close.code, "reason": close.reason})),

@@ -514,7 +514,7 @@ impl Mesh {
     /// binds the sender's key.
     fn sender_of(&self, row: &OutboundRow) -> Option<(Connection, Arc<KeyPair>)> {
         match row.sender_session_pubkey {
-            None => Some((self.control()?, Arc::clone(&self.member.keys))),
+            None => Some((self.control()?, Arc::clone(self.voice()))),
             Some(key) => {
                 let sessions = self.sessions.lock();
                 let link = sessions.get(&key)?;

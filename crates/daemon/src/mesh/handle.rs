@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::http::MemberHttp;
 use super::resolve::{Asker, Resolution, resolve};
-use super::roster::{Listing, Peers};
+use super::roster::{Crowd, Listing, Peers};
 use super::seal::{Draft, Policy, SealError, Sealed, seal};
 use super::session::SessionPresence;
 use super::{ColdLine, MemberIdentity, MeshHandle, Terms, api_status};
@@ -32,7 +32,7 @@ const PULL_WAIT: Duration = Duration::from_millis(300);
 /// On which connection something goes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Via {
-    /// The member's.
+    /// The daemon's own: the member's, or that of the session which an ephemeral daemon is.
     Member,
     /// That of the session with this key.
     Session(PublicKey),
@@ -41,7 +41,7 @@ pub enum Via {
 /// Whose key seals a message.
 #[derive(Clone)]
 pub enum Sender {
-    /// The member's.
+    /// That of the daemon's own connection: the member's, or that of the session which an ephemeral daemon is.
     Member,
     /// A session's.
     Session(Arc<KeyPair>),
@@ -207,7 +207,10 @@ impl MeshHandle {
 
     /// What a text without a mesh slug means here; from memory alone. `caller` is the calling session's key.
     pub fn resolve(&self, text: &str, caller: Option<PublicKey>) -> Resolution {
-        let asker = Asker { member: self.mesh.member.public, session: caller };
+        let asker = Asker {
+            member: self.mesh.member.public,
+            session: caller.or(self.mesh.own_session_key()),
+        };
         let resolution = resolve(text, &self.mesh.roster.view(), asker);
         match resolution {
             Resolution::None { names, .. } => {
@@ -223,6 +226,11 @@ impl MeshHandle {
     /// Keys of our member's live sessions on all its machines, except one.
     pub fn own_live_sessions(&self, except: Option<PublicKey>) -> Vec<PublicKey> {
         self.mesh.roster.view().live_sessions(self.mesh.member.public, except)
+    }
+
+    /// Members in numbers, as far as the roster in memory has them.
+    pub(crate) fn crowd(&self) -> Crowd {
+        self.mesh.roster.view().crowd()
     }
 
     /// The name of a session or member, as far as the roster in memory has it.
@@ -260,7 +268,7 @@ impl MeshHandle {
         let mesh = &self.mesh;
         let negotiated = mesh.negotiated();
         let keys = match sender {
-            Sender::Member => &mesh.member.keys,
+            Sender::Member => mesh.voice(),
             Sender::Session(keys) => keys,
         };
         let policy = Policy {

@@ -26,6 +26,11 @@ pub(crate) trait Line: Clone + Send + Sync + 'static {
     /// Our member in it.
     fn member(&self) -> &MemberIdentity;
 
+    /// The session that speaks for whoever has none; `None` where the member does.
+    fn own_session(&self) -> Option<PublicKey> {
+        None
+    }
+
     /// Who is there, as far as it is known; nobody before the first look.
     fn roster(&self) -> Arc<RosterView>;
 
@@ -109,6 +114,10 @@ impl Line for MeshHandle {
 
     fn member(&self) -> &MemberIdentity {
         Self::member(self)
+    }
+
+    fn own_session(&self) -> Option<PublicKey> {
+        self.own_session_key()
     }
 
     fn roster(&self) -> Arc<RosterView> {

@@ -41,6 +41,7 @@ mod handle;
 mod hearsay;
 mod http;
 mod line;
+mod lineage;
 mod open;
 mod outcome;
 mod ping;
@@ -56,6 +57,7 @@ mod seal;
 mod sender;
 mod session;
 mod supervise;
+mod voice;
 
 pub(crate) use cold::{ColdLine, Terms};
 pub(crate) use features::REQUIRED_FEATURES;
@@ -68,12 +70,14 @@ pub use receive::DroppedCounts;
 pub use resolve::{Candidate, Resolution, Resolved};
 pub use roster::{Listing, Peers};
 pub use seal::{SealError, Sealed};
+pub use voice::Standing;
 
 use drain::InFlight;
 use refresh::Refresh;
 use roster::Roster;
 use sender::SenderBook;
 use session::SessionLinks;
+use voice::OwnSession;
 
 /// Agreed keys kept per mesh: a full group audience for the member and a few sessions.
 const SHARED_KEYS: usize = 4_096;
@@ -111,6 +115,8 @@ pub struct MeshSettings {
     pub cwd: String,
     /// Number of this process, shown to the own member.
     pub pid: u32,
+    /// As whom it connects.
+    pub standing: Standing,
     /// Hash of this machine, hex64 (daemon spec §4.3).
     pub host_fingerprint: Option<String>,
     /// Whether a broker that states no features is refused (daemon spec §18.1).
@@ -198,6 +204,8 @@ struct Mesh {
     id: MeshId,
     broker_url: String,
     member: MemberIdentity,
+    /// The session that the daemon is, where it is not its member.
+    own_session: Option<OwnSession>,
     hello_clock: Arc<HelloClock>,
     /// What is remembered about it between runs.
     state: Arc<MeshState>,
@@ -264,6 +272,11 @@ impl Meshes {
         changes
     }
 
+    /// Whether `ws://` to another machine is allowed.
+    pub(crate) fn plain(&self) -> PlainHttp {
+        self.context.settings.plain
+    }
+
     /// The mesh with this slug.
     pub fn get(&self, slug: &str) -> Option<MeshHandle> {
         self.by_slug.lock().get(slug).cloned()
@@ -318,6 +331,7 @@ impl Mesh {
         let wake = context.outbox.wake(&entry.slug);
         let state = context.identity.state(&entry.slug, &entry.mesh_id);
         let mesh = Arc::new(Self {
+            own_session: OwnSession::of(context.settings.standing),
             context,
             member: MemberIdentity {
                 member_id: entry.member_id,
@@ -401,7 +415,9 @@ impl Mesh {
 
     /// True for our member key, also a former one, and the keys of our live sessions here.
     fn is_own_key(&self, key: PublicKey) -> bool {
-        self.is_own_member_key(key) || self.sessions.lock().contains(&key)
+        self.is_own_member_key(key)
+            || self.own_session_key() == Some(key)
+            || self.sessions.lock().contains(&key)
     }
 
     /// True for our member key, also a former one.

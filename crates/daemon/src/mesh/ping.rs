@@ -71,7 +71,7 @@ impl MeshHandle {
         let (Some(connection), Some(sender)) = (self.connection(Via::Session(from)), keys) else {
             return Err(request_error(&claudemesh_client::RequestError::NotOpen));
         };
-        let target = TargetSpec::Key(self.mesh.member.public);
+        let target = TargetSpec::Key(self.mesh.voice_key());
         let sealed =
             self.seal(&target, "ping", None, 0, &sender).map_err(|error| RequestError {
                 code: error.code.as_str().to_owned(),

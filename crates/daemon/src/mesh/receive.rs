@@ -157,7 +157,7 @@ impl Receiver {
     pub(super) async fn opened(&mut self) {
         self.asked_for.clear();
         self.line = Line::default();
-        self.mesh.restate(self.via.key(self.mesh.member.public)).await;
+        self.mesh.restate(self.via.key(self.mesh.voice_key())).await;
     }
 
     /// Takes a push: a system event is told, a message is opened and handed to the inbox.
@@ -191,6 +191,12 @@ impl Receiver {
             self.mesh.dropped.echoes.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(mesh = %self.mesh.slug, "self_echo_dropped");
             return self.acknowledge(ack_of(&push)).await;
+        }
+        let target = push.target_spec.as_deref().and_then(|target| target.parse().ok());
+        if self.mesh.is_for_the_devices(target.as_ref()) {
+            // Without an acknowledgement it stays for them.
+            tracing::debug!(mesh = %self.mesh.slug, "member_row_left_alone");
+            return;
         }
         let Some(client_message_id) =
             [push.client_message_id.as_deref(), Some(push.message_id.as_str())]
@@ -245,6 +251,8 @@ impl Receiver {
     fn is_echo(&self, push: &Push, sender: PublicKey) -> bool {
         let is_ours = match self.via {
             Via::Session(own) => sender == own,
+            // Other sessions of our member write to it as anybody does.
+            Via::Member if let Some(own) = self.mesh.own_session_key() => sender == own,
             Via::Member => {
                 let is_own = |key| self.mesh.is_own_member_key(key);
                 let behind = push.sender_member_pubkey.as_deref();
@@ -310,7 +318,7 @@ impl Receiver {
         let archived = || mesh.context.identity.archived(&mesh.slug, clock::now());
         let keys = OwnKeys {
             member: &mesh.member.keys,
-            session: self.session.as_deref(),
+            session: self.session.as_deref().or(mesh.own_session_keys()),
             stored: &stored,
             archived: &archived,
         };
@@ -359,7 +367,7 @@ impl Receiver {
     }
 
     fn recipient(&self, target: Option<&TargetSpec>) -> Recipient {
-        let member = self.mesh.member.public;
+        let own = self.mesh.voice_key();
         let named = match target {
             Some(TargetSpec::Key(key)) => Some(*key),
             _ => None,
@@ -370,10 +378,11 @@ impl Receiver {
                 Recipient { key: session, kind: RecipientKind::Session, addressed_to: None }
             }
             _ => Recipient {
-                key: member,
+                key: own,
                 kind: RecipientKind::Member,
                 // What was for a key that the member had before is the member's, not an ended session's.
-                addressed_to: named.filter(|named| !self.mesh.is_own_member_key(*named)),
+                addressed_to: named
+                    .filter(|named| *named != own && !self.mesh.is_own_member_key(*named)),
             },
         }
     }

@@ -31,7 +31,7 @@ pub(super) async fn rekeyed(
     let is_sealed_by_us = row.sender_session_pubkey.is_none()
         && matches!(row.target_spec, TargetSpec::Key(_))
         && row.body.content_key.is_none();
-    if !is_sealed_by_us || row.body.sealed_by == Some(mesh.member.public) {
+    if !is_sealed_by_us || row.body.sealed_by == Some(mesh.voice_key()) {
         return Ok(row);
     }
     // Metadata goes along when the roster says that the recipient reads it, so there has to be one.
@@ -55,7 +55,7 @@ pub(super) async fn rekeyed(
         max_message_bytes: negotiated.max_message_bytes,
     };
     let view = mesh.roster.view();
-    let sealed = seal(&draft, &member.keys, member.public, &view, policy, &mesh.shared_keys);
+    let sealed = seal(&draft, mesh.voice(), member.public, &view, policy, &mesh.shared_keys);
     let body = match sealed {
         Ok(sealed) => sealed.into(),
         Err(error) => {

@@ -243,7 +243,7 @@ impl super::MeshHandle {
     }
 
     async fn leave_to_member(&self, key: PublicKey) {
-        let (mesh, member) = (&self.mesh, self.mesh.member.public);
+        let (mesh, member) = (&self.mesh, self.mesh.voice_key());
         let moved = match mesh.context.inbox.session_gone(&mesh.slug, key, member).await {
             Ok(moved) => moved,
             Err(error) => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use claudemesh_client::hello::{PresenceInfo, daemon_capabilities};
+use claudemesh_client::hello::PresenceInfo;
 use claudemesh_client::{
     Connection, ConnectionEvent, ConnectionOptions, DisabledReason, HelloClock, Role,
     SessionHelloSource, Status,
@@ -26,9 +26,9 @@ use super::receive::Receiver;
 use super::supervise::supervise;
 use crate::sessions::Session;
 
-/// Time before the end of an attestation at which a connection that never broke fetches another one; receivers refuse
-/// messages that are younger than the attestation's end.
-const RENEW_BEFORE: Duration = Duration::from_hours(1);
+/// How long after it opened a connection that never broke fetches another attestation: an hour before the end of the one it
+/// has; receivers refuse messages that are younger than the attestation's end.
+pub(super) const RENEW_AFTER: Duration = ATTESTATION_TTL.saturating_sub(Duration::from_hours(1));
 
 /// What the mesh keeps of a session's connection.
 pub(super) struct SessionLink {
@@ -55,8 +55,8 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
-    fn capabilities(self) -> Vec<String> {
-        let mut words = daemon_capabilities();
+    /// The words of its handshake, from those of every session of this daemon.
+    fn capabilities(self, mut words: Vec<String>) -> Vec<String> {
         if self == Self::Flush {
             words.push(capability::TRANSIENT.to_owned());
         }
@@ -176,7 +176,7 @@ impl Mesh {
             session: Arc::clone(&presence.keys),
             allowed_caps: presence.caps,
             info: Mutex::new(presence.info),
-            capabilities: presence.purpose.capabilities(),
+            capabilities: presence.purpose.capabilities(self.session_capabilities()),
             clock: HelloClock::default(),
         });
         let link = SessionLink {
@@ -332,7 +332,7 @@ async fn run(
                 if let Some(session) = mesh.context.sessions.by_key(&mesh.slug, &keys.public()) {
                     mesh.tell_status(&session);
                 }
-                renew_at = Instant::now() + ATTESTATION_TTL.saturating_sub(RENEW_BEFORE);
+                renew_at = Instant::now() + RENEW_AFTER;
                 mesh.refresh.soon();
                 mesh.wake.notify_one();
             }
@@ -366,6 +366,7 @@ impl Drop for CloseOnDrop {
 
 #[cfg(test)]
 mod tests {
+    use claudemesh_client::hello::daemon_capabilities;
     use claudemesh_protocol::{MemberId, MeshId};
 
     use super::*;
@@ -379,7 +380,7 @@ mod tests {
             session: Arc::clone(&keys),
             allowed_caps: None,
             info: Mutex::default(),
-            capabilities: purpose.capabilities(),
+            capabilities: purpose.capabilities(daemon_capabilities()),
             clock: HelloClock::default(),
         };
         SessionLink {

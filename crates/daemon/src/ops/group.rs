@@ -22,7 +22,7 @@ pub(super) async fn list<P: Place>(call: Call<'_, P>) -> Result<Answer, Failure>
             .into_iter()
             .map(|via| match via {
                 Via::Session(key) => key,
-                Via::Member => mesh.member().public,
+                Via::Member => mesh.own_session().unwrap_or(mesh.member().public),
             })
             .collect();
         fields(&groups_of(&peers, &own))

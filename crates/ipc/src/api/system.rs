@@ -75,6 +75,9 @@ pub struct Version {
     pub schema: SchemaVersions,
     /// Its process.
     pub pid: u32,
+    /// It leaves nothing behind when it ends (daemon spec §4.1).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
     /// RFC 3339.
     pub started_at: String,
     /// The brokers, by mesh slug.
@@ -119,6 +122,9 @@ pub struct MeshHealth {
     pub lag_ms: Option<u64>,
     /// Our member key.
     pub member_pubkey: PublicKey,
+    /// Key of the session that an ephemeral daemon is, in place of the member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_pubkey: Option<PublicKey>,
     /// Outbox rows waiting.
     pub queue_depth: u64,
     /// Outbox rows written, unanswered.

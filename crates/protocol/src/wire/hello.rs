@@ -29,6 +29,9 @@ pub mod capability {
     pub const AUDIT_HEADS: &str = "audit_heads";
     /// A one-shot command-line call: no join or leave events, never claims member rows.
     pub const TRANSIENT: &str = "transient";
+    /// A session of a daemon that ends with its job: it takes what is addressed to its own key, and never its member's
+    /// rows, also while no device of the member is connected (daemon spec §4.1).
+    pub const EPHEMERAL: &str = "ephemeral";
 }
 
 /// Channel words that mark our daemon's connections.

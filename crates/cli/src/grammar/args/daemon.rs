@@ -1,16 +1,19 @@
 //! `daemon …`: its verbs and their flags (CLI spec §3.18).
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{InstallServiceArgs, OutboxVerb, RecoverArgs, ResetArgs, UninstallArgs};
-use crate::grammar::values::positive_limit;
+use crate::failure::{Failure, Outcome};
+use crate::grammar::values::{ephemeral_ttl, positive_limit};
 
 /// Verbs on the daemon.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum DaemonVerb {
     /// Start it
     #[command(
-        after_help = "Examples:\n  claudemesh daemon up\n  claudemesh daemon up --tcp\n  claudemesh daemon up --foreground\n\nAlias: daemon start\nExit codes: 7 host fingerprint, 10 database; with --foreground those of the daemon itself"
+        after_help = "Examples:\n  claudemesh daemon up\n  claudemesh daemon up --tcp\n  claudemesh daemon up --foreground\n  claudemesh daemon up --ephemeral --ttl 1h\n  claudemesh daemon up --ephemeral --invite https://mesh.example/i/abcd1234\n\nOn a build server (CI is set) it is ephemeral unless --persistent says otherwise.\nAlias: daemon start\nExit codes: those of join with --invite, 7 host fingerprint, 10 database; with --foreground those of the daemon itself"
     )]
     Up(DaemonUpArgs),
     /// Stop it
@@ -63,7 +66,7 @@ pub(crate) enum DaemonVerb {
     AcceptHost,
     /// Make this machine a member of its own
     #[command(
-        after_help = "Example:\n  claudemesh daemon remint --mesh dev --invite https://mesh.example/i/abcd1234\n\nFor a copied home while the other machine goes on. What waits to be sent is left to it.\nExit codes: 1 declined, 5 unknown mesh, 6 the daemon runs, 7 without --invite or -y; those of join"
+        after_help = "Examples:\n  claudemesh daemon remint\n  claudemesh daemon remint --mesh dev --invite https://mesh.example/i/abcd1234\n\nFor a copied home while the other machine goes on. What waits to be sent is left to it.\nWithout --invite: in each mesh in turn, by an invite of its own, where the member may make one.\nExit codes: 1 declined, 5 unknown mesh, 6 the daemon runs, 7 may not invite, or without -y; those of join"
     )]
     Remint(DaemonRemintArgs),
     /// Give this member another key
@@ -128,6 +131,7 @@ pub(crate) struct DaemonUpArgs {
 
 /// How the daemon is started; handed on to its own process.
 #[derive(Debug, Clone, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag of the command line")]
 pub(crate) struct DaemonStartArgs {
     /// Serve SDKs over loopback TCP, too
     #[arg(long, overrides_with = "no_tcp")]
@@ -135,13 +139,45 @@ pub(crate) struct DaemonStartArgs {
     /// Do not, whatever config.toml says
     #[arg(long, overrides_with = "tcp")]
     pub(crate) no_tcp: bool,
+    /// Leave nothing behind: a session of the joined meshes, in memory
+    #[arg(long, conflicts_with = "persistent")]
+    pub(crate) ephemeral: bool,
+    /// End by itself after this time, with exit code 8
+    #[arg(long, value_name = "TIME", value_parser = ephemeral_ttl)]
+    pub(crate) ttl: Option<Duration>,
+    /// Ephemeral: join by this as a member that leaves at the end
+    #[arg(long, value_name = "INVITE")]
+    pub(crate) invite: Vec<String>,
+    /// Last, also on a build server
+    #[arg(long)]
+    pub(crate) persistent: bool,
+    /// Take this machine for a container
+    #[arg(long)]
+    pub(crate) container: bool,
+    /// Memberships come over standard input, from the process that joined
+    #[arg(long, hide = true)]
+    pub(crate) members_on_stdin: bool,
 }
 
 impl DaemonStartArgs {
-    /// The same as words of a command line.
+    /// The same as words of a command line; whether it lasts, and its invites, are left to the caller.
     pub(crate) fn words(&self) -> Vec<&'static str> {
-        let flags = [(self.tcp, "--tcp"), (self.no_tcp, "--no-tcp")];
+        let flags =
+            [(self.tcp, "--tcp"), (self.no_tcp, "--no-tcp"), (self.container, "--container")];
         flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect()
+    }
+
+    /// Whether it leaves nothing behind (daemon spec §4.2): as the flags say, else on a build server.
+    ///
+    /// # Errors
+    /// Exit 3 for flags of ephemeral daemons with one that lasts.
+    pub(crate) fn is_ephemeral(&self, spoken: &str, is_ci: bool) -> Outcome<bool> {
+        let is_ephemeral = self.ephemeral || (is_ci && !self.persistent && !self.container);
+        let needing = [(self.ttl.is_some(), "--ttl"), (!self.invite.is_empty(), "--invite")];
+        match needing.into_iter().find(|(is_set, _)| *is_set && !is_ephemeral) {
+            Some((_, flag)) => Err(Failure::invalid(format!("{spoken}: {flag} needs --ephemeral"))),
+            None => Ok(is_ephemeral),
+        }
     }
 
     /// Whether TCP is wanted; `None` leaves it to the settings.
@@ -157,7 +193,7 @@ impl DaemonStartArgs {
 /// `daemon remint`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DaemonRemintArgs {
-    /// What the new member joins with
+    /// What the new member joins with; else an invite is made with the old key
     #[arg(long, value_name = "INVITE")]
     pub(crate) invite: Option<String>,
 }

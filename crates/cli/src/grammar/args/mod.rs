@@ -22,7 +22,8 @@ pub(crate) use care::{
     BackupArgs, PassphraseArgs, RecoverArgs, RecoverChoice, ResetArgs, RestoreArgs, UninstallArgs,
 };
 pub(crate) use daemon::{
-    DaemonEventsArgs, DaemonLogsArgs, DaemonRemintArgs, DaemonStartArgs, DaemonVerb, LogLevel,
+    DaemonEventsArgs, DaemonLogsArgs, DaemonRemintArgs, DaemonStartArgs, DaemonUpArgs, DaemonVerb,
+    LogLevel,
 };
 pub(crate) use mesh::{CreateArgs, InviteRole, JoinArgs, LeaveArgs, MeshVerb, ShareArgs};
 pub(crate) use outbox::{OutboxListArgs, OutboxPruneArgs, OutboxRequeueArgs, OutboxVerb};

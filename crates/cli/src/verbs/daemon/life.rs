@@ -1,20 +1,25 @@
 //! `daemon up|down|restart`, and the foreground process itself (CLI spec §3.18).
 
+use std::process::ExitCode;
 use std::time::Duration;
 
+use claudemesh_daemon::Options;
 use claudemesh_daemon::home::file;
-use claudemesh_ipc::Paths;
-use claudemesh_protocol::error::ErrorCode;
+use claudemesh_daemon::identity::{Ephemeral, Surroundings};
+use claudemesh_ipc::{Paths, env};
+use claudemesh_protocol::error::{self, ErrorCode};
 use claudemesh_protocol::limits;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::context::Context;
+use crate::ephemeral::{self, Begun};
 use crate::failure::{Failure, Outcome};
 use crate::grammar::args::DaemonStartArgs;
 use crate::link::{Probe, Running};
 use crate::output::{Document, Fields, Line, Report, Screen, Token};
 use crate::service::{Manager, Order};
+use crate::verbs::join;
 
 /// Keys of `daemon up`, `down` and `restart`.
 pub(crate) const FIELDS: Fields = Fields {
@@ -25,12 +30,18 @@ pub(crate) const FIELDS: Fields = Fields {
         "log",
         "already_running",
         "version",
+        "ephemeral",
+        "dir",
+        "socket",
         "stopped",
         "reason",
         "was_pid",
     ],
     id: "pid",
 };
+/// Exit codes of a daemon whose words or directory are no good, and of one that did not start (daemon spec §1.4).
+const WRONG_WORDS: u8 = 3;
+const NOT_STARTED: u8 = 1;
 /// Step between two looks at a process that is stopping.
 const STOP_STEP: Duration = Duration::from_millis(20);
 
@@ -39,6 +50,17 @@ const STOP_STEP: Duration = Duration::from_millis(20);
 /// # Errors
 /// What keeps the daemon from starting, in the codes of CLI spec §3.18.
 pub(crate) async fn up(context: &Context, start: &DaemonStartArgs) -> Outcome<Report> {
+    if start.is_ephemeral(&context.spoken, env::is_ci())? {
+        return up_ephemeral(context, start).await;
+    }
+    if context.paths.are_ephemeral() {
+        let name = env::DAEMON_DIR;
+        return Err(Failure::invalid(format!(
+            "{}: {name} names an ephemeral daemon",
+            context.spoken
+        ))
+        .action(format!("unset {name}")));
+    }
     context.forget_failed_start();
     let (version, already) = if let Probe::Up(version) = context.probe().await? {
         (*version, true)
@@ -65,6 +87,55 @@ pub(crate) async fn up(context: &Context, start: &DaemonStartArgs) -> Outcome<Re
     Ok(Report::new(Document::object(document), screen))
 }
 
+/// `daemon up` of one that leaves nothing behind. Asked for by a flag it is always a new one; as the default of a build
+/// server it is the one that runs, if there is one.
+async fn up_ephemeral(context: &Context, start: &DaemonStartArgs) -> Outcome<Report> {
+    let is_asked_for = start.ephemeral || start.ttl.is_some() || !start.invite.is_empty();
+    if !is_asked_for && let Probe::Up(version) = context.probe().await? {
+        let dir = context.paths.daemon_dir().to_owned();
+        let socket = context.paths.socket();
+        let socket =
+            socket.map_err(|error| Failure::io("cannot find the daemon's socket", &error))?;
+        return Ok(begun(&Begun { version: *version, dir, socket }, true));
+    }
+    let members = if start.invite.is_empty() {
+        None
+    } else {
+        Some(Box::pin(join::in_memory(context, &start.invite)).await?)
+    };
+    let starting = context.begin_ephemeral(start, members.as_deref());
+    match context.out.during("starting the daemon", starting).await {
+        Ok(daemon) => Ok(begun(&daemon, false)),
+        Err(failure) => {
+            // It leaves by itself, unless it did not come as far as that.
+            join::leave_all(context, members.as_deref().unwrap_or_default()).await;
+            Err(failure)
+        }
+    }
+}
+
+fn begun(daemon: &Begun, already: bool) -> Report {
+    let Begun { version, dir, socket } = daemon;
+    let (pid, version) = (version.pid, &version.daemon_version);
+    let mut screen = Screen::new();
+    if already {
+        screen.done(format!("ephemeral daemon already running (pid {pid}, v{version})"));
+    } else {
+        screen.done(format!("ephemeral daemon started (pid {pid})"));
+    }
+    screen.line(Line::new().indent(4).put(Token::Dim, dir.display().to_string()));
+    if env::is_ci() {
+        screen.hint("stop it: claudemesh daemon down");
+    } else {
+        screen.hint(format!("to use it: export {}={}", env::DAEMON_DIR, dir.display()));
+    }
+    let document = json!({
+        "ok": true, "detached": true, "pid": pid, "already_running": already, "version": version,
+        "ephemeral": true, "dir": dir, "socket": socket,
+    });
+    Report::new(Document::object(document), screen)
+}
+
 /// How a stop ended.
 pub(crate) enum Stopped {
     /// It ran under this pid.
@@ -79,6 +150,8 @@ pub(crate) enum Stopped {
 /// Exit 4 when it does not stop in time.
 pub(crate) async fn stop(context: &Context, budget: Duration) -> Outcome<Stopped> {
     if is_held(&context.paths)?
+        // A manager's daemon lasts.
+        && !context.paths.are_ephemeral()
         && let Some(manager) = Manager::installed(&context.environment)
     {
         let pid = running_pid(context, &context.paths).await;
@@ -157,10 +230,12 @@ pub(crate) fn terminate(pid: u32) {
 /// # Errors
 /// As [`stop`].
 pub(crate) async fn down(context: &Context) -> Outcome<Report> {
-    let stopped = context
-        .out
-        .during("stopping the daemon", stop(context, limits::DAEMON_STOP_BUDGET))
-        .await?;
+    let mut budget = limits::DAEMON_STOP_BUDGET;
+    if context.paths.are_ephemeral() {
+        // It sends what it accepted first, and leaves its meshes.
+        budget += limits::EPHEMERAL_LEAVE_BUDGET;
+    }
+    let stopped = context.out.during("stopping the daemon", stop(context, budget)).await?;
     let mut screen = Screen::new();
     let document = match stopped {
         Stopped::Was(pid) => {
@@ -181,6 +256,14 @@ pub(crate) async fn down(context: &Context) -> Outcome<Report> {
 /// # Errors
 /// As [`down`] and [`up`].
 pub(crate) async fn restart(context: &Context, start: &DaemonStartArgs) -> Outcome<Report> {
+    if start.is_ephemeral(&context.spoken, false)? || context.paths.are_ephemeral() {
+        let message = format!("{}: an ephemeral daemon does not come back", context.spoken);
+        return Err(Failure::invalid(message)
+            .detail("its keys and messages end with it")
+            .action("claudemesh daemon down, then claudemesh daemon up --ephemeral"));
+    }
+    // What lasted lasts.
+    let start = &DaemonStartArgs { persistent: true, ..start.clone() };
     let down = down(context).await?;
     let up = up(context, start).await?;
     let mut map = Map::new();
@@ -198,18 +281,52 @@ pub(crate) async fn restart(context: &Context, start: &DaemonStartArgs) -> Outco
 }
 
 /// `daemon up --foreground`: the daemon itself, with its own exit codes (daemon spec §1.4).
-pub(crate) fn foreground(context: &Context, start: &DaemonStartArgs) -> std::process::ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime {
-        Ok(runtime) => {
-            let mut options = claudemesh_daemon::Options::from_env(context.paths.clone());
-            options.tcp = start.wants_tcp();
-            runtime.block_on(claudemesh_daemon::run(options))
-        }
+pub(crate) fn foreground(context: &Context, start: &DaemonStartArgs) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
         Err(error) => {
             let failure =
                 Failure::new(ErrorCode::Internal, "cannot start the runtime").caused_by(&error);
-            std::process::ExitCode::from(context.out.failure(&failure))
+            return ExitCode::from(context.out.failure(&failure));
+        }
+    };
+    match runtime.block_on(options(context, start)) {
+        Ok(options) => runtime.block_on(claudemesh_daemon::run(options)),
+        Err(failure) => {
+            context.out.failure(&failure);
+            let is_wrong = failure.exit == error::ExitCode::InvalidArgs as u8;
+            ExitCode::from(if is_wrong { WRONG_WORDS } else { NOT_STARTED })
+        }
+    }
+}
+
+/// What the foreground process is started with. One that is ephemeral has joined by then, and made its directory.
+async fn options(context: &Context, start: &DaemonStartArgs) -> Outcome<Options> {
+    let is_ephemeral = start.is_ephemeral(&context.spoken, env::is_ci())?;
+    let mut options = Options::from_env(context.paths.clone());
+    options.tcp = start.wants_tcp();
+    if start.container {
+        options.surroundings = Surroundings::Container;
+    }
+    if !is_ephemeral {
+        return Ok(options);
+    }
+    let dir = ephemeral::own_dir(&context.paths);
+    let own = Ephemeral::begin(&dir)
+        .map_err(|error| Failure::io(format!("cannot make {}", dir.display()), &error))?;
+    let members = if start.members_on_stdin {
+        ephemeral::taken_over().map(Some)
+    } else if start.invite.is_empty() {
+        Ok(None)
+    } else {
+        Box::pin(join::in_memory(context, &start.invite)).await.map(Some)
+    };
+    match members {
+        Ok(members) => Ok(options.ephemeral(own.with(start.ttl, members))),
+        Err(failure) => {
+            // What is left of it the next one removes.
+            let _ = own.remove();
+            Err(failure)
         }
     }
 }

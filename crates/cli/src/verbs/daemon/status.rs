@@ -15,6 +15,7 @@ pub(crate) const FIELDS: Fields = Fields {
         "running",
         "pid",
         "version",
+        "ephemeral",
         "ipc_api",
         "brokers",
         "sessions",
@@ -48,7 +49,9 @@ pub(crate) async fn run(context: &Context) -> Outcome<Report> {
     }
     let sessions: u64 = health.meshes.iter().map(|mesh| mesh.sessions).sum();
     let mut screen = Screen::new();
-    screen.done(format!("daemon: running (pid {}, v{})", version.pid, version.daemon_version));
+    let kind = if version.ephemeral { "ephemeral, " } else { "" };
+    let (pid, theirs) = (version.pid, &version.daemon_version);
+    screen.done(format!("daemon: running ({kind}pid {pid}, v{theirs})"));
     let socket = context.paths.socket().map(|path| path.display().to_string()).unwrap_or_default();
     screen.pairs(&[
         ("socket", socket.clone()),
@@ -91,7 +94,7 @@ pub(crate) async fn run(context: &Context) -> Outcome<Report> {
         screen.attention("messages in the outbox could not be sent");
     }
     let unit = context.service_unit().map(|path| path.display().to_string());
-    let document = json!({
+    let mut document = json!({
         "running": true,
         "pid": version.pid,
         "version": version.daemon_version,
@@ -102,6 +105,11 @@ pub(crate) async fn run(context: &Context) -> Outcome<Report> {
         "service": { "platform": std::env::consts::OS, "path": unit, "managed": unit.is_some() },
         "socket": socket,
     });
+    if version.ephemeral
+        && let Some(map) = document.as_object_mut()
+    {
+        map.insert("ephemeral".to_owned(), true.into());
+    }
     Ok(Report::new(Document::object(document), screen))
 }
 

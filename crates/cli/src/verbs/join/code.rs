@@ -7,7 +7,7 @@ use claudemesh_crypto::invite::{Claim, InviteCapability, RootKey};
 use claudemesh_protocol::invite::{ClaimReply, ClaimRequest, InvitePreview};
 use serde_json::json;
 
-use super::{Join, Joined, forged, refused};
+use super::{Anew, Join, Joined, forged, refused};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::local::{PendingJoins, PendingKeys, Secret};
@@ -21,7 +21,7 @@ impl Join<'_> {
     /// Joins by a code; `base` is the web address the link came with.
     pub(super) async fn code(&self, code: &str, base: Option<&str>) -> Outcome<Report> {
         let context = self.context;
-        let masked = format!("…/i/{}***", code.chars().take(SHOWN_CHARS).collect::<String>());
+        let masked = masked(code);
         let account = context.account()?;
         let server = base
             .map(str::to_owned)
@@ -34,8 +34,16 @@ impl Join<'_> {
         if self.is_dry_run {
             return Ok(dry_run(&preview));
         }
-        let pending_id = sha256_hex(code.as_bytes());
-        let known = self.known_mesh(&preview.mesh_slug, &preview.broker_url, preview.owner_pubkey);
+        let own = match self.anew {
+            Some(Anew::Own { kept_as, .. }) => Some(kept_as),
+            _ => None,
+        };
+        let pending_id = own.map_or_else(|| sha256_hex(code.as_bytes()), str::to_owned);
+        let known = match (own, self.alias) {
+            // Whatever the mesh is called at the server by now: the invite is to it.
+            (Some(_), Some(slug)) => self.config.mesh(slug),
+            _ => self.known_mesh(&preview.mesh_slug, &preview.broker_url, preview.owner_pubkey),
+        };
         if let Some(report) = self.about_known(known)? {
             PendingJoins::open(context)?.forget_finished(self.config)?;
             return Ok(report);
@@ -59,13 +67,13 @@ impl Join<'_> {
         let reply = reply.map_err(|error| refused(http_failure(error, broker.base()), &masked))?;
         let joined = keys.joined(reply, &preview, &self.name)?;
         let slug = self.write(&joined, &server)?;
-        PendingJoins::open(context)?.remove(&pending_id)?;
+        self.forget(&pending_id)?;
         Ok(self.report(&joined, &slug, None).await)
     }
 }
 
 /// The two key pairs of a claim.
-struct Keys {
+pub(super) struct Keys {
     member: KeyPair,
     exchange: ExchangeSecret,
 }
@@ -77,13 +85,18 @@ impl Keys {
         if let Some(keys) = pending.keys(id).and_then(|kept| Self::read(&kept)) {
             return Ok(keys);
         }
-        let keys = Self { member: KeyPair::generate(), exchange: ExchangeSecret::generate() };
+        let keys = Self::fresh();
         let exchange = Secret::new(claudemesh_protocol::encoding::b64url(keys.exchange.as_bytes()));
         pending.keep(
             id,
             &PendingKeys { member: Secret::new(keys.member.to_hex().as_str()), exchange },
         )?;
         Ok(keys)
+    }
+
+    /// Those of a membership that no file is to know of.
+    pub(super) fn fresh() -> Self {
+        Self { member: KeyPair::generate(), exchange: ExchangeSecret::generate() }
     }
 
     fn read(kept: &PendingKeys) -> Option<Self> {
@@ -93,7 +106,7 @@ impl Keys {
         Some(Self { member, exchange: ExchangeSecret::from_bytes(exchange) })
     }
 
-    fn claim(&self, code: &str, name: &str) -> Outcome<ClaimRequest> {
+    pub(super) fn claim(&self, code: &str, name: &str) -> Outcome<ClaimRequest> {
         let recipient = self.exchange.public().to_b64url();
         let now = Context::now();
         let proof = Claim::Code { code, recipient_x25519: &recipient }
@@ -109,7 +122,12 @@ impl Keys {
     }
 
     /// Believes the answer only as far as the owner's signature goes.
-    fn joined(self, reply: ClaimReply, preview: &InvitePreview, asked: &str) -> Outcome<Joined> {
+    pub(super) fn joined(
+        self,
+        reply: ClaimReply,
+        preview: &InvitePreview,
+        asked: &str,
+    ) -> Outcome<Joined> {
         let signature = reply.signature.ok_or_else(|| forged("the answer carries no signature"))?;
         if reply.owner_pubkey != preview.owner_pubkey {
             return Err(forged("the owner of the mesh changed while joining"));
@@ -139,6 +157,11 @@ impl Keys {
             other_name: reply.display_name.filter(|name| name != asked),
         })
     }
+}
+
+/// A code as it may be shown.
+pub(super) fn masked(code: &str) -> String {
+    format!("…/i/{}***", code.chars().take(SHOWN_CHARS).collect::<String>())
 }
 
 fn dry_run(preview: &InvitePreview) -> Report {

@@ -1,6 +1,7 @@
 //! `mesh join`: from an invite in any form to a membership of this machine (CLI spec §5.3).
 
 use claudemesh_crypto::KeyPair;
+use claudemesh_crypto::hash::sha256_hex;
 use claudemesh_daemon::home::config::{Config, MeshEntry};
 use claudemesh_protocol::error::{ErrorCode, ExitCode};
 use claudemesh_protocol::invite::{InviteLink, InviteLinkError};
@@ -14,11 +15,14 @@ use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::grammar::args::JoinArgs;
 use crate::grammar::values;
-use crate::local::{authority, is_at};
+use crate::local::{PendingJoins, authority, is_at};
 use crate::output::{Document, Fields, Report, Screen};
 
 mod code;
+mod memory;
 mod token;
+
+pub(crate) use memory::{in_memory, leave_all};
 
 /// Keys of the result; the last ones only with `--dry-run`.
 pub(crate) const FIELDS: Fields = Fields {
@@ -60,8 +64,7 @@ pub(crate) async fn run(context: &Context, args: &JoinArgs) -> Outcome<Report> {
     if let Some(mesh) = config.mesh(args.invite.trim()) {
         return Ok(already_in(mesh));
     }
-    let link = InviteLink::parse(&args.invite, context.plain_http())
-        .map_err(|error| no_invite(context, error))?;
+    let link = parse(context, &args.invite)?;
     context.admit(&[], None).await?;
     let join = Join {
         context,
@@ -71,7 +74,7 @@ pub(crate) async fn run(context: &Context, args: &JoinArgs) -> Outcome<Report> {
         groups: groups.as_deref().unwrap_or_default(),
         alias: args.slug.as_deref(),
         is_dry_run: args.dry_run,
-        is_anew: false,
+        anew: None,
     };
     let mut report = match link {
         InviteLink::Code { code, base } => join.code(&code, base.as_deref()).await?,
@@ -94,14 +97,45 @@ pub(crate) async fn run(context: &Context, args: &JoinArgs) -> Outcome<Report> {
     Ok(report)
 }
 
-/// Joins a mesh that this machine is in already, as another member: its entry gets another member and other keys.
+/// What a machine becomes another member by.
+#[derive(Clone, Copy)]
+pub(crate) enum Anew<'a> {
+    /// An invite that somebody gave.
+    Given(&'a str),
+    /// One that this machine made for itself, at a broker that it knows.
+    Own {
+        /// Its code.
+        code: &'a str,
+        /// Where it was made.
+        server: &'a str,
+        /// What the new keys are kept under, for a next attempt with another invite.
+        kept_as: &'a str,
+    },
+}
+
+impl Anew<'_> {
+    /// What the new keys are kept under until [`forget`].
+    ///
+    /// # Errors
+    /// Exit 3 for something that is no invite.
+    pub(crate) fn kept_as(&self, context: &Context) -> Outcome<String> {
+        match self {
+            Self::Own { kept_as, .. } => Ok((*kept_as).to_owned()),
+            Self::Given(invite) => Ok(match parse(context, invite)? {
+                InviteLink::Code { code, .. } => sha256_hex(code.as_bytes()),
+                InviteLink::Token { token, .. } => sha256_hex(token.as_bytes()),
+            }),
+        }
+    }
+}
+
+/// Joins a mesh that this machine is in already, as another member: its entry gets another member and other keys, which
+/// are kept beside it until [`forget`], so that the same words go on where they were broken off.
 ///
 /// # Errors
 /// As [`run`]; exit 3 when the invite leads to another mesh.
-pub(crate) async fn anew(context: &Context, invite: &str, slug: &str) -> Outcome<Report> {
+pub(crate) async fn anew(context: &Context, by: Anew<'_>, slug: &str) -> Outcome<Report> {
     let config = context.config()?;
-    let link = InviteLink::parse(invite, context.plain_http())
-        .map_err(|error| no_invite(context, error))?;
     let join = Join {
         context,
         config: &config,
@@ -110,12 +144,44 @@ pub(crate) async fn anew(context: &Context, invite: &str, slug: &str) -> Outcome
         groups: &[],
         alias: Some(slug),
         is_dry_run: false,
-        is_anew: true,
+        anew: Some(by),
     };
-    match link {
-        InviteLink::Code { code, base } => join.code(&code, base.as_deref()).await,
-        InviteLink::Token { token, base: _ } => join.token(&token).await,
+    match by {
+        Anew::Own { code, server, .. } => join.code(code, Some(server)).await,
+        Anew::Given(invite) => match parse(context, invite)? {
+            InviteLink::Code { code, base } => join.code(&code, base.as_deref()).await,
+            InviteLink::Token { token, base: _ } => join.token(&token).await,
+        },
     }
+}
+
+/// What there is to say when the keys that are kept under this name are those of the mesh by now: an earlier attempt got
+/// that far.
+///
+/// # Errors
+/// Exit 10.
+pub(crate) fn already_anew(
+    context: &Context,
+    kept_as: &str,
+    mesh: &MeshEntry,
+) -> Outcome<Option<Report>> {
+    let kept = PendingJoins::open(context)?.keys(kept_as);
+    let kept = kept.and_then(|kept| KeyPair::from_hex(kept.member.reveal()).ok());
+    let is_written = kept.is_some_and(|kept| kept.public() == mesh.keys.public());
+    Ok(is_written
+        .then(|| report_anew(&mesh.slug, &mesh.member_id, None, mesh.keys.public(), Screen::new())))
+}
+
+/// Everything is done that the kept keys were for.
+///
+/// # Errors
+/// Exit 10.
+pub(crate) fn forget(context: &Context, kept_as: &str) -> Outcome<()> {
+    PendingJoins::open(context)?.remove(kept_as)
+}
+
+fn parse(context: &Context, invite: &str) -> Outcome<InviteLink> {
+    InviteLink::parse(invite, context.plain_http()).map_err(|error| no_invite(context, error))
 }
 
 async fn join_group(context: &Context, slug: &str, group: &claudemesh_protocol::Group) {
@@ -149,8 +215,8 @@ struct Join<'a> {
     /// Name of the mesh on this machine.
     alias: Option<&'a str>,
     is_dry_run: bool,
-    /// The mesh called [`Join::alias`] is joined already, and gets another member.
-    is_anew: bool,
+    /// The mesh called [`Join::alias`] is joined already, and gets another member by this.
+    anew: Option<Anew<'a>>,
 }
 
 /// A membership the server has confirmed.
@@ -170,23 +236,36 @@ struct Joined {
     other_name: Option<String>,
 }
 
+impl Joined {
+    /// The membership as this machine has it, under this name.
+    fn entry(&self, slug: &str) -> MeshEntry {
+        MeshEntry {
+            mesh_id: self.mesh_id.clone(),
+            member_id: self.member_id.clone(),
+            slug: slug.to_owned(),
+            name: self.slug.clone(),
+            keys: self.keys.clone(),
+            broker_url: self.broker_url.clone(),
+            joined_at: Context::now().to_iso(),
+            root_key: Some(self.root_key.clone()),
+            invite_version: Some(self.invite_version),
+            owner_pubkey: Some(self.owner),
+            role: Some(self.role),
+        }
+    }
+}
+
 impl Join<'_> {
+    /// The keys of a join are not needed any more once it is written; of a machine that becomes another member they are,
+    /// until that is done.
+    fn forget(&self, kept_as: &str) -> Outcome<()> {
+        if self.anew.is_some() { Ok(()) } else { forget(self.context, kept_as) }
+    }
+
     /// Writes the membership; the server that was joined first becomes the default.
     fn write(&self, joined: &Joined, server: &str) -> Outcome<String> {
         let slug = self.alias.unwrap_or(&joined.slug).to_owned();
-        let entry = MeshEntry {
-            mesh_id: joined.mesh_id.clone(),
-            member_id: joined.member_id.clone(),
-            slug: slug.clone(),
-            name: joined.slug.clone(),
-            keys: joined.keys.clone(),
-            broker_url: joined.broker_url.clone(),
-            joined_at: Context::now().to_iso(),
-            root_key: Some(joined.root_key.clone()),
-            invite_version: Some(joined.invite_version),
-            owner_pubkey: Some(joined.owner),
-            role: Some(joined.role),
-        };
+        let entry = joined.entry(&slug);
         self.context.update_config(|config| {
             if config.display_name().is_none() {
                 config.set_display_name(&self.name);
@@ -230,19 +309,19 @@ impl Join<'_> {
     fn about_known(&self, known: Option<&MeshEntry>) -> Outcome<Option<Report>> {
         let is_meant = known.is_some_and(|mesh| Some(mesh.slug.as_str()) == self.alias);
         match known {
-            _ if self.is_anew && !is_meant => {
+            _ if self.anew.is_some() && !is_meant => {
                 let slug = self.alias.unwrap_or_default();
                 let message = format!("this invite does not lead to \"{slug}\"");
                 Err(Failure::of_word("invalid_invite", message))
             }
-            Some(mesh) if !self.is_anew => Ok(Some(already_in(mesh))),
+            Some(mesh) if self.anew.is_none() => Ok(Some(already_in(mesh))),
             _ => Ok(None),
         }
     }
 
     /// A name that is taken here stops a join before it uses the invite.
     fn check_slug(&self, slug: &str) -> Outcome<()> {
-        if self.is_anew {
+        if self.anew.is_some() {
             return Ok(());
         }
         let slug = self.alias.unwrap_or(slug);
@@ -257,7 +336,9 @@ impl Join<'_> {
             default.or_else(|| link_host.map(authority)).unwrap_or_else(|| broker_host.clone());
         let is_foreign =
             broker_host != default || link_host.is_some_and(|host| authority(host) != default);
-        if !is_foreign || self.is_dry_run || self.context.global.yes {
+        // An own invite was made there.
+        let is_own = matches!(self.anew, Some(Anew::Own { .. }));
+        if !is_foreign || is_own || self.is_dry_run || self.context.global.yes {
             return Ok(());
         }
         let mut screen = Screen::new();
@@ -273,12 +354,30 @@ impl Join<'_> {
             .map_err(|failure| failure.with("broker", broker_host.clone()))
     }
 
+    /// Makes sure that somebody takes in what others write from now on: a daemon that lists the mesh, started unless the
+    /// caller or the surroundings want none. A member it is in any case.
+    async fn receive(&self, slug: &str) -> bool {
+        let context = self.context;
+        match Box::pin(context.daemon()).await {
+            Ok(_) => {
+                context.attached(slug).await;
+                true
+            }
+            Err(failure) => {
+                if context.is_daemon_wanted() {
+                    context.out.warning(&failure.message);
+                }
+                false
+            }
+        }
+    }
+
     /// The result, after the daemon was told.
     async fn report(&self, joined: &Joined, slug: &str, note: Option<&str>) -> Report {
-        if self.is_anew {
+        if self.anew.is_some() {
             return self.report_anew(joined, slug);
         }
-        self.context.attached(slug).await;
+        let is_received = self.receive(slug).await;
         let mut screen = Screen::new();
         screen.done(format!("joined {slug}"));
         screen.pairs(&[
@@ -293,7 +392,12 @@ impl Join<'_> {
         if let Some(note) = note {
             screen.note(note);
         }
-        screen.hint("see who is there: claudemesh peers");
+        if is_received {
+            screen.hint("see who is there: claudemesh peers");
+        } else {
+            screen.note("what others write waits at the server until the daemon runs");
+            screen.hint("receive it: claudemesh daemon up");
+        }
         let document = json!({
             "slug": slug,
             "meshId": joined.mesh_id,
@@ -310,18 +414,31 @@ impl Join<'_> {
 
 impl Join<'_> {
     fn report_anew(&self, joined: &Joined, slug: &str) -> Report {
-        let new = joined.keys.public().short(16);
-        let old = self.config.mesh(slug).map(|mesh| mesh.keys.public().short(16));
+        let old = self.config.mesh(slug).map(|mesh| mesh.keys.public());
         let mut screen = Screen::new();
-        screen.done(format!("new member {new} on {slug}"));
         if let Some(name) = &joined.other_name {
             screen.attention(format!("another member has your name: you are {name} on {slug}"));
         }
-        let document = json!({
-            "mesh": slug, "member_id": joined.member_id, "old_prefix": old, "new_prefix": new,
-        });
-        Report::new(Document::object(document), screen)
+        report_anew(slug, &joined.member_id, old, joined.keys.public(), screen)
     }
+}
+
+/// A mesh has its new member; `more` is what else there is to say.
+fn report_anew(
+    slug: &str,
+    member: &MemberId,
+    old: Option<PublicKey>,
+    new: PublicKey,
+    more: Screen,
+) -> Report {
+    let mut screen = Screen::new();
+    screen.done(format!("new member {} on {slug}", new.short(16)));
+    screen.append(more);
+    let document = json!({
+        "mesh": slug, "member_id": member, "old_prefix": old.map(|old| old.short(16)),
+        "new_prefix": new.short(16),
+    });
+    Report::new(Document::object(document), screen)
 }
 
 /// Exit 0: nothing to do.

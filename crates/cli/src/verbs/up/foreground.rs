@@ -67,7 +67,10 @@ async fn serve(
     let record = children.start("broker", command, || read_record(context, dir)).await?;
     listen.remember(dir, &record.listen)?;
     let steps = after_broker(context, args, dir, &record).await?;
-    let mut command = detach::own_program(&["daemon", "up", "--foreground"], &context.environment)?;
+    let mut command = detach::own_program(
+        &["daemon", "up", "--foreground", "--persistent"],
+        &context.environment,
+    )?;
     command.env(NO_AUTOSPAWN, "1");
     let daemon = children.start("daemon", command, || daemon_state(context)).await?;
     drop(lock);

@@ -122,7 +122,7 @@ async fn daemon(context: &Context, slug: &str) -> Outcome<DaemonState> {
             let _ = client.reload().await;
             crate::link::Running { client, version: *version, was_started: false }
         }
-        _ => context.out.during("starting the daemon", context.start_daemon()).await?,
+        _ => context.out.during("starting the daemon", context.start_daemon_with(&[])).await?,
     };
     let work = crate::attach::wait_until_open(&running.client, slug, OPEN_BUDGET);
     context.out.during("connecting", work).await.map_err(|status| {

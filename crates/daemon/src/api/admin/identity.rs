@@ -38,6 +38,11 @@ pub(in crate::api) async fn rotate_keypair(
     request: Request,
 ) -> Result<Json<RotateKeypairReply>, Failure> {
     let body: RotateKeypairRequest = input::json(request, input::MEDIUM).await?;
+    if api.daemon.context().ephemeral.is_some() {
+        // And its member's are for the machine that lasts.
+        let text = "the keys of an ephemeral daemon end with it";
+        return Err(Failure::new(ErrorCode::Forbidden, text));
+    }
     let slugs = match body.mesh {
         Some(slug) => vec![slug],
         None => api.daemon.meshes().all().iter().map(|mesh| mesh.slug().to_owned()).collect(),

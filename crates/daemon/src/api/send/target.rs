@@ -28,7 +28,9 @@ pub(crate) async fn destination<P: Place>(
         return Err(Failure::new(ErrorCode::SelfTarget, "that is you")
             .hint("`--self` sends to your other sessions"));
     }
-    let mut keys = mesh.roster().live_sessions(mesh.member().public, caller.key_in(&mesh));
+    let mut keys = mesh
+        .roster()
+        .live_sessions(mesh.member().public, caller.key_in(&mesh).or(mesh.own_session()));
     // A repeated request gives each session the same id again.
     keys.sort_unstable();
     Ok(Addressed::Siblings(mesh, keys))

@@ -18,7 +18,7 @@ use claudemesh_daemon::identity::{HostSources, Identity};
 use claudemesh_daemon::inbox::{Inbox, InboxFilter, InboxSettings, Scope};
 use claudemesh_daemon::mesh::{
     AgeSettings, FeatureTerms, LegacyBrokers, MeshContext, MeshHandle, MeshSettings, Meshes,
-    Resolution, Resolved, Sender,
+    Resolution, Resolved, Sender, Standing,
 };
 use claudemesh_daemon::outbox::{NewRow, Outbox, SealedBody};
 use claudemesh_daemon::sessions::{
@@ -185,6 +185,7 @@ impl Node {
             plain: PlainHttp::LoopbackOnly,
             hostname: Some("test-host".to_owned()),
             cwd: "/work".to_owned(),
+            standing: Standing::Member,
             host_fingerprint: None,
             legacy: LegacyBrokers::Used,
             features: FeatureTerms::default(),
