@@ -163,7 +163,7 @@ fn told(ran: &Ran, via: &str) -> (i32, Value) {
 fn a_message_is_told_alike_and_arrives_by_either_road() {
     let (ana, bob, agent) = people_at_work();
     let carol = Home::new();
-    carol.ok(&["join", &ana.invite(1), "--name", "Carol"]);
+    carol.ok(&["--no-daemon", "join", &ana.invite(1), "--name", "Carol"]);
     carol.ok(&["daemon", "down"]);
     bob.member_key("Carol");
     let key = ana.member_key("ana");
@@ -493,7 +493,7 @@ fn a_running_daemon_and_its_peers_notice_nothing() {
 fn a_call_takes_no_message_of_its_member() {
     let (ana, bob) = two_people();
     let carol = Home::new();
-    carol.ok(&["join", &ana.invite(1), "--name", "Carol"]);
+    carol.ok(&["--no-daemon", "join", &ana.invite(1), "--name", "Carol"]);
     carol.ok(&["daemon", "down"]);
     bob.member_key("Carol");
     bob.ok(&["daemon", "down"]);

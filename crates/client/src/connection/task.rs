@@ -1,6 +1,7 @@
 //! The life of a connection: attempt after attempt, until its owner ends it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use claudemesh_protocol::wire::{ErrorFrame, HelloAck, ServerFrame, ServerInbound};
@@ -37,6 +38,8 @@ struct Attempt<'a> {
     shared: &'a Shared,
     events_tx: &'a mpsc::Sender<ConnectionEvent>,
     stop: &'a CancellationToken,
+    /// Set before the hello is written: from then on the broker may know us, and is told when we go.
+    has_greeted: &'a AtomicBool,
     /// The broker's clock minus ours, in milliseconds; 0 until the broker complained.
     clock_offset: i64,
     last_error: Mutex<Option<ErrorFrame>>,
@@ -62,7 +65,9 @@ pub(super) async fn run(
     let mut clock_offset = 0;
     let mut nudged = shared.nudges.subscribe();
     while !stop.is_cancelled() && !events_tx.is_closed() {
+        let has_greeted = AtomicBool::new(false);
         let mut attempt = Attempt {
+            has_greeted: &has_greeted,
             timing: options.timing.now(),
             options: &options,
             shared: &shared,
@@ -74,8 +79,8 @@ pub(super) async fn run(
         let outcome = tokio::select! {
             biased;
             outcome = attempt.run() => outcome,
-            // The dial is abandoned; an open socket sees `stop` itself and says goodbye first.
-            () = stopped_before_open(&stop, &shared) => break,
+            // The dial is abandoned; whoever has said hello sees `stop` itself and says goodbye first.
+            () = stopped_before_hello(&stop, &has_greeted) => break,
         };
         clock_offset = attempt.clock_offset;
         if stop.is_cancelled() {
@@ -120,10 +125,10 @@ async fn wait_until(retry_at: Option<Instant>) {
     }
 }
 
-/// Completes when the owner has stopped a connection whose handshake is not accepted yet.
-async fn stopped_before_open(stop: &CancellationToken, shared: &Shared) {
+/// Completes when the owner has stopped a connection that has not said hello yet.
+async fn stopped_before_hello(stop: &CancellationToken, has_greeted: &AtomicBool) {
     stop.cancelled().await;
-    if shared.live.lock().is_some() {
+    if has_greeted.load(Ordering::Relaxed) {
         std::future::pending::<()>().await;
     }
 }
@@ -245,6 +250,7 @@ impl Attempt<'_> {
             Ok(Ok(hello)) => hello,
         };
         let text = hello.encode(None).map_err(|_| Close::transport("hello has no JSON form"))?;
+        self.has_greeted.store(true, Ordering::Relaxed);
         let exchange = async {
             socket
                 .send(Message::text(text))
@@ -255,7 +261,13 @@ impl Attempt<'_> {
             tracing::debug!(mesh, session_pubkey = session, "{prefix}ws_hello_sent");
             self.await_ack(socket).await
         };
-        if let Ok(answer) = tokio::time::timeout(self.timing.hello_ack, exchange).await {
+        let answered = tokio::select! {
+            biased;
+            answered = tokio::time::timeout(self.timing.hello_ack, exchange) => answered,
+            // The broker may have taken the hello: without a goodbye it would show us until the lease is over.
+            () = self.stop.cancelled() => return Err(Close::transport("stopped")),
+        };
+        if let Ok(answer) = answered {
             answer
         } else {
             let Shared { mesh, session, role, .. } = self.shared;

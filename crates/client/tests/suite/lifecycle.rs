@@ -239,6 +239,20 @@ async fn an_owner_that_leaves_writes_what_is_queued_and_says_goodbye() {
     assert_eq!(bench.connection.state().status, Status::Closed);
 }
 
+/// The broker may have taken the hello: without a goodbye it would show whoever stopped at once until the lease is over.
+#[tokio::test(start_paused = true)]
+async fn who_stops_before_the_answer_to_its_hello_says_goodbye() {
+    let mut bench = Bench::new(Role::ControlPlane);
+    let mut socket = bench.accept().await;
+    bench.connection.close();
+    let close = timeout(PATIENCE, socket.0.next()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(close, Message::Close(Some(frame)) if u16::from(frame.code) == 1000));
+    while let Some(Ok(_)) = socket.0.next().await {}
+    bench.tasks.close();
+    timeout(PATIENCE, bench.tasks.wait()).await.unwrap();
+    assert_eq!(bench.connection.state().status, Status::Closed);
+}
+
 #[tokio::test(start_paused = true)]
 async fn stopping_while_dialling_ends_the_task() {
     let bench = Bench::new(Role::ControlPlane);
