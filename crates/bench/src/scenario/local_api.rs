@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Time for the daemon to start and to connect.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Requests at a steady rate beside listening streams: reads and sends apart.
+/// Requests at a steady rate beside listening streams, each kind apart.
 pub(super) async fn requests(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let broker = BrokerProcess::start(options, 2).await?;
     let daemon = Daemon::start(options, &broker).await?;
@@ -99,22 +99,23 @@ async fn steady(daemon: &Daemon) -> anyhow::Result<Vec<Figure>> {
     let asked = (0..REQUESTS).map(|number| async move {
         let at = Duration::from_secs(1) / RATE * u32::try_from(number).unwrap_or(u32::MAX);
         tokio::time::sleep_until((began + at).into()).await;
-        let is_send = number % SEND_EVERY == 0;
         let start = Instant::now();
-        if is_send {
+        let what = if number % SEND_EVERY == 0 {
             daemon.send(number).await?;
+            "send"
         } else {
-            daemon.read(number).await?;
-        }
-        anyhow::Ok((is_send, start.elapsed()))
+            daemon.read(number).await?
+        };
+        anyhow::Ok((what, start.elapsed()))
     });
     let times = try_join_all(asked).await?;
-    let of = |wanted: bool| {
-        times.iter().filter(|(is_send, _)| *is_send == wanted).map(|(_, took)| *took).collect()
+    let of = |wanted: &str| {
+        times.iter().filter(|(what, _)| *what == wanted).map(|(_, took)| *took).collect()
     };
-    let mut figures = latency("read", of(false));
-    figures.extend(latency("send", of(true)));
-    Ok(figures)
+    Ok(["health", "inbox", "peers", "send"]
+        .into_iter()
+        .flat_map(|what| latency(what, of(what)))
+        .collect())
 }
 
 /// Sends as fast as the daemon takes them; each is on disk when it is answered.
@@ -217,16 +218,23 @@ impl Daemon {
         Ok(())
     }
 
-    async fn read(&self, number: usize) -> anyhow::Result<()> {
+    /// One of three in turn; which. What the peers are is asked of the broker.
+    async fn read(&self, number: usize) -> anyhow::Result<&'static str> {
         match number % 3 {
-            0 => drop(self.client.health().await?),
-            1 => drop(self.client.peers(None, PeerFilter::Reachable).await?),
+            0 => {
+                self.client.health().await?;
+                Ok("health")
+            }
+            1 => {
+                self.client.peers(None, PeerFilter::Reachable).await?;
+                Ok("peers")
+            }
             _ => {
                 let query = InboxQuery { mark_seen: Some(false), ..InboxQuery::default() };
-                drop(self.client.inbox(&query).await?);
+                self.client.inbox(&query).await?;
+                Ok("inbox")
             }
         }
-        Ok(())
     }
 }
 

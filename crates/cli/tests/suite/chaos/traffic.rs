@@ -244,7 +244,9 @@ impl Speaker {
                 continue;
             }
             let (message, request) = self.compose(number);
-            // Somebody typed it: without that, answers to answers would stop as a loop.
+            // Somebody typed it: without that, answers to answers would stop as a loop. The first prompt brings what waited,
+            // the second comes after it.
+            self.report(HookEvent::Prompt).await;
             self.report(HookEvent::Prompt).await;
             number += 1;
             if !self.send(&message.id, &request).await {
@@ -319,8 +321,6 @@ impl Speaker {
                 Err(_) => {}
             }
             tokio::time::sleep(RETRY).await;
-            // A daemon that was away has not heard that somebody typed this.
-            self.report(HookEvent::Prompt).await;
         }
     }
 
