@@ -55,7 +55,7 @@ impl Proxy {
                     let (mut far_in, mut far_out) = far.split();
                     tokio::select! {
                         _ = tokio::io::copy(&mut near_in, &mut far_out) => {}
-                        _ = answers(&mut far_in, &mut near_out, &mute) => {}
+                        _ = answers(&mut far_in, &mut near_out, &mute, &cut) => {}
                         () = cut.cancelled() => {}
                     }
                 });
@@ -74,7 +74,7 @@ impl Proxy {
 
     /// From now on the broker hears and is not heard, or is heard again.
     pub fn mute(&self, is_mute: bool) {
-        self.is_mute.store(is_mute, Ordering::Relaxed);
+        self.is_mute.store(is_mute, Ordering::Release);
     }
 
     /// Breaks every connection through it; new ones are let in.
@@ -83,11 +83,13 @@ impl Proxy {
     }
 }
 
-/// Carries what the broker says, unless it is muted.
+/// Carries what the broker says, unless it is muted. What comes to a cut connection that is heard again just then stays
+/// here, too.
 async fn answers(
     from: &mut ReadHalf<'_>,
     to: &mut WriteHalf<'_>,
     is_mute: &AtomicBool,
+    cut: &CancellationToken,
 ) -> std::io::Result<()> {
     let mut buffer = [0; 4096];
     loop {
@@ -95,7 +97,7 @@ async fn answers(
         if bytes == 0 {
             return Ok(());
         }
-        if !is_mute.load(Ordering::Relaxed) {
+        if !is_mute.load(Ordering::Acquire) && !cut.is_cancelled() {
             to.write_all(&buffer[..bytes]).await?;
         }
     }
