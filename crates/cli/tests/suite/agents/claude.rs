@@ -1,16 +1,12 @@
 //! Claude Code.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use claudemesh_agents::record::{Format, Sign};
 use serde_json::{Value, json};
 
-use super::rig::{Scene, framed, is_in_context, is_missing, proved};
+use super::rig::{PATIENCE, Scene, framed, is_in_context, is_missing, proved};
 use crate::home::until;
-
-/// Longest wait for what the client does by itself.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Agents spec §1.10 scenario 1, the part of the MCP server: MCP spec §3, §11.
 #[test]

@@ -1,13 +1,8 @@
 //! Codex.
 
-use std::time::Duration;
-
 use claudemesh_agents::record::{Format, Sign};
 
-use super::rig::{Scene, framed, is_in_context, is_missing, proved};
-
-/// Longest wait for what the client does by itself.
-const PATIENCE: Duration = Duration::from_secs(20);
+use super::rig::{PATIENCE, Scene, framed, is_in_context, is_missing, proved};
 
 /// Agents spec §1.6: the model of Codex calls our tool by its namespace.
 #[test]

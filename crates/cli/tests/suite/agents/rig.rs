@@ -1,6 +1,7 @@
 //! Two people with a mesh, one of them with an agent.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use claudemesh_agents::record::{Format, Reader, Sign};
 use claudemesh_agents::render::{Place, Provenance, Trust, frame};
@@ -8,6 +9,9 @@ use claudemesh_testkit::agents::{ClaudeRig, CodexRig, installed};
 use claudemesh_testkit::model::MockModel;
 
 use crate::home::{Home, two_people, until};
+
+/// Longest wait for what a client does by itself.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The person `me`, her agent's model, and Bob, whom she can reach.
 pub struct Scene {
