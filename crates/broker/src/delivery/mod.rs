@@ -55,8 +55,9 @@ pub(crate) enum Job {
     AckById { mesh: Arc<Mesh>, member_id: MemberId, ack: AckById },
     /// Pushed rows that go back to held; their queues wait for it.
     Release { mesh: Arc<Mesh>, rows: Vec<ReleasedRow> },
-    /// Rows of an ended session move to its member's queue, which was told so and waits for it.
-    Reroute { mesh: Arc<Mesh>, reroute: Reroute },
+    /// Rows of an ended session move to its member's queue, which was told so and waits for it. When the session is back
+    /// before that is written they stay, and `claimed` of them go back to held.
+    Reroute { mesh: Arc<Mesh>, reroute: Reroute, claimed: Vec<(DeliverySeq, Priority)> },
     /// A recipient says how far a message came.
     Receipt(Box<receipt::Pending>),
     /// Told once everything before it is written, or dropped when that was given up.
@@ -139,10 +140,11 @@ impl Delivery {
         self.give_back(mesh, rows).await;
     }
 
-    /// Moves the rows of a key that has ended, after everything that was accepted for it before. The queue they go to must
-    /// have been told by `moving`.
+    /// Moves the rows of a key that has ended, after everything that was accepted for it before; nothing of them is
+    /// claimed. The queue they go to must have been told by `moving`.
     pub(crate) async fn reroute(&self, mesh: &Arc<Mesh>, reroute: Reroute) {
-        if self.enqueue(Job::Reroute { mesh: Arc::clone(mesh), reroute }).await.is_err() {
+        let job = Job::Reroute { mesh: Arc::clone(mesh), reroute, claimed: Vec::new() };
+        if self.enqueue(job).await.is_err() {
             tracing::info!(mesh_id = %mesh.id, "the next start moves what waits for a key that has ended");
         }
     }

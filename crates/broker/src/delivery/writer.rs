@@ -126,9 +126,35 @@ fn refuse_removed(broker: &Broker, jobs: &mut Vec<Job>) {
     }
 }
 
+/// Lets the rows of sessions that are back stay with them: a move would take what they were pushed since along.
+fn keep_with_returned(broker: &Broker, jobs: &mut [Job]) {
+    for job in jobs {
+        let Job::Reroute { mesh, reroute, claimed } = job else { continue };
+        let mesh = Arc::clone(mesh);
+        let (key, member_key) = (reroute.session_key, reroute.member_key);
+        {
+            let mut state = mesh.lock();
+            if state.session(key).is_none() {
+                continue;
+            }
+            state.queue(member_key).released();
+            for (_, priority) in &*claimed {
+                state.queue(key).releasing(*priority);
+            }
+        }
+        for waiting in [key, member_key] {
+            drain::wake_key(broker, &mesh, waiting);
+        }
+        let given_back = |(seq, _)| ReleasedRow { seq, recipient_key: key, was_written: false };
+        let rows = std::mem::take(claimed).into_iter().map(given_back).collect();
+        *job = Job::Release { mesh, rows };
+    }
+}
+
 /// Commits a batch.
 async fn commit(broker: &Broker, mut jobs: Vec<Job>) -> Written {
     refuse_removed(broker, &mut jobs);
+    keep_with_returned(broker, &mut jobs);
     if jobs.iter().any(|job| matches!(job, Job::Accept(_))) {
         crash_point("broker.accept.before_commit");
     }
@@ -342,7 +368,7 @@ fn finish(
             }
         }
         (Job::Release { mesh, rows }, _) => released(broker, &mesh, &rows),
-        (Job::Reroute { mesh, reroute }, DeliveryOutcome::Rerouted(moved)) => {
+        (Job::Reroute { mesh, reroute, .. }, DeliveryOutcome::Rerouted(moved)) => {
             {
                 let mut state = mesh.lock();
                 state.sub_open(&reroute.member_id, moved.merged);
@@ -399,7 +425,7 @@ fn accepted(
     let more;
     {
         let mut state = mesh.lock();
-        let mut homeless: Vec<usize> = Vec::new();
+        let mut homeless: Vec<(usize, DeliverySeq)> = Vec::new();
         for (place, (plan, seq)) in accept.plans.iter_mut().zip(deliveries).enumerate() {
             let was_acked = state.uncommitted.remove(seq) == Some(true);
             // The session ended between decision and commit, or the member took another key, after the rows were moved:
@@ -411,7 +437,7 @@ fn accepted(
             };
             if is_homeless {
                 if !was_acked {
-                    homeless.push(place);
+                    homeless.push((place, *seq));
                 }
                 plan.push = Pushed::Done;
                 continue;
@@ -432,10 +458,10 @@ fn accepted(
             }
         }
         more = deferred(broker, &state, &accept);
-        for plan in homeless.into_iter().filter_map(|place| accept.plans.get(place)) {
-            if let Some(member_key) =
-                state.member(&plan.member_id).and_then(|entry| entry.member.pubkey)
-            {
+        for (place, seq) in homeless {
+            let plan = accept.plans.get(place);
+            let member_key = plan.and_then(|plan| state.member(&plan.member_id)?.member.pubkey);
+            if let Some((plan, member_key)) = plan.zip(member_key) {
                 let reroute = Reroute {
                     mesh_id: mesh.id.clone(),
                     session_key: plan.key,
@@ -444,7 +470,8 @@ fn accepted(
                     at: broker.now(),
                 };
                 state.queue(member_key).moving();
-                next.push(Job::Reroute { mesh: Arc::clone(&mesh), reroute });
+                let claimed = vec![(seq, accept.priority)];
+                next.push(Job::Reroute { mesh: Arc::clone(&mesh), reroute, claimed });
             }
         }
     }
@@ -565,7 +592,7 @@ pub(super) fn fail(broker: &Broker, job: Job, error: &StoreError) {
         // Claims run out and the rows come again, receivers know doubles.
         Job::Ack { mesh, rows, .. } => count_again(&mesh, rows, &[]),
         // The next start moves what was to be moved; what was sent since must not wait for that.
-        Job::Reroute { mesh, reroute } => {
+        Job::Reroute { mesh, reroute, .. } => {
             mesh.lock().queue(reroute.member_key).released();
             drain::wake_key(broker, &mesh, reroute.member_key);
         }

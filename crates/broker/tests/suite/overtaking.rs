@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use claudemesh_store::{DeliveryState, MessageLookup};
 use serde_json::{Value, json};
 
+use crate::leases::until_leased;
 use crate::peers::{Person, Session, Socket, ids};
+use crate::process::Server;
+use crate::receipts::until_state;
 use crate::world::{PATIENCE, World};
 
 /// A transaction that stands still for [`STANDSTILL`], so that what is ahead of it can be seen to be ahead.
@@ -58,6 +61,7 @@ async fn an_acknowledgement_that_is_ahead_of_the_commit_counts() {
     let second = bob.push().await;
     assert_eq!(ids(std::slice::from_ref(&second)), ["d"]);
     bob.confirm(&second).await;
+    assert_eq!(bob.pushes_so_far().await.len(), 0, "and his acknowledgement is queued");
     assert_eq!(alice.message(to(&people[1], "e")).await["status"], 201);
     let third = bob.push().await;
     assert_eq!(ids(std::slice::from_ref(&third)), ["e"]);
@@ -231,39 +235,75 @@ async fn a_row_whose_session_ends_during_the_commit_moves_once() {
     nothing_is_open(&world).await;
 }
 
-/// The end of a session could not be written, and the session is back: what waited for it comes first.
+/// A session whose end could not be written, and how far its broker is from moving what waits for it.
+struct Unwritten {
+    world: World,
+    people: Vec<Person>,
+    server: Server,
+    session: Session,
+    alice: Socket,
+}
+
+impl Unwritten {
+    /// The session is cut; its lease ends after a second, and the first attempt to write that fails.
+    async fn after(points: &str) -> Self {
+        let mut world = World::start().await;
+        let people = world.mesh_of(&["alice", "bob"]).await;
+        let points = format!("store.end_presence.refuse=1*return->off;{points}");
+        let variables = [("FAILPOINTS", points.as_str()), ("LEASE_TTL_MS", "1000")];
+        let server = world.move_apart_with(&variables).await;
+        let mut alice = world.daemon(&people[0]).await;
+        let session = Session::new();
+        let bob = world.session(&people[1], &session).await;
+        alice.event("peer_joined").await;
+        bob.cut();
+        until_leased(&mut alice, 1).await;
+        Self { world, people, server, session, alice }
+    }
+
+    fn to_bob(&self) -> Value {
+        json!({"targetSpec": self.session.pubkey()})
+    }
+}
+
+/// The end of a session could not be written, and the session is back before its rows have moved: they stay with it, and
+/// what waited for it comes first.
 #[tokio::test]
 async fn nothing_passes_what_waits_for_a_session_whose_end_was_not_written() {
-    let mut world = World::start().await;
-    let people = world.mesh_of(&["alice", "bob"]).await;
-    let points = "store.end_presence.refuse=1*return->off";
-    let variables = [("FAILPOINTS", points), ("LEASE_TTL_MS", "1000")];
-    let server = world.move_apart_with(&variables).await;
-    let mut alice = world.daemon(&people[0]).await;
-    let session = Session::new();
-    let bob = world.session(&people[1], &session).await;
-    alice.event("peer_joined").await;
-    bob.cut();
-    loop {
-        let peers = alice.ask(json!({"type": "list_peers", "debug": true})).await;
-        let peers = peers["peers"].as_array().unwrap();
-        if peers.iter().any(|peer| peer["lease"] == "offline") {
-            break;
-        }
-    }
-    let to_bob = json!({"targetSpec": session.pubkey()});
-    let older = alice.message(to_bob.clone()).await;
-    assert_eq!(older["queued"], true);
-    alice.event("peer_left").await;
-    let mut bob = world.session(&people[1], &session).await;
-    let newer = alice.message(to_bob).await;
+    // The writer is busy with the older message until the session is back; the move waits behind it.
+    let slow_writer = "broker.accept.before_commit=1*sleep(3000)->off";
+    let mut given = Box::pin(Unwritten::after(slow_writer)).await;
+    given.alice.post("older", given.to_bob()).await;
+    given.alice.event("peer_left").await;
+    let mut bob = given.world.session(&given.people[1], &given.session).await;
+    let older = given.alice.ack("older").await;
+    let newer = given.alice.message(given.to_bob()).await;
     for wanted in [&older, &newer] {
         let push = bob.push().await;
         assert_eq!(push["messageId"], wanted["messageId"]);
         bob.confirm(&push).await;
     }
     assert_eq!(bob.pushes_so_far().await.len(), 0);
-    server.kill().await;
+    given.server.kill().await;
+}
+
+/// As above, but the rows have moved when the session comes back: its member gets them, once.
+#[tokio::test]
+async fn what_waits_for_a_session_whose_end_was_not_written_moves_once() {
+    let mut given = Box::pin(Unwritten::after("")).await;
+    let older = given.alice.message(given.to_bob()).await;
+    assert_eq!(older["queued"], true);
+    until_state(&mut given.alice, &older["messageId"], "rerouted").await;
+    let mut daemon = given.world.daemon(&given.people[1]).await;
+    let mut bob = given.world.session(&given.people[1], &given.session).await;
+    let newer = given.alice.message(given.to_bob()).await;
+    for (receiver, wanted) in [(&mut daemon, &older), (&mut bob, &newer)] {
+        let push = receiver.push().await;
+        assert_eq!(push["messageId"], wanted["messageId"]);
+        receiver.confirm(&push).await;
+        assert_eq!(receiver.pushes_so_far().await.len(), 0);
+    }
+    given.server.kill().await;
 }
 
 /// A session that stands in for its daemon is handed its member's copies of broadcasts too: they do not pass its own.
@@ -300,18 +340,5 @@ async fn a_stand_in_hears_broadcasts_in_their_order() {
             back.confirm(&push).await;
         }
         back.leave().await;
-    }
-}
-
-/// Waits until the broker has noticed that so many sockets are gone.
-async fn until_leased(socket: &mut Socket, count: usize) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let peers = socket.ask(json!({"type": "list_peers", "debug": true})).await;
-        let rows = peers["peers"].as_array().unwrap();
-        if rows.iter().filter(|peer| peer["lease"] == "offline").count() == count {
-            return;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{peers}");
     }
 }
