@@ -40,7 +40,10 @@ pub enum Sign {
         id: String,
     },
     /// A person typed a prompt.
-    HumanSpoke,
+    HumanSpoke {
+        /// When, as the agent wrote it; empty where it did not.
+        at: String,
+    },
     /// The conversation was summed up: what was in context may be gone.
     Compacted,
 }
@@ -66,7 +69,7 @@ enum Step {
     Asked,
     /// The turn is over.
     Ended,
-    Human(Option<Entering>),
+    Human(Entering),
     Compacted,
     /// Nothing that matters here.
     Other,
@@ -86,22 +89,56 @@ pub struct Reader {
     format: Format,
     line: Vec<u8>,
     is_line_too_long: bool,
-    /// Entered, and the model was not asked yet.
-    entered: Vec<Shown>,
+    /// Bytes of the record before the line that is being read.
+    lines_end: u64,
+    /// Bytes of that line so far.
+    line_bytes: u64,
+    /// Entered, and the model was not asked yet; with the place of the line.
+    entered: Vec<(Shown, u64)>,
     /// In context, and the turn goes on.
     open: Vec<String>,
 }
 
 impl Reader {
-    /// A reader at the beginning of a record, or at any line of it.
+    /// A reader at the beginning of a record.
     pub const fn new(format: Format) -> Self {
+        Self::resume(format, 0, Vec::new())
+    }
+
+    /// A reader at byte `offset` of a record, with the messages that were in context before it while their turn goes on. At
+    /// an offset of [`Reader::safe_offset`] it says what the other reader would have said; in the middle of a line it
+    /// begins with the next one.
+    pub const fn resume(format: Format, offset: u64, open: Vec<String>) -> Self {
         Self {
             format,
             line: Vec::new(),
             is_line_too_long: false,
+            lines_end: offset,
+            line_bytes: 0,
             entered: Vec::new(),
-            open: Vec::new(),
+            open,
         }
+    }
+
+    /// Where the next piece begins.
+    pub const fn offset(&self) -> u64 {
+        self.lines_end + self.line_bytes
+    }
+
+    /// Where another reader may begin that knows nothing but which messages are in context: nothing before it can prove
+    /// anything any more.
+    pub fn safe_offset(&self) -> u64 {
+        self.entered.iter().map(|(_, at)| *at).min().unwrap_or(self.lines_end)
+    }
+
+    /// True when the message entered the conversation, and it is not proved that the model was asked with it.
+    pub fn has_entered(&self, id: &str) -> bool {
+        self.entered.iter().any(|(shown, _)| shown.id == id)
+    }
+
+    /// Ids of such messages.
+    pub fn entered(&self) -> impl Iterator<Item = &str> {
+        self.entered.iter().map(|(shown, _)| shown.id.as_str())
     }
 
     /// Takes what was appended; a line that has not ended yet is kept for the next time.
@@ -112,6 +149,7 @@ impl Reader {
                 Some((b'\n', text)) => (text, true),
                 _ => (piece, false),
             };
+            self.line_bytes += piece.len() as u64;
             self.is_line_too_long |= self.line.len() + text.len() > LINE_MAX_BYTES;
             if self.is_line_too_long {
                 self.line.clear();
@@ -125,6 +163,7 @@ impl Reader {
                 if let Ok(entry) = entry {
                     self.take(&entry, &mut signs);
                 }
+                self.lines_end += std::mem::take(&mut self.line_bytes);
             }
         }
         signs
@@ -138,13 +177,11 @@ impl Reader {
         match step {
             Step::Enters(entering) => self.enters(entering),
             Step::Human(entering) => {
-                signs.push(Sign::HumanSpoke);
-                if let Some(entering) = entering {
-                    self.enters(entering);
-                }
+                signs.push(Sign::HumanSpoke { at: entering.at.clone() });
+                self.enters(entering);
             }
             Step::Asked => {
-                for shown in self.entered.drain(..) {
+                for (shown, _) in self.entered.drain(..) {
                     self.open.push(shown.id.clone());
                     signs.push(Sign::InContext(shown));
                 }
@@ -163,10 +200,9 @@ impl Reader {
         let Entering { texts, id, way, entry, at } = entering;
         let framed = texts.iter().flat_map(|text| render::read(text)).map(|found| found.id);
         for id in id.into_iter().chain(framed) {
-            let is_known = self.entered.iter().any(|shown| shown.id == id);
-            if !is_known && self.entered.len() < OPEN_MAX {
+            if !self.has_entered(&id) && self.entered.len() < OPEN_MAX {
                 let (way, entry, at) = (way.clone(), entry.clone(), at.clone());
-                self.entered.push(Shown { id, way, entry, at });
+                self.entered.push((Shown { id, way, entry, at }, self.lines_end));
             }
         }
     }

@@ -4,11 +4,13 @@
 //! body is marked, so that nothing in it can end the frame, begin another, or stand where the system, the user or another
 //! sender speaks. [`read`] finds frames again: whatever goes in, exactly one comes out, with the sender it was given.
 
+mod item;
 mod neutral;
 
 use std::fmt::Write as _;
 
-pub use neutral::{name, neutral, neutral_line};
+pub use item::{harmless, listing, words};
+pub use neutral::{attribute, name, neutral, neutral_line};
 
 /// Begins the first line of a frame.
 const BEGIN: &str = "[claudemesh message ";
@@ -42,6 +44,10 @@ pub struct Provenance<'a> {
     pub trust: Trust,
     /// Where it was said.
     pub place: Place<'a>,
+    /// The sender waits for an answer.
+    pub is_urgent: bool,
+    /// Id of the message that it answers.
+    pub reply_to: Option<&'a str>,
     /// The same message was put before other sessions of this user, too.
     pub also_given: bool,
 }
@@ -103,49 +109,81 @@ pub struct Batch {
     pub shown: usize,
 }
 
-/// One message in its frame, the body cut to so many bytes.
-pub fn frame(from: &Provenance<'_>, body: &str, body_max_bytes: usize) -> String {
+/// One message in its frame, both together in so many bytes: the body is cut where it does not fit, and says so. Where not
+/// even a frame fits, it is longer.
+pub fn frame(from: &Provenance<'_>, body: &str, max_bytes: usize) -> String {
     let id = id(from.id);
-    let mut text = format!("{}\n", head(from, &id));
-    let clean = neutral(body);
-    let (kept, dropped) = cut(&clean, body_max_bytes);
-    for line in kept.split('\n') {
+    around(&head(from, &id), &id, &neutral(body), max_bytes)
+}
+
+/// The frame with this first line around a harmless body.
+fn around(head: &str, id: &str, clean: &str, max_bytes: usize) -> String {
+    let marks = (clean.matches('\n').count() + 1) * (MARK.len() + 1);
+    let outside = head.len() + 1 + END.len() + id.len() + 1;
+    let mut text = format!("{head}\n");
+    if clean.len().saturating_add(marks).saturating_add(outside) <= max_bytes {
+        push_lines(&mut text, clean);
+    } else {
+        let cut_line = |left_out: usize| {
+            format!("{MARK}… [truncated, {left_out} bytes — claudemesh inbox show {id}]\n")
+        };
+        let room = max_bytes.saturating_sub(outside + cut_line(clean.len()).len());
+        let kept = beginning(clean, room);
+        push_lines(&mut text, kept);
+        text.push_str(&cut_line(clean.len() - kept.len()));
+    }
+    let _ = write!(text, "{END}{id}]");
+    text
+}
+
+fn push_lines(text: &mut String, body: &str) {
+    for line in body.split('\n') {
         text.push_str(MARK);
         text.push_str(line);
         text.push('\n');
     }
-    if dropped > 0 {
-        let _ = writeln!(text, "{MARK}… [{dropped} bytes more: claudemesh inbox show {id}]");
+}
+
+/// The longest beginning of a body that fits so many bytes with the mark of each line; it ends at a character.
+fn beginning(body: &str, max_bytes: usize) -> &str {
+    let mut used = MARK.len() + 1;
+    let mut end = 0;
+    for character in body.chars() {
+        used += character.len_utf8() + if character == '\n' { MARK.len() } else { 0 };
+        if used > max_bytes {
+            break;
+        }
+        end += character.len_utf8();
     }
-    let _ = write!(text, "{END}{id}]");
-    text
+    body.get(..end).unwrap_or_default()
 }
 
 /// As many messages as there is room for, oldest first, under a line that says how many are unread and who speaks: clients
 /// put what a hook says where the system speaks. A message longer than the room is cut; one that would get less than a
 /// quarter of it waits for the next time.
 pub fn batch(messages: &[(Provenance<'_>, &str)], unread: usize, room: Room) -> Batch {
-    let heading = match unread {
-        1 => format!("claudemesh: 1 unread peer message{SPEAKER}"),
-        unread => format!("claudemesh: {unread} unread peer messages{SPEAKER}"),
-    };
+    let framed = messages.iter().map(|(from, body)| {
+        let id = id(from.id);
+        (head(from, &id), id, neutral(body))
+    });
+    gathered(framed, unread, room)
+}
+
+/// Frames with their first lines, ids and harmless bodies under one heading.
+fn gathered(
+    messages: impl Iterator<Item = (String, String, String)>,
+    unread: usize,
+    room: Room,
+) -> Batch {
+    let noun = if unread == 1 { "message" } else { "messages" };
+    let heading = format!("claudemesh: {unread} unread peer {noun}{SPEAKER}");
     let mut batch = Batch { text: String::new(), shown: 0 };
     let mut used = heading.len();
-    for (from, body) in messages.iter().take(room.messages) {
+    for (head, id, body) in messages.take(room.messages) {
         let left = room.bytes.saturating_sub(used + 1);
-        let whole = frame(from, body, usize::MAX);
-        let framed = if whole.len() <= left {
-            whole
-        } else {
-            // What the frame takes without the body, and the mark of every line that might be kept.
-            let frame_bytes = frame(from, "", 0).len() + 80 + from.id.len().min(ID_MAX_CHARS);
-            let body_room = left.saturating_sub(frame_bytes) / 2;
-            if batch.shown > 0 && body_room < room.bytes / 4 {
-                break;
-            }
-            frame(from, body, body_room)
-        };
-        if framed.len() > left {
+        let framed = around(&head, &id, &body, left);
+        let is_cut = framed.len() < around(&head, &id, &body, usize::MAX).len();
+        if framed.len() > left || (is_cut && batch.shown > 0 && left < room.bytes / 4) {
             break;
         }
         used += 1 + framed.len();
@@ -210,6 +248,12 @@ fn head(from: &Provenance<'_>, id: &str) -> String {
         trust,
         place,
     ];
+    if from.is_urgent {
+        parts.push("urgent".to_owned());
+    }
+    if let Some(answered) = from.reply_to {
+        parts.push(format!("in reply to {}", self::id(answered)));
+    }
     if from.also_given {
         parts.push("also given to your other sessions".to_owned());
     }
@@ -227,13 +271,6 @@ fn id(text: &str) -> String {
     let is_plain = |one: &char| one.is_ascii_alphanumeric() || matches!(one, '-' | '_');
     let id: String = text.chars().filter(is_plain).take(ID_MAX_CHARS).collect();
     if id.is_empty() { "unknown".to_owned() } else { id }
-}
-
-/// The beginning of a text, and how many bytes are left out.
-fn cut(text: &str, max_bytes: usize) -> (&str, usize) {
-    let end = text.floor_char_boundary(max_bytes);
-    let kept = text.get(..end).unwrap_or_default();
-    (kept, text.len() - kept.len())
 }
 
 #[cfg(test)]

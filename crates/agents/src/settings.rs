@@ -16,7 +16,7 @@ mod tree;
 
 pub use diff::diff;
 pub use entry::{Entry, Ours, Outcome, Place};
-pub use record::{Found, Ledger, Record, Undone, undo};
+pub use record::{Found, Ledger, Record, Undone, hash, undo};
 pub use splice::Step;
 
 use entry::Format;
@@ -101,6 +101,18 @@ pub fn take(
     made: &[Vec<String>],
 ) -> Result<Edited, SettingsError> {
     edit(syntax, text, |format, body| format.take(body, entries, made))
+}
+
+/// What a file means; that of the empty text is an empty object.
+///
+/// # Errors
+/// [`SettingsError::Unreadable`].
+pub fn meaning(syntax: Syntax, text: &str) -> Result<serde_json::Value, SettingsError> {
+    let text = text.strip_prefix(BOM).unwrap_or(text);
+    match syntax {
+        Syntax::Jsonc => jsonc::meaning(text),
+        Syntax::Toml => toml::meaning(text),
+    }
 }
 
 fn edit(

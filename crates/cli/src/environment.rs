@@ -69,6 +69,10 @@ pub(crate) struct Environment {
     pub(crate) broker_data_dir: Option<PathBuf>,
     /// `CLAUDEMESH_BACKUP_PASSPHRASE_FILE`.
     pub(crate) backup_passphrase_file: Option<PathBuf>,
+    /// `CLAUDE_CONFIG_DIR`: where Claude Code keeps its files.
+    pub(crate) claude_config_dir: Option<PathBuf>,
+    /// `CODEX_HOME`: where Codex keeps its files.
+    pub(crate) codex_home: Option<PathBuf>,
     /// `XDG_CONFIG_HOME`.
     pub(crate) xdg_config_home: Option<PathBuf>,
     /// `PATH`.
@@ -115,6 +119,8 @@ impl Environment {
             approval_mode: text(claudemesh_ipc::env::APPROVAL_MODE),
             broker_data_dir: path("CLAUDEMESH_BROKER_DATA_DIR"),
             backup_passphrase_file: path("CLAUDEMESH_BACKUP_PASSPHRASE_FILE"),
+            claude_config_dir: path("CLAUDE_CONFIG_DIR"),
+            codex_home: path("CODEX_HOME"),
             xdg_config_home: path(claudemesh_ipc::env::XDG_CONFIG_HOME),
             search_path: value("PATH"),
             sudo_user: text("SUDO_USER"),

@@ -35,22 +35,34 @@ const HANDED_MAX_BYTES: u64 = 1024 * 1024;
 /// the steps of a job share nothing but the machine. Elsewhere, and where several run, `CLAUDEMESH_DAEMON_DIR` names one.
 /// A daemon that lasts comes first.
 pub(crate) fn found(paths: Paths, out: &Output) -> Paths {
+    let living = candidates(&paths);
+    if living.len() > 1 {
+        let (count, name) = (living.len(), env::DAEMON_DIR);
+        out.notice(&format!(
+            "{count} ephemeral daemons run for this home: name one of them in {name}"
+        ));
+    }
+    only(paths, &living)
+}
+
+/// The same for who must not say anything.
+pub(crate) fn found_silently(paths: Paths) -> Paths {
+    let living = candidates(&paths);
+    only(paths, &living)
+}
+
+fn candidates(paths: &Paths) -> Vec<PathBuf> {
     let is_asked = env::is_ci() && env::path(env::DAEMON_DIR).is_none();
     if !is_asked || file::is_locked(&paths.lock_file()).unwrap_or(false) {
-        return paths;
+        return Vec::new();
     }
-    let living = identity::living(&paths);
-    match living.as_slice() {
-        [] => paths,
+    identity::living(paths)
+}
+
+fn only(paths: Paths, living: &[PathBuf]) -> Paths {
+    match living {
         [only] => paths.ephemeral(only),
-        several => {
-            let name = env::DAEMON_DIR;
-            out.notice(&format!(
-                "{} ephemeral daemons run for this home: name one of them in {name}",
-                several.len()
-            ));
-            paths
-        }
+        _ => paths,
     }
 }
 

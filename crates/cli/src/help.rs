@@ -44,7 +44,7 @@ const GROUPS: [(&str, &[(&str, &str)]); 6] = [
     (
         "Setup",
         &[
-            ("mcp", "serve an MCP client on stdio"),
+            ("install", "connect Claude Code and Codex; uninstall, mcp"),
             ("daemon status", "the background process; backup, restore"),
             ("down", "stop daemon and broker"),
             ("completions <shell>", "completion script"),

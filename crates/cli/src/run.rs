@@ -14,7 +14,7 @@ use crate::grammar::args::{Cli, Command, DaemonUpArgs, DaemonVerb};
 use crate::grammar::classify::{Invocation, Words, classify};
 use crate::grammar::{self, Invoked, Parsed};
 use crate::output::Output;
-use crate::{detach, help, hook_run, verbs};
+use crate::{detach, help, hook, hook_run, status_line, verbs};
 
 /// Program name under which this binary is the broker alone.
 const BROKER_PROGRAM: &str = "claudemesh-broker";
@@ -25,6 +25,9 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let program = arguments.next().unwrap_or_default();
     let arguments: Vec<OsString> = arguments.collect();
     if let Some(code) = hook_run::enter(&arguments) {
+        return code;
+    }
+    if let Some(code) = hook::enter(&arguments).or_else(|| status_line::enter(&arguments)) {
         return code;
     }
     let environment = Environment::read();
@@ -162,7 +165,12 @@ fn operate(invoked: &Invoked, context: &Context) -> ExitCode {
 /// True for verbs that set up or look after the daemon of this home, and for no ephemeral one.
 fn means_the_lasting_daemon(command: &Command) -> bool {
     match command {
-        Command::Up(_) | Command::Down(_) | Command::Backup(_) | Command::Restore(_) => true,
+        Command::Up(_)
+        | Command::Down(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
+        | Command::Install(_)
+        | Command::Uninstall(_) => true,
         Command::Daemon(verb) => match verb {
             DaemonVerb::Up(DaemonUpArgs { start, .. }) | DaemonVerb::Restart(start) => {
                 start.persistent
@@ -187,6 +195,8 @@ fn execute(cli: Cli, mut context: Context) -> ExitCode {
     }
     match cli.command {
         Command::Mcp(args) => verbs::mcp::run(context, &args),
+        Command::Hook(args) => hook::run(&args.words()),
+        Command::StatusLine => status_line::run(),
         Command::Daemon(DaemonVerb::Up(up)) if up.foreground => {
             verbs::daemon::foreground(&context, &up.start)
         }

@@ -2,9 +2,11 @@
 //! authenticates and bounds; what it says is done by outbox, inbox, sessions and meshes.
 
 mod admin;
+mod bell;
 mod broadcast;
 mod caller;
 mod events;
+mod evidence;
 mod failure;
 mod gate;
 mod inbox;

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::context::{self, Context, SharedSettings};
 use crate::daemon::{Daemon, LAYOUT_VERSION, VERSION};
 use crate::events::EventBus;
+use crate::evidence::{self, Evidence};
 use crate::home::config::ConfigError;
 use crate::home::file::{self, FileLock, Symlinks};
 use crate::identity::{Ephemeral, ForeignHost, HostSources, Identity, Surroundings};
@@ -372,6 +373,7 @@ pub async fn start(options: Options) -> Result<Running, BootError> {
     tasks.spawn(identity::tend(daemon.clone()));
     tasks.spawn(upkeep::keep_peer_cache(daemon.clone()));
     tasks.spawn(network::watch(daemon.clone()));
+    tasks.spawn(evidence::run(daemon.clone()));
     hooks.started();
     let slugs: Vec<_> = config.meshes().map(|mesh| mesh.slug.as_str()).collect();
     tracing::info!(version = VERSION, pid = std::process::id(), sock = %socket.display(), tcp = tcp_port, meshes = ?slugs, "daemon_started");
@@ -450,6 +452,7 @@ async fn open_context(
             }
         };
     let settings = SharedSettings::new(settings);
+    let evidence = Evidence::new(paths.root().parent());
     let context = Context {
         paths,
         settings,
@@ -457,6 +460,7 @@ async fn open_context(
         inbox,
         events,
         sessions,
+        evidence,
         identity,
         ephemeral: None,
         resources: Arc::default(),

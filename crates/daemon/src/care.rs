@@ -18,7 +18,7 @@ use claudemesh_ipc::Paths;
 use claudemesh_protocol::limits::BACKUP_MAX_BYTES;
 
 /// For a program that works on the files without a daemon: lets tests make it die in between.
-pub use claudemesh_sqlite::arm_crash_points;
+pub use claudemesh_sqlite::{arm_crash_points, crash_point};
 
 use crate::home::config::ConfigError;
 use crate::home::file::{self, FileLock};

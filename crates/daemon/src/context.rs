@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::events::EventBus;
+use crate::evidence::Evidence;
 use crate::home::config::{Config, ConfigError};
 use crate::identity::{Ephemeral, Identity};
 use crate::inbox::Inbox;
@@ -35,6 +36,8 @@ pub struct Context {
     pub events: EventBus,
     /// The registered sessions.
     pub sessions: Sessions,
+    /// What the agents' own records show.
+    pub(crate) evidence: Evidence,
     /// Keys that were ours, and those that are to be.
     pub identity: Identity,
     /// What the process itself uses.

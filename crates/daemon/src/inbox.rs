@@ -2,6 +2,7 @@
 
 mod announce;
 mod digest;
+mod evidence;
 mod fit;
 mod insert;
 mod line;
@@ -22,6 +23,7 @@ use claudemesh_sqlite::{Database, Migration};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use evidence::{Proof, Proved, RecordPlace, RecordRead};
 pub use insert::Inserted;
 pub use line::Line;
 pub use list::{Cursor, InboxFilter, Page};
@@ -41,6 +43,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration::new("0001_inbox.sql", include_str!("inbox/schema.sql")),
     Migration::new("0002_handover.sql", include_str!("inbox/handover.sql")),
     Migration::new("0003_told.sql", include_str!("inbox/told.sql")),
+    Migration::new("0004_evidence.sql", include_str!("inbox/evidence.sql")),
 ];
 
 /// Whose messages a caller sees and changes (daemon spec §13.4).

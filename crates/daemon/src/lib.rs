@@ -11,6 +11,7 @@ pub mod cold;
 pub mod context;
 pub mod daemon;
 pub mod events;
+pub mod evidence;
 pub mod home;
 pub mod hooks;
 pub mod identity;

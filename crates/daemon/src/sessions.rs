@@ -3,6 +3,7 @@
 
 pub mod activity;
 pub mod counters;
+mod heard;
 pub mod key_store;
 mod persist;
 pub mod process;
@@ -36,6 +37,8 @@ pub use register::{NewSession, Offer, RegisterError, Registered};
 
 /// Period of the safety-net sweep (daemon spec §8.4).
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
+/// Ancestors of a hook that are looked at, nearest first (daemon spec §8.7).
+pub const ANCESTORS_MAX: usize = 4;
 /// Ended sessions that may wait for their clean-up; more are found by the sweep.
 const ENDED_QUEUE: usize = 256;
 
@@ -162,6 +165,7 @@ impl Session {
             kind: self.kind.clone(),
             ambient: self.ambient,
             status: self.activity.status(),
+            paths: Vec::new(),
         }
     }
 }
@@ -375,14 +379,13 @@ impl Sessions {
     }
 
     /// Matches a hook's report to sessions when it carries no token (daemon spec §8.7): by session id on any mesh, by
-    /// an ancestor process, by being the only session in that directory.
+    /// an ancestor process, by being the only session in that directory where the report names none.
     pub fn matching(
         &self,
         session_id: Option<&str>,
         pids: &[u32],
         cwd: Option<&str>,
     ) -> Vec<Arc<Session>> {
-        const ANCESTORS_MAX: usize = 4;
         let all = self.all();
         let pick = |want: &dyn Fn(&Session) -> bool| -> Vec<Arc<Session>> {
             all.iter().filter(|session| want(session)).cloned().collect()
@@ -399,7 +402,8 @@ impl Sessions {
                 return found;
             }
         }
-        let Some(cwd) = cwd else { return Vec::new() };
+        // Another agent of the same person may work in the same directory, unregistered: it is not this session.
+        let Some(cwd) = cwd.filter(|_| session_id.is_none()) else { return Vec::new() };
         let found = pick(&|session| session.cwd.as_deref() == Some(cwd));
         if found.len() == 1 { found } else { Vec::new() }
     }

@@ -28,7 +28,7 @@ pub use system::{Health, MeshHealth, MeshStatus, OpReply, ProfileReply, ProfileR
 /// Version of the API; a daemon with another one is not used (daemon spec §9.6).
 pub const IPC_API: &str = "v1";
 /// Counts additions within [`IPC_API`].
-pub const IPC_MINOR: u32 = 3;
+pub const IPC_MINOR: u32 = 4;
 
 /// Session token header next to `Authorization` (daemon spec §8.2).
 pub const SESSION_HEADER: &str = "x-claudemesh-session";

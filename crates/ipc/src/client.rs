@@ -30,6 +30,7 @@ pub use self::stream::Opener;
 use self::stream::{Road, Stream};
 
 mod admin;
+mod bell;
 mod hooks;
 mod identity;
 mod outbox;

@@ -16,6 +16,18 @@ pub const IPC_TOKEN_FILE: &str = "CLAUDEMESH_IPC_TOKEN_FILE";
 pub const SESSION_ID: &str = "CLAUDEMESH_SESSION_ID";
 /// UUID of the agent session as the agent names it itself (daemon spec §8.8).
 pub const CLAUDE_CODE_SESSION_ID: &str = "CLAUDE_CODE_SESSION_ID";
+/// Process id of the agent, in the environment of its hooks (agents spec §1.1).
+pub const CLAUDE_PID: &str = "CLAUDE_PID";
+/// How the agent was started: `cli` in a terminal, something else without one (agents spec §1.1).
+pub const CLAUDE_CODE_ENTRYPOINT: &str = "CLAUDE_CODE_ENTRYPOINT";
+/// Directory of the agent's project, in the environment of its hooks (MCP spec §10.3).
+pub const CLAUDE_PROJECT_DIR: &str = "CLAUDE_PROJECT_DIR";
+/// `1`: a hook says on stderr why it says nothing (CLI spec §2.3).
+pub const HOOK_DEBUG: &str = "CLAUDEMESH_HOOK_DEBUG";
+/// Where Claude Code keeps its files, in place of `~/.claude`.
+pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
+/// Where Codex keeps its files, in place of `~/.codex`.
+pub const CODEX_HOME: &str = "CODEX_HOME";
 /// Process id of the launch (MCP spec §4.1).
 pub const LAUNCH_PID: &str = "CLAUDEMESH_LAUNCH_PID";
 /// `1`: `ws://` and `http://` also to other hosts than loopback.

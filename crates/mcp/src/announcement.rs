@@ -79,7 +79,7 @@ pub(crate) fn digest(data: &Value, now: Timestamp) -> Notification {
         .with("count", &count.to_string())
         .with_some("oldest_at", Some(oldest))
         .with_some("newest_at", Some(newest))
-        .with("senders", &serde_json::json!(senders).to_string())
+        .with_list("senders", senders)
 }
 
 /// The notification for any other event; `None` for kinds that wake nobody.
@@ -93,7 +93,8 @@ pub(crate) fn notification(kind: &EventKind, data: &Value) -> Option<Notificatio
             let key = text(data, "key").unwrap_or_default();
             let who = untrusted::speaker(text(data, "updated_by").unwrap_or_default());
             let value = compact(data.get("value"), STATE_VALUE_CHARS);
-            Notification::new("state", &format!("[state] {key} = {value} (set by {who})"))
+            let shown = untrusted::word(key);
+            Notification::new("state", &format!("[state] {shown} = {value} (set by {who})"))
                 .with("event", word)
                 .with("key", key)
                 .with("updated_by", &who)
@@ -102,7 +103,8 @@ pub(crate) fn notification(kind: &EventKind, data: &Value) -> Option<Notificatio
             let stream = text(data, "stream").unwrap_or_default();
             let who = untrusted::speaker(text(data, "published_by").unwrap_or_default());
             let value = compact(data.get("data"), STREAM_VALUE_CHARS);
-            Notification::new("stream", &format!("[stream:{stream}] from {who}: {value}"))
+            let shown = untrusted::word(stream);
+            Notification::new("stream", &format!("[stream:{shown}] from {who}: {value}"))
                 .with("event", word)
                 .with("stream", stream)
                 .with("published_by", &who)

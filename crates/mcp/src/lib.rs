@@ -24,6 +24,7 @@ mod completion;
 mod instructions;
 mod jobs;
 mod link;
+mod listener;
 mod log;
 mod message;
 mod pace;
@@ -184,10 +185,12 @@ where
     let (news_tx, news_rx) = mpsc::channel(NEWS_QUEUE);
     let (marks, carry_marks) = seen::marks();
     let (watched_tx, watcher) = resource::subscription();
+    let (served_tx, served_rx) = watch::channel(None);
     let pipe = pipe::Pipe::new(pipe::Parts {
         output: output.clone(),
         news_rx,
         client_rx: client_rx.clone(),
+        served_rx: served_rx.clone(),
         marks,
         mesh: server.claim.mesh.clone(),
         channel: server.channel,
@@ -207,8 +210,8 @@ where
         text: server.tool_text,
         tally: tally.clone(),
     };
-    let face =
-        server::Face::new(server.channel, server.tools, server.claim.mesh.clone(), watched_tx);
+    let mesh = server.claim.mesh.clone();
+    let face = server::Face::new(server.channel, server.tools, mesh, watched_tx, served_tx);
     let tasks = TaskTracker::new();
     let link = link::Link {
         paths: server.paths,
@@ -216,6 +219,7 @@ where
         registrar: session::Registrar::new(server.claim, clock::now()),
         news_tx,
         client_rx,
+        served_rx,
         road: road_works,
         tally,
         marking: tasks.spawn(carry_marks),

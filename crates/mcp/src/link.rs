@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use claudemesh_ipc::api::session::{Heartbeat, ServedClient};
 use claudemesh_ipc::api::{Event, EventKind, EventScope, EventsQuery, InboxItem};
 use claudemesh_ipc::client::Client;
 use claudemesh_ipc::{EventStream, IpcError, Paths};
@@ -59,6 +60,8 @@ pub(crate) struct Link {
     pub news_tx: mpsc::Sender<News>,
     /// Turns to ready when the client may be written to; events are not fetched before.
     pub client_rx: watch::Receiver<server::Client>,
+    /// Who the client is, once it has said so.
+    pub served_rx: watch::Receiver<Option<ServedClient>>,
     /// Tells tool calls how the road stands.
     pub road: RoadWorks,
     /// What tool calls counted.
@@ -160,6 +163,8 @@ impl Link {
         }
         self.road.open(&standing);
         let _ = self.client_rx.wait_for(|client| *client == server::Client::Ready).await;
+        // Before the stream: the daemon must know whether anybody listens to what goes into it.
+        self.introduce(&standing).await;
         let query = EventsQuery {
             scope: Some(if standing.session.is_some() {
                 EventScope::Session
@@ -171,6 +176,17 @@ impl Link {
         };
         let stream = standing.client.events(&query, last_id).await?;
         Ok((standing, stream, last_id.is_none()))
+    }
+
+    /// Tells the daemon whom this server serves, when the client has said so.
+    async fn introduce(&self, standing: &Standing) {
+        let served = self.served_rx.borrow().clone();
+        if let (Some(client), Some(_)) = (served, &standing.session) {
+            let sign = Heartbeat { client: Some(client), ..Heartbeat::default() };
+            if let Err(error) = standing.client.heartbeat(&sign).await {
+                tracing::info!(%error, "the daemon was not told which client this is");
+            }
+        }
     }
 
     async fn follow(

@@ -1,7 +1,7 @@
 //! An inbox item as the model reads it (MCP spec §4.3, §4.9).
 
+use claudemesh_agents::render::{Place, Provenance, Trust, words};
 use claudemesh_ipc::api::{Decrypt, InboxItem};
-use claudemesh_protocol::Priority;
 
 use crate::channel::Notification;
 use crate::{clock, untrusted};
@@ -12,36 +12,21 @@ const PREVIEW_CHARS: usize = 60;
 /// Attribute `also_given` of a message to the member: one of its sessions answers, not all.
 const ALSO_GIVEN: &str = "also given to your other sessions";
 
-/// Who speaks, as shown and as replied to.
-struct Sender {
-    /// In front of the text.
-    shown: String,
-    /// Attribute `from_name`: what `claudemesh send` takes.
-    reply_to: String,
-}
-
-/// The notification for one message.
-pub(crate) fn notification(item: &InboxItem) -> Notification {
-    let sender = sender(item);
-    let kind = kind(item);
-    let badge = if item.priority == Priority::Now { "[URGENT] " } else { "" };
-    let reminder = if kind == "reminder" { "[REMINDER] " } else { "" };
-    let body = match &item.body {
-        Some(body) if item.decrypt.is_readable() => body.as_str(),
-        _ => "⚠ could not decrypt (tampered or wrong key)",
-    };
-    let content = format!("{badge}{reminder}{}{}: {body}", sender.shown, place(item));
+/// The notification for one message; `own` are keys of the session and its member.
+pub(crate) fn notification(item: &InboxItem, own: &[String]) -> Notification {
+    let from = Provenance::of(item, own);
     let is_session = item.sender_verified && item.sender_pubkey != item.sender_member_pubkey;
     let member = Some(item.sender_member_pubkey.as_str()).filter(|_| item.sender_verified);
-    let mentions =
-        (!item.mentions.is_empty()).then(|| serde_json::json!(item.mentions).to_string());
+    let mentions: Vec<String> =
+        item.mentions.iter().map(|mention| untrusted::speaker(mention)).collect();
     let topic = item.topic.as_deref();
-    Notification::new(kind, &content)
-        .with("from_name", &sender.reply_to)
+    let notification = Notification::new(kind(item, &from), "")
+        .with("from_name", &from.answer_to())
         .with("from_pubkey", &item.sender_pubkey)
         .with_some("from_session_pubkey", is_session.then_some(item.sender_pubkey.as_str()))
         .with_some("from_member_pubkey", member)
         .with_some("from_id", member)
+        .with("trust", trust(from.trust))
         .with("mesh_slug", &item.mesh)
         .with("priority", item.priority.as_str())
         .with("message_id", item.broker_message_id.as_deref().unwrap_or_default())
@@ -53,26 +38,37 @@ pub(crate) fn notification(item: &InboxItem) -> Notification {
         .with_some("group", topic.filter(|_| item.channel == "group"))
         .with_some("reply_to_id", item.reply_to_id.as_deref())
         .with_some("subtype", item.subtype.as_deref())
-        .with_some("mentions", mentions.as_deref())
         .with_some("decrypt", exception(item.decrypt))
         .with_some("also_given", (item.also_given > 0).then_some(ALSO_GIVEN))
-        .with_some("state", item.state.as_deref())
-        .full_text_by(format!("claudemesh inbox show {}", item.id))
+        .with_some("state", item.state.as_deref());
+    let notification = match mentions.as_slice() {
+        [] => notification,
+        mentions => notification.with_list("mentions", mentions),
+    };
+    notification.saying(&from, words(item))
 }
 
 /// One line of the welcome: `<name> (<8 hex>) <time>: <60 characters>`.
 pub(crate) fn preview(item: &InboxItem) -> String {
-    let short_key: String = item.sender_pubkey.chars().take(8).collect();
     let time = clock::hour_and_minute(&item.received_at);
-    let body = item.body.as_deref().unwrap_or("[encrypted]");
-    let text =
-        claudemesh_protocol::text::sanitized_line(&untrusted::neutral_line(body), PREVIEW_CHARS);
-    format!("{} ({short_key}) {time}: {text}", sender(item).shown)
+    let text = claudemesh_protocol::text::sanitized_line(
+        &untrusted::neutral_line(words(item)),
+        PREVIEW_CHARS,
+    );
+    format!("{} ({}) {time}: {text}", sender_name(item), short_key(item))
 }
 
-/// The sender's name as it may be shown.
+/// The sender's name as it stands in a notice. An unverified sender never speaks under a name: anybody could have put that
+/// name there (daemon spec §15).
 pub(crate) fn sender_name(item: &InboxItem) -> String {
-    sender(item).shown
+    if item.sender_verified {
+        return untrusted::speaker(&item.sender_name);
+    }
+    format!("unverified {}", short_key(item))
+}
+
+fn short_key(item: &InboxItem) -> String {
+    item.sender_pubkey.chars().filter(char::is_ascii_hexdigit).take(8).collect()
 }
 
 /// What makes two deliveries the same message: mesh, sender and the sender's id (MCP spec §4.9).
@@ -85,19 +81,9 @@ pub(crate) fn identity(item: &InboxItem) -> (String, String, String) {
     (item.mesh.clone(), sender.clone(), item.client_message_id.clone())
 }
 
-/// An unverified sender never speaks under a name: anybody could have put that name there (daemon spec §15).
-fn sender(item: &InboxItem) -> Sender {
-    if item.sender_verified {
-        let name = untrusted::speaker(&item.sender_name);
-        return Sender { shown: name.clone(), reply_to: name };
-    }
-    let short_key: String = item.sender_pubkey.chars().take(8).collect();
-    Sender { shown: format!("unverified {short_key}…"), reply_to: item.sender_pubkey.clone() }
-}
-
-fn kind(item: &InboxItem) -> &'static str {
+fn kind(item: &InboxItem, from: &Provenance<'_>) -> &'static str {
     match (item.subtype.as_deref(), item.channel.as_str()) {
-        (Some("reminder"), _) => "reminder",
+        _ if from.place == Place::Reminder => "reminder",
         (Some("webhook"), _) => "webhook",
         (_, "group") => "group",
         (_, "topic") => "topic",
@@ -107,13 +93,13 @@ fn kind(item: &InboxItem) -> &'static str {
     }
 }
 
-fn place(item: &InboxItem) -> String {
-    let name = item.topic.as_deref().map(untrusted::speaker).unwrap_or_default();
-    match item.channel.as_str() {
-        "topic" => format!(" (#{name})"),
-        "group" => format!(" (@{name})"),
-        "broadcast" => " (broadcast)".to_owned(),
-        _ => String::new(),
+/// The trust level as an attribute.
+const fn trust(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Own => "own",
+        Trust::Verified => "verified",
+        Trust::Unverified => "unverified",
+        Trust::ThirdParty => "third_party",
     }
 }
 

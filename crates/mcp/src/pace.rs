@@ -137,7 +137,7 @@ impl PeerMove {
             .with("mesh_slug", &self.mesh)
             .with("peer_name", &self.name)
             .with("peer_pubkey", &self.key)
-            .with("peer_groups", &serde_json::Value::from(groups).to_string())
+            .with_list("peer_groups", &groups)
             .with_some("peer_last_seen_at", self.last_seen_at.as_deref())
             .with_some("peer_summary", summary.as_deref())
     }
@@ -198,12 +198,12 @@ fn several(moves: &[PeerMove]) -> Notification {
             ("peers_changed", format!("{}; {}", part(&came, "joined"), part(&went, "left")))
         }
     };
-    let names: Vec<&str> = moves.iter().take(CHANNEL_NAMES_MAX).map(|m| m.name.as_str()).collect();
+    let names: Vec<String> = moves.iter().take(CHANNEL_NAMES_MAX).map(|m| m.name.clone()).collect();
     let mesh =
         moves.first().map(|m| m.mesh.as_str()).filter(|mesh| moves.iter().all(|m| m.mesh == *mesh));
     Notification::system(event, &format!("[system] {text}"))
         .with_some("mesh_slug", mesh)
-        .with("peer_names", &serde_json::Value::from(names).to_string())
+        .with_list("peer_names", &names)
         .with("count", &moves.len().to_string())
 }
 

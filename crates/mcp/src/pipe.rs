@@ -1,5 +1,6 @@
 //! What the model is told, in which order: messages, events, the welcome, read marks (MCP spec §4).
 
+use claudemesh_ipc::api::session::ServedClient;
 use claudemesh_ipc::api::{Event, EventKind, InboxItem, MessageMode};
 use claudemesh_protocol::Priority;
 use claudemesh_protocol::limits::{
@@ -15,7 +16,9 @@ use crate::link::News;
 use crate::pace::{Budget, PresenceWindow, Recent};
 use crate::session::Standing;
 use crate::stdio::Output;
-use crate::{Channel, announcement, clock, message, resource, rpc, seen, server, unread, welcome};
+use crate::{
+    Channel, announcement, clock, listener, message, resource, rpc, seen, server, unread, welcome,
+};
 
 /// The client no longer reads: the pipe has nothing left to do.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(crate) struct Parts {
     pub news_rx: mpsc::Receiver<News>,
     /// Turns to ready when the client may be written to.
     pub client_rx: watch::Receiver<server::Client>,
+    /// Who the client is, once it has said so.
+    pub served_rx: watch::Receiver<Option<ServedClient>>,
     /// Takes rows that were shown.
     pub marks: seen::Marks,
     /// Mesh pinned by the caller.
@@ -235,7 +240,8 @@ impl Pipe {
                 Ok(())
             }
             MessageMode::Push => {
-                self.write(&message::notification(item)).await?;
+                let own = self.standing.as_ref().map(Standing::own_keys).unwrap_or_default();
+                self.write(&message::notification(item, &own)).await?;
                 tracing::debug!(inbox_id = %item.id, "message pushed");
                 self.parts.marks.pushed(&item.id).await;
                 Ok(())
@@ -365,7 +371,10 @@ impl Pipe {
 
     fn mode(&self) -> MessageMode {
         let session = self.standing.as_ref().and_then(|standing| standing.session.as_ref());
+        let is_deaf = listener::is_deaf(self.parts.served_rx.borrow().as_ref());
         match self.parts.channel {
+            // What is not heard is not pushed, and so not marked: it waits for hooks and questions.
+            _ if is_deaf => MessageMode::Off,
             Channel::Off => MessageMode::Off,
             Channel::Push => session.map(|session| session.message_mode).unwrap_or_default(),
         }

@@ -10,6 +10,9 @@ use claudemesh_protocol::limits::{
 };
 use tokio::sync::{mpsc, watch};
 
+/// The way to the agent, as senders are told it.
+const PATH: &str = "channel";
+
 /// The giving end.
 pub(crate) struct Marks {
     id_tx: mpsc::Sender<String>,
@@ -52,7 +55,11 @@ async fn carry(mut id_rx: mpsc::Receiver<String>, daemon_rx: watch::Receiver<Opt
         let Some(client) = daemon_rx.borrow().clone() else { continue };
         // A daemon that lost the session learns of it again within this time.
         let client = client.with_patience(MCP_DAEMON_READY_BUDGET);
-        let request = SeenRequest { ids: std::mem::take(&mut ids), pushed: true, path: None };
+        let request = SeenRequest {
+            ids: std::mem::take(&mut ids),
+            pushed: true,
+            path: Some(PATH.to_owned()),
+        };
         if let Err(error) = client.inbox_seen(&request).await {
             tracing::info!(%error, rows = request.ids.len(), "read marks not stored; they go with the next ones");
             ids = request.ids;

@@ -2,6 +2,7 @@
 //!
 //! Every answer here is made from memory, so that `initialize` never waits for the daemon; a tool call becomes a [`Job`].
 
+use claudemesh_ipc::api::session::ServedClient;
 use claudemesh_protocol::limits::MCP_LINE_MAX_BYTES;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -10,7 +11,7 @@ use crate::jobs::{Job, Work};
 use crate::rpc::{self, Fault, Incoming};
 use crate::stdio::Read;
 use crate::tools::{Call, Revision, Toolset, listing};
-use crate::{Channel, instructions, resource};
+use crate::{Channel, instructions, listener, resource};
 
 /// The server's name; the channel flag of the client names it too.
 pub(crate) const SERVER_NAME: &str = "claudemesh";
@@ -67,18 +68,21 @@ pub(crate) struct Face {
     revision: Revision,
     can_ask: bool,
     watched_tx: watch::Sender<bool>,
+    served_tx: watch::Sender<Option<ServedClient>>,
 }
 
 impl Face {
     /// Before the handshake: the newest revision, and a client that cannot ask anybody. `watched_tx` tells whether the
-    /// client watches the inbox.
+    /// client watches the inbox, `served_tx` who it is.
     pub(crate) const fn new(
         channel: Channel,
         tools: Toolset,
         mesh: Option<String>,
         watched_tx: watch::Sender<bool>,
+        served_tx: watch::Sender<Option<ServedClient>>,
     ) -> Self {
-        Self { channel, tools, mesh, revision: Revision::NEWEST, can_ask: false, watched_tx }
+        let (revision, can_ask) = (Revision::NEWEST, false);
+        Self { channel, tools, mesh, revision, can_ask, watched_tx, served_tx }
     }
 
     /// Answers one line of the client.
@@ -149,6 +153,8 @@ impl Face {
                 Some(version) => {
                     self.revision = Revision::agreed(version);
                     self.can_ask = can_ask(params);
+                    let served = listener::served(params, self.channel, &self.tools);
+                    self.served_tx.send_replace(served);
                     Ok(self.initialize_result())
                 }
                 None => Err((rpc::INVALID_PARAMS, "initialize needs protocolVersion".into())),
@@ -236,7 +242,8 @@ mod tests {
     fn answer_of(line: &[u8], channel: Channel, tools: &str) -> Answer {
         let tools = Toolset::parse(tools).unwrap();
         let (watched_tx, _) = resource::subscription();
-        Face::new(channel, tools, None, watched_tx).answer(&Read::Line(line))
+        let (served_tx, _) = watch::channel(None);
+        Face::new(channel, tools, None, watched_tx, served_tx).answer(&Read::Line(line))
     }
 
     fn reply(line: &[u8], channel: Channel) -> Value {

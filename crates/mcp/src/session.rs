@@ -2,6 +2,7 @@
 
 use claudemesh_ipc::api::{RegisterRequest, SessionView};
 use claudemesh_ipc::{Client, IpcError, SessionToken, env};
+use claudemesh_protocol::PublicKey;
 use claudemesh_protocol::capability::CapabilitySet;
 use claudemesh_protocol::error::ErrorCode;
 use claudemesh_protocol::limits::MEMBER_NAME_MAX_CHARS;
@@ -89,6 +90,15 @@ pub(crate) struct Standing {
     pub session: Option<SessionView>,
     /// Messages stored before this moment are for the welcome; later ones are pushed even after a gap.
     pub listens_since: Timestamp,
+}
+
+impl Standing {
+    /// The keys of the session and its member, in hex.
+    pub(crate) fn own_keys(&self) -> Vec<String> {
+        let session = self.session.iter();
+        let keys = session.flat_map(|session| [session.session_pubkey, session.member_pubkey]);
+        keys.flatten().map(PublicKey::to_hex).collect()
+    }
 }
 
 /// Makes the session known, and keeps what stays the same over reconnects.

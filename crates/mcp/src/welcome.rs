@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use claudemesh_ipc::api::{InboxItem, InboxPage, MessageMode, PeersReply, SessionView};
 use claudemesh_ipc::client::{Client, PeerFilter};
+use claudemesh_protocol::limits::CHANNEL_NAMES_MAX;
 
 use crate::channel::Notification;
 use crate::{message, pace, unread, untrusted};
@@ -79,21 +80,22 @@ pub(crate) fn compose(facts: &Facts, mesh: Option<&str>, mode: MessageMode) -> W
     lines.push("More in the claudemesh skill. This notice needs no reply.".to_owned());
 
     let count = |count: Option<usize>| count.map(|count| count.to_string()).unwrap_or_default();
-    let ids: Vec<&str> = unread
+    let ids: Vec<String> = unread
         .unwrap_or_default()
         .iter()
         .take(LATEST_IDS)
-        .map(|item| item.broker_message_id.as_deref().unwrap_or(&item.id))
+        .map(|item| item.broker_message_id.clone().unwrap_or_else(|| item.id.clone()))
         .collect();
-    let notification = Notification::new("welcome", &lines.join("\n"))
+    let shown: Vec<String> = names.iter().flatten().take(CHANNEL_NAMES_MAX).cloned().collect();
+    let notification = Notification::lines("welcome", &lines)
         .with("self_display_name", name.as_deref().unwrap_or_default())
         .with("self_session_pubkey", key.as_deref().unwrap_or_default())
         .with("self_role", session.and_then(|session| session.role.as_deref()).unwrap_or_default())
         .with("mesh_slug", mesh.unwrap_or_default())
         .with("peer_count", &count(names.as_ref().map(Vec::len)))
-        .with("peer_names", &shown_names(names.as_deref().unwrap_or_default()))
+        .with_list("peer_names", &shown)
         .with("unread_count", &count(unread.map(<[InboxItem]>::len)))
-        .with("latest_message_ids", &serde_json::json!(ids).to_string())
+        .with_list("latest_message_ids", &ids)
         .with("message_mode", mode_word(mode));
     Welcome { notification, previewed }
 }
@@ -156,12 +158,4 @@ fn other_peers(peers: &PeersReply, has_session: bool) -> Vec<String> {
         .filter(|peer| peer.row.peer_role.as_deref() != Some("control-plane"))
         .map(|peer| untrusted::speaker(&peer.row.display_name))
         .collect()
-}
-
-/// The names as JSON; fewer of them when they would not fit one attribute.
-fn shown_names(names: &[String]) -> String {
-    serde_json::json!(
-        names.iter().take(claudemesh_protocol::limits::CHANNEL_NAMES_MAX).collect::<Vec<_>>()
-    )
-    .to_string()
 }

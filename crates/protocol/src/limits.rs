@@ -180,6 +180,20 @@ pub const RATE_IDLE: Duration = Duration::from_mins(10);
 pub const RECEIPTS_PER_ROW: u32 = 20;
 /// Longest `path` of a receipt, in characters (wire spec §3.1).
 pub const RECEIPT_PATH_MAX_CHARS: usize = 64;
+/// From the start of an agent's hook to its end, whatever happens: an agent must not wait for us (MCP spec §10.3).
+pub const AGENT_HOOK_HARD_STOP: Duration = Duration::from_millis(50);
+/// Largest stdin of an agent's hook, in bytes (MCP spec §10.3).
+pub const AGENT_HOOK_STDIN_MAX_BYTES: usize = 256 * 1024;
+/// Messages that one hook puts before an agent (MCP spec §10.3).
+pub const AGENT_HOOK_MESSAGES_MAX: usize = 5;
+/// What one hook says, in bytes (MCP spec §10.3): clients put longer texts aside.
+pub const AGENT_HOOK_TEXT_MAX_BYTES: usize = 4 * 1024;
+/// Longest id of a hook's event, in characters.
+pub const AGENT_HOOK_EVENT_ID_MAX_CHARS: usize = 128;
+/// Events of hooks remembered for each session, so that one that is told twice has one effect (agents spec §1.6b).
+pub const AGENT_HOOK_EVENT_IDS: usize = 64;
+/// Least time between two counts for a session whose messages stay in the inbox (MCP spec §10.3).
+pub const AGENT_HOOK_COUNT_EVERY: Duration = Duration::from_mins(10);
 /// Longest `evidence` of a receipt, in characters (wire spec §3.1).
 pub const RECEIPT_EVIDENCE_MAX_CHARS: usize = 256;
 /// Longest `reason` of a receipt, in characters: a word or two, never message text (wire spec §3.1).
@@ -348,6 +362,18 @@ pub const LISTED_FORMER_KEYS_MAX: usize = 8;
 pub const PEER_CACHE_LEAST: Duration = Duration::from_secs(1);
 /// Most time between two writes of it: a minute makes the status line call it stale (CLI spec §6.5).
 pub const PEER_CACHE_MOST: Duration = Duration::from_secs(30);
+/// Largest file of that kind that is read, in bytes: some ten thousand meshes.
+pub const PEER_CACHE_MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// Age from which the status line calls what it shows stale (CLI spec §6.5).
+pub const STATUS_LINE_FRESH: Duration = Duration::from_mins(1);
+/// Age beyond which it shows nothing of it (CLI spec §6.5).
+pub const STATUS_LINE_STALE: Duration = Duration::from_mins(10);
+/// How long the status line waits for what its client says (CLI spec §6.5).
+pub const STATUS_LINE_STDIN_WAIT: Duration = Duration::from_millis(20);
+/// Cells of the status line (CLI spec §6.5).
+pub const STATUS_LINE_WIDTH: usize = 60;
+/// How long `status` waits for a broker that it asks itself (CLI spec §6.4).
+pub const BROKER_PROBE_BUDGET: Duration = Duration::from_secs(4);
 /// A backup file, in bytes: it is made and read in memory, several times over. Keys and settings are far below; an
 /// inbox that is larger stays out (daemon spec §20.2).
 pub const BACKUP_MAX_BYTES: usize = 256 * 1024 * 1024;
@@ -420,6 +446,17 @@ pub const INBOX_SEEN_IDS_MAX: usize = 1_000;
 pub const CHANNEL_CATCH_UP_ROWS: usize = 50;
 /// Rows of [`CHANNEL_CATCH_UP_ROWS`] pushed one by one; the rest is counted (MCP spec §4.1).
 pub const CHANNEL_CATCH_UP_PUSHES: usize = 10;
+/// Longest wait of one question for the bell of a session, and what is waited when none is asked for: a background hook of
+/// an agent lives 600 s where its settings say nothing else (agents spec §1.4, §1.6b).
+pub const BELL_WAIT_MAX: Duration = Duration::from_secs(590);
+/// How long after the end of a turn the bell of its session stays silent: what waits is given to the hook of that end first,
+/// and would otherwise be announced a second time. Ours (agents spec §1.6b).
+pub const BELL_SETTLE: Duration = Duration::from_millis(300);
+/// How often an agent is woken for the same message that nobody takes then. Ours: without hooks of the prompt the bell would
+/// wake it for ever (agents spec §1.2).
+pub const BELL_RINGS_MAX: u32 = 3;
+/// Longest name and version of the program that an MCP server serves, in characters. Ours.
+pub const MCP_CLIENT_NAME_MAX_CHARS: usize = 64;
 /// Longest summary of a peer inside a notification, in characters (MCP spec §4.9).
 pub const CHANNEL_SUMMARY_MAX_CHARS: usize = 80;
 

@@ -45,7 +45,7 @@ fn user(entry: &Value) -> Step {
         kind => kind,
     };
     let entering = entering(entry, way, texts_in(content), entry.pointer("/origin/msg_id"));
-    if kind == "human" && !is_result { Step::Human(Some(entering)) } else { Step::Enters(entering) }
+    if kind == "human" && !is_result { Step::Human(entering) } else { Step::Enters(entering) }
 }
 
 fn attachment(entry: &Value) -> Step {

@@ -14,6 +14,8 @@ fn framed(id: &str) -> String {
         mesh: "dev",
         trust: Trust::Verified,
         place: Place::Direct,
+        is_urgent: false,
+        reply_to: None,
         also_given: false,
     };
     format!("claudemesh: 1 unread\n{}", frame(&from, "hello", 100))
@@ -106,7 +108,7 @@ fn people_and_summaries_are_told() {
     let compacted = json!({ "type": "system", "subtype": "compact_boundary" });
     assert_eq!(
         signs(Format::Claude, &[bell, typed, compacted]),
-        [Sign::HumanSpoke, Sign::Compacted]
+        [Sign::HumanSpoke { at: "t1".to_owned() }, Sign::Compacted]
     );
 }
 
@@ -169,4 +171,49 @@ fn pieces_of_lines_and_garbage_make_no_difference() {
     assert!(reader.read(&long).is_empty() && reader.read(&long).is_empty());
     assert!(reader.line.is_empty());
     assert!(reader.read(format!("\n{lines}").as_bytes()) == said);
+}
+
+#[test]
+fn a_reader_goes_on_where_another_one_may_begin() {
+    let lines: Vec<String> = [
+        hook("Stop", &framed("01A")),
+        asked(),
+        hook("PostToolUse", &framed("01B")),
+        json!({ "type": "file-history-snapshot" }),
+        asked(),
+        ended(),
+    ]
+    .iter()
+    .map(|entry| format!("{entry}\n"))
+    .collect();
+    let text = lines.concat();
+    let whole = Reader::new(Format::Claude).read(text.as_bytes());
+    assert_eq!(whole.len(), 4, "{whole:?}");
+    for cut in 0..=text.len() {
+        let mut first = Reader::new(Format::Claude);
+        let mut said = first.read(&text.as_bytes()[..cut]);
+        assert_eq!(first.offset(), cut as u64);
+        let open = said.iter().fold(Vec::new(), |mut open, sign| {
+            match sign {
+                Sign::InContext(shown) => open.push(shown.id.clone()),
+                Sign::TurnEnded { id } => open.retain(|other| other != id),
+                _ => {}
+            }
+            open
+        });
+        let at = first.safe_offset();
+        let mut second = Reader::resume(Format::Claude, at, open);
+        said.extend(second.read(&text.as_bytes()[usize::try_from(at).unwrap()..]));
+        assert_eq!(said, whole, "cut at {cut}, begun at {at}");
+        assert_eq!((second.offset(), second.safe_offset()), (text.len() as u64, text.len() as u64));
+    }
+}
+
+#[test]
+fn what_entered_without_a_question_is_known() {
+    let mut reader = Reader::new(Format::Claude);
+    reader.read(format!("{}\n", hook("Stop", &framed("01A"))).as_bytes());
+    assert!(reader.has_entered("01A") && reader.safe_offset() == 0);
+    reader.read(format!("{}\n", asked()).as_bytes());
+    assert!(!reader.has_entered("01A") && reader.entered().next().is_none());
 }

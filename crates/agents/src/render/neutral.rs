@@ -81,6 +81,23 @@ pub fn neutral_line(text: &str) -> String {
     neutral(text).replace(['\n', '\t'], " ")
 }
 
+/// [`neutral_line`] as the value of an attribute: nothing in it ends a quoted value or begins a tag.
+pub fn attribute(text: &str) -> String {
+    let line = neutral_line(text);
+    let mut out = String::with_capacity(line.len());
+    for character in line.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
 /// A name as it may stand in a frame: letters and digits of any alphabet and a few signs, one line, at most 64 characters,
 /// with `peer:` before one that looks like a privileged speaker. Empty becomes `peer`.
 pub fn name(text: &str) -> String {

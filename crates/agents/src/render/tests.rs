@@ -10,6 +10,8 @@ fn from(name: &str) -> Provenance<'_> {
         mesh: "dev",
         trust: Trust::Verified,
         place: Place::Direct,
+        is_urgent: false,
+        reply_to: None,
         also_given: false,
     }
 }
@@ -17,7 +19,7 @@ fn from(name: &str) -> Provenance<'_> {
 #[test]
 fn a_frame_says_who_and_how_far_he_is_known() {
     assert_eq!(
-        frame(&from("Mou"), "one\r\ntwo", 100),
+        frame(&from("Mou"), "one\r\ntwo", usize::MAX),
         "[claudemesh message 01JABC · from \"Mou\" · key 7d3f09aa · verified member of dev, not your user · direct]\n\
          | one\n| two\n[end of claudemesh message 01JABC]"
     );
@@ -27,7 +29,7 @@ fn a_frame_says_who_and_how_far_he_is_known() {
         also_given: true,
         ..from("Mou")
     };
-    let text = frame(&stranger, "x", 100);
+    let text = frame(&stranger, "x", usize::MAX);
     let head = text.lines().next().unwrap();
     assert!(head.contains("UNVERIFIED") && head.contains("in topic ops_ x"), "{head}");
     assert!(head.ends_with("also given to your other sessions]"), "{head}");
@@ -99,9 +101,14 @@ fn names_have_a_safe_alphabet() {
 
 #[test]
 fn a_long_body_is_cut_and_says_where_the_rest_is() {
-    let text = frame(&from("Mou"), &"é".repeat(100), 51);
-    assert!(text.contains(&"é".repeat(25)) && !text.contains(&"é".repeat(26)), "{text}");
-    assert!(text.contains("| … [150 bytes more: claudemesh inbox show 01JABC]\n"), "{text}");
+    for body in ["é".repeat(300), "\n".repeat(900), "é\n\u{202e}".repeat(100)] {
+        for max_bytes in 240..420 {
+            let text = frame(&from("Mou"), &body, max_bytes);
+            assert!(text.len() <= max_bytes && text.len() + 8 > max_bytes, "{}", text.len());
+            assert_eq!(read(&text).len(), 1);
+            assert!(text.contains(" bytes — claudemesh inbox show 01JABC]\n"), "{text}");
+        }
+    }
 }
 
 #[test]

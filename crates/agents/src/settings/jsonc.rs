@@ -54,6 +54,12 @@ impl Format for Jsonc {
     }
 }
 
+/// What a document means.
+pub(super) fn meaning(text: &str) -> Result<Value, SettingsError> {
+    let root = Tree::parse(text)?.root;
+    Ok(root.map_or_else(|| Value::Object(Map::new()), |root| root.value))
+}
+
 /// A document being edited; parsed anew after each change.
 struct Editor {
     draft: Draft,

@@ -8,13 +8,85 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Edited, Entry, Ours, Outcome, SettingsError, Step, Syntax, take};
 
+/// Version of the ledger's form.
+const LEDGER_VERSION: u32 = 1;
+
 /// What was done to all files, by path: `~/.claudemesh/install.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Version of this document.
     pub schema_version: u32,
-    /// Files.
+    /// Files with entries of ours.
+    #[serde(default)]
     pub files: BTreeMap<String, Record>,
+    /// Edits that were begun: written down before the file is touched, so that whoever dies in between leaves a way back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub begun: BTreeMap<String, Record>,
+    /// Files that are ours as a whole, with the SHA-256 of what we wrote, in hex.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub owned: BTreeMap<String, String>,
+    /// Directories that had to be made, the outer ones first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dirs: Vec<String>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            schema_version: LEDGER_VERSION,
+            files: BTreeMap::new(),
+            begun: BTreeMap::new(),
+            owned: BTreeMap::new(),
+            dirs: Vec::new(),
+        }
+    }
+}
+
+impl Ledger {
+    /// True when nothing of ours is left anywhere.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+            && self.begun.is_empty()
+            && self.owned.is_empty()
+            && self.dirs.is_empty()
+    }
+
+    /// True for a ledger of this form; a newer program's is left alone.
+    pub const fn is_known(&self) -> bool {
+        self.schema_version == LEDGER_VERSION
+    }
+
+    /// Decides about an edit that was begun and perhaps never done: it holds if the file is what it was to become.
+    pub fn settle(&mut self, path: &str, text: Option<&str>) {
+        if let Some(begun) = self.begun.remove(path)
+            && text.map(hash).as_ref() == Some(&begun.after)
+        {
+            self.files.insert(path.to_owned(), begun);
+        }
+    }
+
+    /// What is known of a file with this text. An installation of which nothing is left, because somebody put the old file
+    /// back or took our entries out, is none.
+    pub fn record_of(
+        &self,
+        path: &str,
+        syntax: Syntax,
+        text: Option<&str>,
+        entries: &[Entry],
+    ) -> Option<&Record> {
+        let (record, text) = (self.files.get(path)?, text?);
+        let found = hash(text);
+        if Some(&found) == record.before.as_ref() {
+            return None;
+        }
+        let is_gone = || take(syntax, text, entries, &[]).is_ok_and(|edited| !edited.is_change());
+        (found == record.after || !is_gone()).then_some(record)
+    }
+}
+
+/// SHA-256 in hex.
+pub fn hash(text: &str) -> String {
+    hex::encode(Sha256::digest(text.as_bytes()))
 }
 
 /// What was done to one file.
@@ -86,8 +158,9 @@ impl Record {
         if before.map(hash).as_ref() == Some(&self.after) {
             self.steps.extend(edited.steps.iter().cloned());
         } else {
-            // Somebody else wrote in between: no way leads back any more, only what is ours can be cut.
-            self.before = before.map(hash);
+            // Somebody else wrote in between: no way leads back any more, only what is ours can be cut. A file that was
+            // not there before us still is one of our making.
+            self.before = self.before.and(before.map(hash));
             self.steps.clear();
         }
         self.made.extend(edited.made.iter().cloned());
@@ -150,8 +223,4 @@ pub fn undo(
     let outcome_of = |entry| if is_ours(&entry) { told.next() } else { Some(Outcome::Foreign) };
     let outcomes = entries.iter().filter_map(outcome_of).collect();
     Ok(Undone::Text { text: edited.text, outcomes })
-}
-
-fn hash(text: &str) -> String {
-    hex::encode(Sha256::digest(text.as_bytes()))
 }

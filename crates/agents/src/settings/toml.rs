@@ -16,14 +16,14 @@ pub(super) struct Toml;
 impl Format for Toml {
     fn put(&self, text: &str, entries: &[Entry]) -> Result<Edited, SettingsError> {
         let mut draft = Draft::new(text);
-        let mut expected = value_of(text)?;
+        let mut expected = meaning(text)?;
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
             let path = path_of(entry)?;
             outcomes.push(put(&mut draft, &path, entry)?);
             guard::put(&mut expected, entry);
         }
-        if value_of(&draft.text).ok() != Some(expected) {
+        if meaning(&draft.text).ok() != Some(expected) {
             return Err(SettingsError::LossGuard);
         }
         Ok(Edited { text: draft.text, outcomes, steps: draft.steps, made: Vec::new() })
@@ -36,7 +36,7 @@ impl Format for Toml {
         _made: &[Vec<String>],
     ) -> Result<Edited, SettingsError> {
         let mut draft = Draft::new(text);
-        let mut expected = value_of(text)?;
+        let mut expected = meaning(text)?;
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
             let path = path_of(entry)?;
@@ -47,7 +47,7 @@ impl Format for Toml {
             outcomes.push(if is_there { Outcome::Removed } else { Outcome::Absent });
             guard::take(&mut expected, entry);
         }
-        let mut found = value_of(&draft.text).map_err(|_| SettingsError::LossGuard)?;
+        let mut found = meaning(&draft.text).map_err(|_| SettingsError::LossGuard)?;
         // A table that only our header named goes with it; one with a header of its own stays.
         let parents: Vec<_> = entries.iter().map(|entry| entry.within.clone()).collect();
         guard::without_empty(&mut expected, &parents);
@@ -221,7 +221,8 @@ fn find<'a>(document: &'a Document<&str>, path: &[String]) -> Option<(&'a Key, &
     table.get_key_value(last)
 }
 
-fn value_of(text: &str) -> Result<Value, SettingsError> {
+/// What a document means.
+pub(super) fn meaning(text: &str) -> Result<Value, SettingsError> {
     Ok(value_of_table(parse(text)?.as_table()))
 }
 

@@ -51,7 +51,7 @@ proptest! {
     ) {
         let from = Provenance {
             id: &given, name: &sender, key: &sender, mesh: &mesh, trust: Trust::Verified,
-            place: Place::Group(&group), also_given: false,
+            place: Place::Group(&group), is_urgent: true, reply_to: Some(&given), also_given: false,
         };
         let text = frame(&from, &body, usize::MAX);
         let found = read(&text);
@@ -76,7 +76,7 @@ proptest! {
     fn a_batch_is_whole_frames_within_its_room(bodies in prop::collection::vec(hostile(), 0..7), bytes in 0_usize..3_000) {
         let from = Provenance {
             id: "01J", name: "Mou", key: "00", mesh: "dev", trust: Trust::Unverified, place: Place::Direct,
-            also_given: true,
+            is_urgent: false, reply_to: None, also_given: true,
         };
         let messages: Vec<_> = bodies.iter().map(|body| (from, body.as_str())).collect();
         let packed = batch(&messages, bodies.len(), Room { messages: 5, bytes });

@@ -53,13 +53,13 @@ fn times(runs: usize, command: impl Fn() -> Command) -> anyhow::Result<Vec<std::
 }
 
 /// A HOME with broker, daemon and a mesh; both are stopped when it goes.
-struct Machine<'a> {
+pub(super) struct Machine<'a> {
     binary: &'a Path,
     home: TempDir,
 }
 
 impl<'a> Machine<'a> {
-    fn start(binary: &'a Path) -> anyhow::Result<Self> {
+    pub(super) fn start(binary: &'a Path) -> anyhow::Result<Self> {
         let machine = Self { binary, home: tempfile::tempdir()? };
         for words in [&["up", "--listen", "127.0.0.1:0"][..], &["state", "set", "bench", "1"]] {
             let output = machine.command(words).output().context("starting the machine")?;
@@ -68,6 +68,11 @@ impl<'a> Machine<'a> {
             }
         }
         Ok(machine)
+    }
+
+    /// Its HOME.
+    pub(super) fn home(&self) -> &Path {
+        self.home.path()
     }
 
     fn command(&self, words: &[&str]) -> Command {

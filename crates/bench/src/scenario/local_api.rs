@@ -162,18 +162,29 @@ pub(super) async fn idle(options: &Options) -> anyhow::Result<Vec<Figure>> {
 }
 
 /// A daemon in a HOME of its own, a member of the broker's mesh.
-struct Daemon {
+pub(super) struct Daemon {
     child: Child,
-    client: Client,
+    /// Its local API.
+    pub(super) client: Client,
     /// Key of the other member.
     other: String,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl Daemon {
     async fn start(options: &Options, broker: &BrokerProcess) -> anyhow::Result<Self> {
+        Self::start_as(options, broker, 0).await
+    }
+
+    /// The daemon of the first or the second of two members.
+    pub(super) async fn start_as(
+        options: &Options,
+        broker: &BrokerProcess,
+        number: usize,
+    ) -> anyhow::Result<Self> {
         let home = tempfile::tempdir()?;
-        let [own, other] = broker.members.as_slice() else { bail!("two members are needed") };
+        let [first, second] = broker.members.as_slice() else { bail!("two members are needed") };
+        let (own, other) = if number == 0 { (first, second) } else { (second, first) };
         let paths = Paths::for_home(home.path());
         write_private(&paths.membership_file(), &membership(broker, own))?;
         // More streams and rows than anybody needs.
@@ -189,7 +200,7 @@ impl Daemon {
             .kill_on_drop(true)
             .spawn()?;
         let client = Client::new(paths.default_socket());
-        let daemon = Self { child, client, other: other.keys.public().to_hex(), _home: home };
+        let daemon = Self { child, client, other: other.keys.public().to_hex(), home };
         daemon.wait_until_open().await?;
         Ok(daemon)
     }
@@ -207,11 +218,17 @@ impl Daemon {
         bail!("the daemon has no connection after {START_DEADLINE:?}")
     }
 
+    /// Its HOME.
+    pub(super) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     fn pid(&self) -> anyhow::Result<u32> {
         self.child.id().context("the daemon has ended")
     }
 
-    async fn send(&self, number: usize) -> anyhow::Result<()> {
+    /// Sends a message to the other member.
+    pub(super) async fn send(&self, number: usize) -> anyhow::Result<()> {
         let message = format!("message {number} of a measurement, about as long as people write");
         let request = SendRequest { to: self.other.clone(), message, ..SendRequest::default() };
         self.client.send(&request).await?;

@@ -1,10 +1,12 @@
 //! The measurements, one file each, and the table they stand in.
 
+mod bell;
 mod broadcast;
 mod command_line;
 mod connections;
 mod direct;
 mod drain;
+mod hook;
 mod light;
 mod local_api;
 mod state;
@@ -67,5 +69,7 @@ pub(crate) const ALL: &[Scenario] = scenarios! {
     "local API, 500/s beside 100 streams", "p99 <= 2" => local_api::requests;
     "local API, sends", ">= 3000/s accepted" => local_api::sends;
     "idle daemon", "<= 25 MiB; no wake-up faster than 15 s" => local_api::idle;
+    "bell of an idle session, over a broker", "" => bell::wakes;
+    "hook, whole processes", "every one <= 50 ms, whatever the daemon does" => hook::processes;
     "command line, whole processes", "--version and --help <= 5 ms; through the daemon <= 10 ms" => command_line::processes;
 };

@@ -492,7 +492,7 @@ fn profile_verbs_read_words_and_answers() {
 
 #[test]
 fn a_resource_has_a_page_and_a_wrong_verb_a_suggestion() {
-    for resource in ["state", "grant", "audit", "profile", "policy", "workspace", "status"] {
+    for resource in ["state", "grant", "audit", "profile", "policy", "workspace"] {
         let words = command_words(&format!("{resource} --help"));
         assert!(matches!(parse(&words, false), Ok(Parsed::Help(_))), "{resource}");
         assert_eq!(refused(resource).exit, 3, "{resource}");

@@ -12,6 +12,7 @@ pub(crate) mod create;
 pub(crate) mod daemon;
 pub(crate) mod down;
 pub(crate) mod inbox;
+pub(crate) mod install;
 pub(crate) mod join;
 pub(crate) mod leave;
 pub(crate) mod list;
@@ -20,6 +21,7 @@ pub(crate) mod mcp;
 pub(crate) mod member;
 pub(crate) mod operation;
 pub(crate) mod outbox;
+pub(crate) mod overview;
 pub(crate) mod peer;
 pub(crate) mod person;
 pub(crate) mod policy;
@@ -28,8 +30,10 @@ pub(crate) mod search;
 pub(crate) mod send;
 pub(crate) mod service;
 pub(crate) mod share;
+pub(crate) mod skill;
 pub(crate) mod status;
 pub(crate) mod unblock_loop;
+pub(crate) mod uninstall;
 pub(crate) mod up;
 pub(crate) mod welcome;
 pub(crate) mod whoami;
@@ -58,8 +62,16 @@ pub(crate) fn fields(command: &Command) -> Fields<'static> {
         Command::Daemon(verb) => daemon::fields(verb),
         Command::Backup(_) => backup::FIELDS,
         Command::Restore(_) => restore::FIELDS,
+        Command::Install(_) => install::FIELDS,
+        Command::Uninstall(_) => uninstall::FIELDS,
+        Command::Skill => skill::FIELDS,
+        Command::Status => overview::FIELDS,
         Command::Whoami => whoami::FIELDS,
-        Command::Completions(_) | Command::Mcp(_) | Command::Broker(_) => NO_FIELDS,
+        Command::Completions(_)
+        | Command::Mcp(_)
+        | Command::Hook(_)
+        | Command::StatusLine
+        | Command::Broker(_) => NO_FIELDS,
     }
 }
 
@@ -83,9 +95,15 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome<Report> 
         Command::Daemon(verb) => Box::pin(daemon::run(verb, context)).await,
         Command::Backup(args) => Box::pin(backup::run(context, &args)).await,
         Command::Restore(args) => Box::pin(restore::run(context, &args)).await,
+        Command::Install(args) => Box::pin(install::run(context, &args)).await,
+        Command::Uninstall(args) => Box::pin(uninstall::run(context, &args)).await,
+        Command::Skill => Ok(skill::run(context)),
+        Command::Status => Box::pin(overview::run(context)).await,
         Command::Whoami => whoami::run(context).await,
         Command::Completions(args) => Ok(completions::run(args.shell)),
-        Command::Mcp(_) | Command::Broker(_) => welcome::run(context),
+        Command::Mcp(_) | Command::Hook(_) | Command::StatusLine | Command::Broker(_) => {
+            welcome::run(context)
+        }
     }
 }
 

@@ -86,6 +86,14 @@ pub(crate) async fn install(context: &Context, args: &InstallServiceArgs) -> Out
     Ok(Report::new(Document::object(document), screen))
 }
 
+/// True when the unit is there as it would be written, and its daemon runs.
+pub(crate) fn is_current(context: &Context) -> bool {
+    let Some(manager) = Manager::of_user(&context.environment) else { return false };
+    let Ok(found) = std::fs::read_to_string(manager.unit()) else { return false };
+    let wanted = plan(context, &context.paths).ok().and_then(|plan| manager.text(&plan).ok());
+    wanted.as_ref() == Some(&found) && care::is_daemon_running(&context.paths).unwrap_or_default()
+}
+
 /// `daemon uninstall-service`. Nothing installed is fine.
 ///
 /// # Errors

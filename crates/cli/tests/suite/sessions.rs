@@ -49,6 +49,11 @@ impl Agent {
         Self { client, token: revealed, id }
     }
 
+    /// Its session id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     pub fn is(&self, status: PeerStatus) {
         let report = StatusReport {
             session_id: Some(self.id.clone()),

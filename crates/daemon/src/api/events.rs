@@ -48,11 +48,7 @@ pub(super) async fn stream(
             .retry_after(claudemesh_protocol::limits::DAEMON_TICK));
     }
     let filter = filter_of(&api, &caller, query)?;
-    let max_streams = api.daemon.context().settings.get().ipc.max_sse;
-    let slot = api.streams.take(max_streams).ok_or_else(|| {
-        Failure::new(ErrorCode::TooManyStreams, "too many event streams are open")
-            .retry_after(Duration::from_secs(1))
-    })?;
+    let slot = api.take_stream()?;
     let last_event_id = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
     let context = api.daemon.context();
     let live_path = match (&filter.view, &caller.session) {
@@ -83,6 +79,17 @@ pub(super) async fn stream(
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
+}
+
+impl Api {
+    /// A place among the event streams, and what lasts like one.
+    pub(super) fn take_stream(&self) -> Result<Slot, Failure> {
+        let max_streams = self.daemon.context().settings.get().ipc.max_sse;
+        self.streams.take(max_streams).ok_or_else(|| {
+            Failure::new(ErrorCode::TooManyStreams, "too many event streams are open")
+                .retry_after(Duration::from_secs(1))
+        })
+    }
 }
 
 fn filter_of(api: &Api, caller: &Caller, query: EventsQuery) -> Result<Filter, Failure> {

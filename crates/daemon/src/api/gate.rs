@@ -178,15 +178,13 @@ fn admit(
         return Err(Failure::new(ErrorCode::ShuttingDown, "the daemon is stopping"));
     }
     // A stream leaves the gate at once; it is counted by its own limit.
-    let slot = if route.is_some_and(|route| route.has(Mark::Reserved)) {
-        api.reserved.take(RESERVED_IN_FLIGHT)
-    } else {
-        api.in_flight.take(settings.ipc.max_inflight)
+    let slot = match route {
+        Some(route) if route.has(Mark::Lasting) => api.take_stream()?,
+        Some(route) if route.has(Mark::Reserved) => {
+            api.reserved.take(RESERVED_IN_FLIGHT).ok_or_else(too_busy)?
+        }
+        _ => api.in_flight.take(settings.ipc.max_inflight).ok_or_else(too_busy)?,
     };
-    let slot = slot.ok_or_else(|| {
-        Failure::new(ErrorCode::DaemonBusy, "too many requests are in flight")
-            .retry_after(Duration::from_secs(1))
-    })?;
     let session = token.and_then(|hash| context.sessions.by_token(hash, crate::clock::now()));
     let is_token_unknown = token.is_some() && session.is_none();
     let hook = match &bearer {
@@ -194,6 +192,11 @@ fn admit(
         Bearer::Person | Bearer::Session(_) => None,
     };
     Ok((Caller { session, is_token_unknown, hook, transport }, slot))
+}
+
+fn too_busy() -> Failure {
+    Failure::new(ErrorCode::DaemonBusy, "too many requests are in flight")
+        .retry_after(Duration::from_secs(1))
 }
 
 /// What the route asks of its caller, before its handler asks for a capability. A path without a route is no secret: it is

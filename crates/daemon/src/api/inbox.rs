@@ -238,7 +238,11 @@ impl Api {
     /// the inbox alone.
     pub(super) async fn let_through(&self, session: &Session, opening: Opening) -> Vec<InboxItem> {
         let activity = &session.activity;
-        if session.message_mode != MessageMode::Push || !activity.may_wait(opening) {
+        if session.message_mode != MessageMode::Push || opening == Opening::Closed {
+            return Vec::new();
+        }
+        self.take_back(session).await;
+        if !activity.may_wait(opening) {
             return Vec::new();
         }
         let Some(scope) = self.session_scope(session) else { return Vec::new() };
@@ -249,9 +253,6 @@ impl Api {
                     activity.look_again();
                 }
                 items.retain(|item| !activity.is_under_way(&item.id));
-                for item in &items {
-                    session.was_shown(item.hops);
-                }
                 items
             }
             Err(error) => {
@@ -263,7 +264,7 @@ impl Api {
     }
 
     /// What of the inbox belongs to a session; `None` when its mesh is not attached.
-    fn session_scope(&self, session: &Session) -> Option<SessionScope> {
+    pub(super) fn session_scope(&self, session: &Session) -> Option<SessionScope> {
         Some(SessionScope {
             mesh: session.mesh.clone(),
             session_id: session.session_id.clone(),

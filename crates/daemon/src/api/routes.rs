@@ -7,8 +7,8 @@ use axum::routing::{delete, get, post};
 use claudemesh_protocol::ops::Family;
 
 use super::{
-    Api, admin, broadcast, events, failure, gate, inbox, metrics, ops, outbox, peers, profile,
-    send, sessions, state, system,
+    Api, admin, bell, broadcast, events, failure, gate, inbox, metrics, ops, outbox, peers,
+    profile, send, sessions, state, system,
 };
 
 /// What distinguishes a route from others. Without a mark it is served over the Unix socket, to whoever may use that, in
@@ -27,6 +27,8 @@ pub(super) enum Mark {
     ForHooks,
     /// Answered from places of its own, also when all others are taken (daemon spec §9.5).
     Reserved,
+    /// Lasts until something happens: counted among the event streams instead of the requests in flight.
+    Lasting,
 }
 
 /// A path as the router knows it, with its marks.
@@ -86,6 +88,7 @@ routes! {
     "/v1/sessions/me" [] => get(sessions::me).delete(sessions::deregister);
     "/v1/sessions" [] => get(sessions::list);
     "/v1/sessions/status" [Reserved] => post(sessions::status);
+    "/v1/sessions/bell" [Lasting] => get(bell::bell);
     // The path names the session by its token.
     "/v1/sessions/{token}" [ForAnybody] => delete(sessions::deregister_token);
     "/v1/heartbeat" [] => post(sessions::heartbeat);

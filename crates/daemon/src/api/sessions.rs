@@ -6,12 +6,16 @@ use axum::Json;
 use axum::extract::{Extension, Path, Request, State};
 use claudemesh_ipc::SessionToken;
 use claudemesh_ipc::api::session::{
-    DeregisterReply, GroupSpec, Heartbeat, HookEvent, PresenceOffer, SessionReply, SessionsReply,
+    DeregisterReply, GroupSpec, Heartbeat, HookEvent, PresenceOffer, ServedClient, SessionReply,
+    SessionsReply,
 };
 use claudemesh_ipc::api::{MessageMode, RegisterReply, SessionView, StatusReply, StatusReport};
 use claudemesh_protocol::capability::CapabilitySet;
-use claudemesh_protocol::limits::MEMBER_NAME_MAX_CHARS;
-use claudemesh_protocol::{ErrorCode, Group, GroupName};
+use claudemesh_protocol::limits::{
+    AGENT_HOOK_EVENT_ID_MAX_CHARS, MCP_CLIENT_NAME_MAX_CHARS, MEMBER_NAME_MAX_CHARS,
+};
+use claudemesh_protocol::text::sanitized_line;
+use claudemesh_protocol::{ErrorCode, Group, GroupName, PeerStatus};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -19,7 +23,11 @@ use super::caller::Caller;
 use super::failure::Failure;
 use super::{Api, input};
 use crate::ops::not_attached;
-use crate::sessions::{NewSession, Offer, Opening, RegisterError, Report, Session, TokenHash};
+use crate::sessions::{
+    ANCESTORS_MAX, NewSession, Offer, Opening, RegisterError, Report, Session, TokenHash,
+};
+
+mod handed;
 
 /// Longest session id that is no UUID.
 const SESSION_ID_MAX_CHARS: usize = 128;
@@ -207,6 +215,9 @@ pub(super) async fn heartbeat(
     let body: Heartbeat = input::json(request, input::SMALL).await?;
     if let Some(session) = &caller.session {
         session.activity.counters.tools(body.tool_calls, body.errors);
+        if let Some(client) = &body.client {
+            session.activity.serves(checked_client(client));
+        }
         if body.status.is_some() {
             let report = Report { status: body.status, ..Report::default() };
             api.take_report(session, report).await;
@@ -215,12 +226,23 @@ pub(super) async fn heartbeat(
     Ok(Json(json!({ "ok": true })))
 }
 
+/// A client's word for itself, within its limits.
+fn checked_client(client: &ServedClient) -> ServedClient {
+    let word = |text: &str| sanitized_line(text, MCP_CLIENT_NAME_MAX_CHARS);
+    ServedClient {
+        name: word(&client.name),
+        version: word(&client.version),
+        channel: client.channel,
+    }
+}
+
 pub(super) async fn status(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<StatusReply>, Failure> {
     let report: StatusReport = input::json(request, input::MEDIUM).await?;
+    check(&report)?;
     let matched = match &caller.session {
         Some(session) => vec![Arc::clone(session)],
         None => api.daemon.context().sessions.matching(
@@ -229,22 +251,52 @@ pub(super) async fn status(
             report.cwd.as_deref(),
         ),
     };
-    let mut messages = Vec::new();
+    let mut reply = StatusReply {
+        ok: true,
+        matched: u32::try_from(matched.len()).unwrap_or(u32::MAX),
+        ..StatusReply::default()
+    };
     for session in &matched {
         if report.event == Some(HookEvent::End) {
             api.daemon.end_session(session.token_hash, "ended");
             let _is_tried_again = api.daemon.context().sessions.saved().await;
             continue;
         }
+        let is_news = |id: &String| session.activity.heard.is_news(id);
+        if !report.event_id.as_ref().is_none_or(is_news) {
+            continue;
+        }
+        api.note_record(session, &report).await;
+        if let Some(waits) = handed::waits_for_human(&report) {
+            api.waits_for_human(session, waits).await;
+        }
         let StatusReport { status, event, origin, .. } = report;
         let opening = api.take_report(session, Report { status, event, origin }).await;
         // Where several sessions fit the description, nobody can say whose agent would read them.
         if matched.len() == 1 {
-            messages = api.let_through(session, opening).await;
+            api.answer_hook(&caller, session, &report, opening, &mut reply).await;
         }
     }
-    let matched = u32::try_from(matched.len()).unwrap_or(u32::MAX);
-    Ok(Json(StatusReply { ok: true, matched, messages, warnings: Vec::new() }))
+    Ok(Json(reply))
+}
+
+/// What cannot be a report.
+fn check(report: &StatusReport) -> Result<(), Failure> {
+    let is_id = |id: &String| (1..=AGENT_HOOK_EVENT_ID_MAX_CHARS).contains(&id.chars().count());
+    if !report.event_id.as_ref().is_none_or(is_id) {
+        let message = format!("\"event_id\" has 1 to {AGENT_HOOK_EVENT_ID_MAX_CHARS} characters");
+        return Err(Failure::field("event_id", message));
+    }
+    if report.take && report.event.is_none() {
+        return Err(Failure::field("event", "what is taken is taken at an \"event\""));
+    }
+    Ok(())
+}
+
+/// True when a report names the session, or its process.
+fn is_named(session: &Session, report: &StatusReport) -> bool {
+    report.session_id.as_ref() == Some(&session.session_id)
+        || report.pids.iter().take(ANCESTORS_MAX).any(|pid| *pid == session.pid)
 }
 
 impl Api {
@@ -252,7 +304,34 @@ impl Api {
         let mesh = self.mesh(&session.mesh);
         let status =
             session.key().zip(mesh.as_ref()).and_then(|(key, mesh)| mesh.session_status(&key));
-        session.view(mesh.map(|mesh| mesh.member().public), status)
+        let paths = self.paths(session);
+        SessionView { paths, ..session.view(mesh.map(|mesh| mesh.member().public), status) }
+    }
+
+    /// What the hook of the only session that fits is answered.
+    async fn answer_hook(
+        &self,
+        caller: &Caller,
+        session: &Session,
+        report: &StatusReport,
+        opening: Opening,
+        reply: &mut StatusReply,
+    ) {
+        reply.mode = Some(session.message_mode);
+        // A directory alone may be that of another agent of the same person, which would take along what is not its own.
+        if report.take && caller.session.is_none() && !is_named(session, report) {
+            return;
+        }
+        if report.event != Some(HookEvent::Start) || self.has_company(session) {
+            reply.identity = Some(self.identity(session));
+        }
+        let handed = self.hand_at(session, report, opening).await;
+        if report.event == Some(HookEvent::Stop) && report.take && !handed.messages.is_empty() {
+            // With something to answer the turn goes on.
+            let working = Report { status: Some(PeerStatus::Working), ..Report::default() };
+            self.take_report(session, working).await;
+        }
+        (reply.messages, reply.unread) = (handed.messages, handed.unread);
     }
 
     /// Takes what a hook says: told to peers and subscribers, and the gate opens as far as it may.

@@ -97,6 +97,38 @@ pub(crate) fn replace_past(
     staged.take_place()
 }
 
+/// As [`replace`], for a file that other programs write, too: only if it is still as it was read, byte by byte; `None` for
+/// one that was not there. A link is followed and kept. False when somebody else was faster, and then nothing has changed.
+/// The crash point lies between the new file and the comparison.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_unchanged(
+    path: &Path,
+    expected: Option<&[u8]>,
+    bytes: &[u8],
+    mode: u32,
+    crash_point: &str,
+) -> io::Result<bool> {
+    let mut staged = Staged::new(path, bytes, mode, Symlinks::Follow)?;
+    claudemesh_sqlite::crash_point(crash_point);
+    if expected.is_none() {
+        // A link, not a rename: whoever made the file meanwhile keeps it.
+        return match std::fs::hard_link(&staged.temporary, &staged.target) {
+            Ok(()) => sync_dir(staged.target.parent().unwrap_or(&staged.target)).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        };
+    }
+    let found = read(&staged.target, Symlinks::Refuse)?;
+    if found.as_ref().map(|found| found.bytes.as_slice()) != expected {
+        return Ok(false);
+    }
+    std::fs::rename(&staged.temporary, &staged.target)?;
+    staged.is_done = true;
+    sync_dir(staged.target.parent().unwrap_or(&staged.target)).map(|()| true)
+}
+
 /// New content that lies complete and synced beside the file it will replace. Dropped without [`Staged::take_place`] it
 /// goes away again.
 pub(crate) struct Staged {
@@ -222,7 +254,7 @@ pub(crate) fn remove_abandoned(dir: &Path, now: Timestamp) {
 }
 
 /// True for the name of a file that is being written.
-pub(crate) fn is_temporary(name: &str) -> bool {
+pub fn is_temporary(name: &str) -> bool {
     let parts = name.strip_suffix(".tmp").and_then(|rest| rest.rsplit_once('.'));
     parts.is_some_and(|(_, random)| {
         random.len() == 16 && random.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -318,7 +350,10 @@ pub fn is_locked(path: &Path) -> io::Result<bool> {
 }
 
 /// The path whose content `path` shows, also when the last link points to nothing yet.
-fn through_link(path: &Path) -> io::Result<PathBuf> {
+///
+/// # Errors
+/// Links in a circle, or that cannot be read.
+pub fn through_link(path: &Path) -> io::Result<PathBuf> {
     const MOST_LINKS: usize = 16;
     let mut current = path.to_owned();
     for _ in 0..MOST_LINKS {

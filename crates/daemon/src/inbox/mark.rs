@@ -1,6 +1,9 @@
 //! Read state and deletion, within the caller's scope (daemon spec §13.4, §13.5).
 
+use std::collections::BTreeSet;
+
 use claudemesh_protocol::Timestamp;
+use claudemesh_sqlite::Durability;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{QueryBuilder, Sqlite};
 
@@ -38,6 +41,15 @@ pub struct Marked {
     pub handed: Vec<Subject>,
 }
 
+/// Messages that one caller alone puts before a session.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Taken {
+    /// Their ids.
+    pub ids: BTreeSet<String>,
+    /// Those of them that a session now has, for the receipt.
+    pub handed: Vec<Subject>,
+}
+
 impl Inbox {
     /// Marks messages as seen. Ids outside the scope are passed over.
     ///
@@ -57,6 +69,30 @@ impl Inbox {
         let marked = self.db.write(move |conn| Box::pin(mark(conn, scope, ids, stamp, now))).await;
         self.events.touch();
         marked
+    }
+
+    /// Marks messages that somebody is about to put before a session, and answers which of them are his to put there: two
+    /// that come at once get each of them once. On record when it answers; a power failure may undo it, and then they wait
+    /// again.
+    ///
+    /// # Errors
+    /// [`StorageError`]; nothing is taken then.
+    pub(crate) async fn take(
+        &self,
+        session: &SessionScope,
+        ids: &[String],
+        path: String,
+        now: Timestamp,
+    ) -> Result<Taken, StorageError> {
+        let (session, ids) = (session.clone(), serde_json::to_string(ids).unwrap_or_default());
+        let stamp = Stamp { is_pushed: true, path };
+        // The agent waits, and not for the disk.
+        let taken = self.db.writer().write_with(Durability::Relaxed, move |conn| {
+            Box::pin(take(conn, session, ids, stamp, now))
+        });
+        let taken = taken.await;
+        self.events.touch();
+        taken
     }
 
     /// Removes messages of the caller's scope: of one mesh, received before a time, or both, or all.
@@ -129,16 +165,43 @@ async fn mark(
             Ok(Marked { unseen: rows.len() as u64, handed: Vec::new() })
         }
         Scope::Session(session) => {
-            let ids = with_twins(conn, &ids).await?;
-            // The session's own record comes first: the row's `seen_at` may be that of a sibling.
-            let mut rows = mark_for_session(conn, &session, &ids, &stamp, now).await?;
-            let stamped = mark_rows(conn, Some(&session), &ids, &stamp, now).await?;
-            // Member rows of a session are counted by its own records.
-            rows.extend(stamped.iter().filter(|row| !row.is_member).map(|row| row.seq));
-            let handed = hand(conn, &rows, &stamp, now).await?;
+            let (rows, handed) = mark_all_of(conn, &session, &ids, &stamp, now).await?;
             Ok(Marked { unseen: rows.len() as u64, handed })
         }
     }
+}
+
+/// Marks messages of a session, under whichever key they came; answers the rows it had not seen, and what the receipts are
+/// about.
+async fn mark_all_of(
+    conn: &mut SqliteConnection,
+    session: &SessionScope,
+    ids: &str,
+    stamp: &Stamp,
+    now: Timestamp,
+) -> Result<(Vec<i64>, Vec<Subject>), StorageError> {
+    let ids = with_twins(conn, ids).await?;
+    // The session's own record comes first: the row's `seen_at` may be that of a sibling.
+    let mut rows = mark_for_session(conn, session, &ids, stamp, now).await?;
+    let stamped = mark_rows(conn, Some(session), &ids, stamp, now).await?;
+    // Member rows of a session are counted by its own records.
+    rows.extend(stamped.iter().filter(|row| !row.is_member).map(|row| row.seq));
+    let handed = hand(conn, &session.session_id, &rows, stamp, now).await?;
+    Ok((rows, handed))
+}
+
+async fn take(
+    conn: &mut SqliteConnection,
+    session: SessionScope,
+    ids: String,
+    stamp: Stamp,
+    now: Timestamp,
+) -> Result<Taken, StorageError> {
+    let (rows, handed) = mark_all_of(conn, &session, &ids, &stamp, now).await?;
+    let rows = serde_json::to_string(&rows).unwrap_or_default();
+    let sql = "SELECT id FROM inbox WHERE seq IN (SELECT value FROM json_each($1))";
+    let ids: Vec<String> = sqlx::query_scalar(sql).bind(rows).fetch_all(conn).await?;
+    Ok(Taken { ids: ids.into_iter().collect(), handed })
 }
 
 /// The rows and their copies to other own keys: what was shown under one key was shown.
@@ -208,9 +271,10 @@ async fn mark_rows(
         .collect()
 }
 
-/// Notes the first way to a session, and answers what the receipts are about.
+/// Notes the way to this session, and the first one to any; answers what the receipts are about.
 async fn hand(
     conn: &mut SqliteConnection,
+    session_id: &str,
     rows: &[i64],
     stamp: &Stamp,
     now: Timestamp,
@@ -218,6 +282,18 @@ async fn hand(
     if rows.is_empty() {
         return Ok(Vec::new());
     }
+    let sql = "INSERT INTO inbox_evidence (inbox_seq, session_id, handed_at, handed_path) \
+               SELECT seq, $1, $2, $3 FROM inbox \
+               WHERE seq IN (SELECT value FROM json_each($4)) AND decrypt NOT IN ('failed','no_key') \
+               ON CONFLICT (inbox_seq, session_id) DO UPDATE SET handed_at=excluded.handed_at, \
+               handed_path=excluded.handed_path, handings=inbox_evidence.handings+1";
+    sqlx::query(sql)
+        .bind(session_id)
+        .bind(now.as_millis())
+        .bind(&stamp.path)
+        .bind(serde_json::to_string(rows).unwrap_or_default())
+        .execute(&mut *conn)
+        .await?;
     let sql = "UPDATE inbox SET handed_at=coalesce(handed_at, $1), handed_path=coalesce(handed_path, $2) \
                WHERE seq IN (SELECT value FROM json_each($3)) AND decrypt NOT IN ('failed','no_key') \
                RETURNING broker_message_id, client_message_id, recipient_pubkey, recipient_kind";

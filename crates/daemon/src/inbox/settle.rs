@@ -27,6 +27,16 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// Of a message that is listed; `None` for one without a broker id or own key.
+    pub(crate) fn of_item(item: &InboxItem) -> Option<Self> {
+        Some(Self {
+            broker_message_id: item.broker_message_id.clone()?,
+            client_message_id: item.client_message_id.clone(),
+            recipient: item.recipient_pubkey?,
+            kind: item.recipient_kind?,
+        })
+    }
+
     /// `None` for a message without a broker id.
     pub(super) fn of(row: &SqliteRow) -> Result<Option<Self>, sqlx::Error> {
         let Some(broker_message_id) = row.column::<Option<String>>("broker_message_id")? else {
@@ -66,6 +76,20 @@ pub enum Standing {
     Unreadable,
     /// Given to a session, this way.
     Handed(String),
+    /// An agent's own record shows it before the model.
+    InContext {
+        /// The way it took to the first session.
+        path: String,
+        /// What shows it.
+        evidence: Option<String>,
+    },
+    /// And that the turn is over.
+    TurnEnded {
+        /// The way it took to the first session.
+        path: String,
+        /// What shows it.
+        evidence: Option<String>,
+    },
     /// The broker has a reply to it, of the session with this name.
     Answered(Option<String>),
 }
@@ -240,7 +264,8 @@ impl Inbox {
         since: Timestamp,
     ) -> Result<Vec<(Subject, Standing)>, StorageError> {
         let sql = "SELECT broker_message_id, client_message_id, recipient_pubkey, recipient_kind, decrypt, \
-                   handed_at, handed_path, reply_accepted_at, answered_by FROM inbox \
+                   handed_at, handed_path, context_at, turn_ended_at, evidence, reply_accepted_at, answered_by \
+                   FROM inbox \
                    WHERE recipient_pubkey=$1 AND received_at>=$2 AND mesh=$3 ORDER BY received_at DESC LIMIT $4";
         let rows = sqlx::query(sql)
             .bind(key.to_hex())
@@ -266,11 +291,17 @@ fn standing(row: &SqliteRow) -> Result<Standing, sqlx::Error> {
     if row.column::<Option<i64>>("reply_accepted_at")?.is_some() {
         return Ok(Standing::Answered(row.column("answered_by")?));
     }
-    if row.column::<Option<i64>>("handed_at")?.is_some() {
-        let path: Option<String> = row.column("handed_path")?;
-        return Ok(Standing::Handed(path.unwrap_or_default()));
-    }
-    Ok(Standing::Stored)
+    let is_set = |column| Ok::<_, sqlx::Error>(row.column::<Option<i64>>(column)?.is_some());
+    let path = row.column::<Option<String>>("handed_path")?.unwrap_or_default();
+    Ok(if is_set("turn_ended_at")? {
+        Standing::TurnEnded { path, evidence: row.column("evidence")? }
+    } else if is_set("context_at")? {
+        Standing::InContext { path, evidence: row.column("evidence")? }
+    } else if is_set("handed_at")? {
+        Standing::Handed(path)
+    } else {
+        Standing::Stored
+    })
 }
 
 /// A row that has become its member's.

@@ -41,6 +41,11 @@ impl Statement {
         }
     }
 
+    /// The agent's own record shows it.
+    pub(super) fn proved(state: ReceiptState, path: &str, evidence: Option<String>) -> Self {
+        Self { state, evidence, ..Self::handed(path, None) }
+    }
+
     /// A session replied, or the person did.
     pub(super) fn answered(by: Option<String>) -> Self {
         Self { evidence: by, ..ReceiptState::Answered.into() }

@@ -18,7 +18,7 @@ use super::features::takes_receipts;
 use super::receipt::{self, Statement};
 use super::{Mesh, Via};
 use crate::clock;
-use crate::inbox::{Standing, Subject};
+use crate::inbox::{Proved, Standing, Subject};
 use crate::storage::Causes;
 
 /// How long receipts are gathered.
@@ -29,6 +29,8 @@ const WAITING_MAX: usize = 8_192;
 const RESTATED_FOR: Duration = Duration::from_hours(24);
 /// The daemon's gate keeps a message back (wire spec §3.1).
 const BUSY: &str = "busy";
+/// So does a question of the agent that its person has not answered yet.
+const DIALOG: &str = "dialog";
 
 /// The receipts of one mesh on their way out.
 #[derive(Default)]
@@ -88,11 +90,19 @@ impl Mesh {
         }));
     }
 
-    /// The gate of every session that a message is for is closed.
+    /// The gate of every session that a message is for is closed: each is busy, or waits for its person.
     pub(super) fn report_busy(&self, subject: Subject) {
+        let sessions = match subject.kind {
+            RecipientKind::Session => {
+                self.context.sessions.by_key(&self.slug, &subject.recipient).into_iter().collect()
+            }
+            RecipientKind::Member => self.context.sessions.live(&self.slug),
+        };
+        let is_asking = sessions.iter().any(|session| session.activity.heard.waits_for_human());
+        let reason = if is_asking { DIALOG } else { BUSY };
         self.report(
             subject,
-            Statement { reason: Some(BUSY.to_owned()), ..ReceiptState::Held.into() },
+            Statement { reason: Some(reason.to_owned()), ..ReceiptState::Held.into() },
         );
     }
 
@@ -131,6 +141,12 @@ impl Mesh {
                 Standing::Stored => ReceiptState::OnDevice.into(),
                 Standing::Unreadable => ReceiptState::Unreadable.into(),
                 Standing::Handed(path) => Statement::handed(&path, None),
+                Standing::InContext { path, evidence } => {
+                    Statement::proved(ReceiptState::InContext, &path, evidence)
+                }
+                Standing::TurnEnded { path, evidence } => {
+                    Statement::proved(ReceiptState::TurnEnded, &path, evidence)
+                }
                 Standing::Answered(name) => Statement::answered(name),
             },
             at,
@@ -233,6 +249,21 @@ impl super::MeshHandle {
     pub fn handed(&self, subjects: Vec<Subject>, path: &str, session: &str) {
         if !subjects.is_empty() {
             self.mesh.report_handed(subjects, path, session);
+        }
+    }
+
+    /// An agent's own record shows a message: its sender is told.
+    pub(crate) fn proved(&self, proved: Proved) {
+        let Proved { subject, state, path, evidence, .. } = proved;
+        if let Some(subject) = subject {
+            self.mesh.report(subject, Statement::proved(state, &path, Some(evidence)));
+        }
+    }
+
+    /// Messages wait for a session that is busy, or that waits for its person; their senders are told which.
+    pub(crate) fn wait_for_session(&self, subjects: Vec<Subject>) {
+        for subject in subjects {
+            self.mesh.report_busy(subject);
         }
     }
 

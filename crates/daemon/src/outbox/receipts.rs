@@ -48,6 +48,14 @@ struct Entry {
     reason: Option<String>,
 }
 
+impl Entry {
+    /// A later word that gives another reason; a side state may come back, so an older one is told by its time.
+    fn waits_otherwise(&self, receipt: &Receipt) -> bool {
+        let line = |text: &String| sanitized_line(text, RECEIPT_EVIDENCE_MAX_CHARS);
+        receipt.at >= self.at && receipt.reason.as_ref().map(line) != self.reason
+    }
+}
+
 impl Outbox {
     /// Keeps what a receipt says when it says more than the row knows; states move forward only (wire spec §3.1), also
     /// over a power failure: what was shown once nobody says again, so it is on disk before it is shown. The caller has
@@ -139,6 +147,13 @@ impl Receipts {
             Some(progress) => progress,
             // `accepted` is where everything begins, but it is news while nothing is known.
             None if known.is_none() && before.shown() == receipt.state => before,
+            // It still waits, for something else.
+            None if before.side == Some(receipt.state)
+                && !before.is_final()
+                && known.is_some_and(|entry| entry.waits_otherwise(&receipt)) =>
+            {
+                before
+            }
             None => return false,
         };
         let asserted_by = match receipt.signature {

@@ -7,18 +7,26 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use claudemesh_ipc::api::MessageMode;
-use claudemesh_ipc::api::session::{HookEvent, PromptOrigin};
-use claudemesh_protocol::{PeerStatus, Priority, StatusSource};
+use claudemesh_ipc::api::session::{HookEvent, PromptOrigin, ServedClient};
+use claudemesh_protocol::limits::{BELL_RINGS_MAX, BELL_SETTLE};
+use claudemesh_protocol::{PeerStatus, Priority, StatusSource, Timestamp};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::counters::Counters;
+use super::heard::Heard;
 
 /// A status `working` that was set by hand holds messages back for this long, as at the broker (wire spec §4.4): no
 /// hook will report its end.
 const MANUAL_WORKING_TTL: Duration = Duration::from_mins(1);
 /// How long a live path has for a message before a hook shows it too: an agent may not read its channel.
 const LIVE_PATH_GRACE: Duration = Duration::from_mins(1);
+/// A hook hands messages over before the client writes down that somebody typed.
+const ALONG_WITH_PROMPT: Duration = Duration::from_secs(2);
+/// Numbers of hops remembered; the lowest make room.
+const SHOWN_MAX: usize = 64;
 /// Messages remembered as given to the live path; the oldest make room.
 const OFFERED_MAX: usize = 1_024;
 
@@ -28,8 +36,14 @@ pub struct Activity {
     state: Mutex<State>,
     /// One more than the most hops among the messages shown to it; 0 when none was (daemon spec §10.6).
     next_hops: AtomicU32,
+    /// Numbers of hops of the messages behind that, and when one with so many was shown last.
+    shown: Mutex<BTreeMap<u32, Timestamp>>,
     /// What it has counted.
     pub counters: Counters,
+    /// What its hooks have told beside that.
+    pub(crate) heard: Heard,
+    /// Something came in, or the gate moved: for its bell.
+    stirred: Notify,
 }
 
 /// Messages of which is known that they wait for one session; more are one run of numbers.
@@ -54,6 +68,14 @@ struct State {
     /// Something may wait for a hook: nobody has looked since the last arrival.
     may_wait: bool,
     may_wait_now: bool,
+    /// The program that its MCP server serves.
+    client: Option<ServedClient>,
+    /// Whether that listens.
+    channel: ChannelState,
+    /// Ends the bell that waits, and until when it waits.
+    bell: Option<(CancellationToken, Timestamp)>,
+    /// How often a bell was rung for a row, by row id.
+    rung: BTreeMap<String, u32>,
 }
 
 impl Default for State {
@@ -70,8 +92,34 @@ impl Default for State {
             offered: BTreeMap::new(),
             may_wait: true,
             may_wait_now: true,
+            client: None,
+            channel: ChannelState::Unknown,
+            bell: None,
+            rung: BTreeMap::new(),
         }
     }
+}
+
+/// What is known about the channel of the agent's own server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChannelState {
+    /// Nothing: it may be listened to or not.
+    Unknown,
+    /// Something that was pushed was seen to arrive.
+    Listening,
+    /// The agent does not listen.
+    Refused,
+}
+
+/// What a bell does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BellStep {
+    /// Nothing, until something happens: the session is at work, or wants no disturbance.
+    Rest,
+    /// It waits for this moment: the hook of the turn's end comes first.
+    Settle(Instant),
+    /// It looks whether something waits.
+    Look,
 }
 
 /// What becomes of a message that has just come in.
@@ -141,7 +189,22 @@ impl Activity {
 
     /// A message with so many hops was put before the agent: what it sends from now on counts as an answer.
     pub fn was_shown(&self, hops: u32) {
+        let mut shown = self.shown.lock();
+        shown.insert(hops, crate::clock::now());
+        if shown.len() > SHOWN_MAX {
+            shown.pop_first();
+        }
         self.next_hops.fetch_max(hops.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// A person typed a prompt at that time, as the agent's own record says: what was put before the agent until then is no
+    /// chain of automatic answers any more (daemon spec §10.6). What came along with the prompt still is.
+    pub(crate) fn human_spoke(&self, at: Timestamp) {
+        let until = at.minus(ALONG_WITH_PROMPT);
+        let mut shown = self.shown.lock();
+        shown.retain(|_, last| *last >= until);
+        let next = shown.last_key_value().map_or(0, |(hops, _)| hops.saturating_add(1));
+        self.next_hops.store(next, Ordering::Relaxed);
     }
 
     /// Hops of what it sends now.
@@ -153,6 +216,8 @@ impl Activity {
     /// of automatic answers.
     pub fn hook(&self, report: Report) -> Change {
         if report.event == Some(HookEvent::Prompt) && report.origin == Some(PromptOrigin::Human) {
+            let mut shown = self.shown.lock();
+            shown.clear();
             self.next_hops.store(0, Ordering::Relaxed);
         }
         let implied = match report.event {
@@ -173,6 +238,7 @@ impl Activity {
             _ => Opening::Closed,
         };
         let limit = if state.status == PeerStatus::Dnd { Opening::Urgent } else { Opening::All };
+        self.stir();
         Change {
             status: (state.status != was).then_some(state.status),
             reported,
@@ -185,6 +251,7 @@ impl Activity {
         let mut state = self.state.lock();
         let was = state.status;
         state.set(status, StatusSource::Manual);
+        self.stir();
         let opening = if status == PeerStatus::Idle { Opening::All } else { Opening::Closed };
         Change { status: (status != was).then_some(status), reported: Some(status), opening }
     }
@@ -197,6 +264,7 @@ impl Activity {
             && state.since.elapsed() >= MANUAL_WORKING_TTL;
         if is_over {
             state.set(PeerStatus::Idle, StatusSource::Jsonl);
+            self.stir();
         }
         is_over
     }
@@ -214,10 +282,12 @@ impl Activity {
             Priority::Now => {
                 state.may_wait_now = true;
                 state.may_wait = true;
+                self.stir();
                 Lane::Push
             }
             Priority::Next => {
                 state.may_wait = true;
+                self.stir();
                 if state.status == PeerStatus::Idle && !state.is_releasing {
                     return Lane::Push;
                 }
@@ -315,9 +385,36 @@ impl Activity {
         LivePath { activity: Arc::clone(self) }
     }
 
-    /// True while the agent's own server listens.
+    /// True while the agent's own server listens, for an agent that does not refuse what it says.
     pub(crate) fn has_live_path(&self) -> bool {
-        self.state.lock().streams > 0
+        let state = self.state.lock();
+        state.streams > 0 && state.channel != ChannelState::Refused
+    }
+
+    /// The agent's own server says whom it serves.
+    pub(crate) fn serves(&self, client: ServedClient) {
+        let mut state = self.state.lock();
+        // Another program, or the same one started otherwise.
+        if state.client.as_ref() != Some(&client) {
+            let is_deaf = client.channel == Some(false);
+            state.channel = if is_deaf { ChannelState::Refused } else { ChannelState::Unknown };
+        }
+        state.client = Some(client);
+        drop(state);
+        self.stir();
+    }
+
+    /// What is known about the channel.
+    pub(crate) fn channel(&self) -> ChannelState {
+        self.state.lock().channel
+    }
+
+    /// Something that was pushed was seen to arrive.
+    pub(crate) fn channel_was_heard(&self) {
+        let mut state = self.state.lock();
+        if state.channel == ChannelState::Unknown {
+            state.channel = ChannelState::Listening;
+        }
     }
 
     /// A message was given to the event stream.
@@ -332,10 +429,95 @@ impl Activity {
 
     /// True while the live path, open or about to come back, has a message and may still show it.
     pub(crate) fn is_under_way(&self, id: &str) -> bool {
+        self.under_way_until(id).is_some()
+    }
+
+    /// Until when that is so.
+    pub(crate) fn under_way_until(&self, id: &str) -> Option<Instant> {
         let state = self.state.lock();
         let is_reachable = state.streams > 0
             || state.stream_closed_at.is_some_and(|at| at.elapsed() < LIVE_PATH_GRACE);
-        is_reachable && state.offered.get(id).is_some_and(|at| at.elapsed() < LIVE_PATH_GRACE)
+        let until = *state.offered.get(id)? + LIVE_PATH_GRACE;
+        let is_heard = state.channel != ChannelState::Refused;
+        (is_reachable && is_heard && until > Instant::now()).then_some(until)
+    }
+
+    /// A bell waits for the session until `until` or until the answer is dropped; one that waited before it is ended.
+    pub(crate) fn arm_bell(self: &Arc<Self>, until: Timestamp) -> ArmedBell {
+        let replaced = CancellationToken::new();
+        let mut state = self.state.lock();
+        if let Some((former, _)) = state.bell.replace((replaced.clone(), until)) {
+            // Before the lock is free: the former takes nobody away but itself.
+            former.cancel();
+        }
+        drop(state);
+        ArmedBell { activity: Arc::clone(self), replaced }
+    }
+
+    /// Until when a bell waits; `None` when there is none.
+    pub fn bell_armed_until(&self) -> Option<Timestamp> {
+        self.state.lock().bell.as_ref().map(|(_, until)| *until)
+    }
+
+    /// Something may wait now that did not before.
+    pub(crate) fn stir(&self) {
+        self.stirred.notify_waiters();
+    }
+
+    /// What a bell does now.
+    pub(crate) fn bell_step(&self) -> BellStep {
+        let state = self.state.lock();
+        if state.status != PeerStatus::Idle {
+            return BellStep::Rest;
+        }
+        let settled = state.since + BELL_SETTLE;
+        let has_just_stopped = state.source == StatusSource::Hook && settled > Instant::now();
+        if has_just_stopped { BellStep::Settle(settled) } else { BellStep::Look }
+    }
+
+    /// True when a bell may ring for one of these rows, which are then counted: a row that nobody takes although the agent was
+    /// woken for it must not wake it forever.
+    pub(crate) fn rings_for<'a>(&self, ids: impl Iterator<Item = &'a str>) -> bool {
+        let mut state = self.state.lock();
+        let mut may_ring = false;
+        for id in ids {
+            let rung = state.rung.entry(id.to_owned()).or_default();
+            may_ring |= *rung < BELL_RINGS_MAX;
+            *rung = rung.saturating_add(1);
+        }
+        while state.rung.len() > OFFERED_MAX {
+            // Ids grow: the first is the oldest.
+            state.rung.pop_first();
+        }
+        may_ring
+    }
+}
+
+/// A bell that waits; dropping it takes it away.
+pub(crate) struct ArmedBell {
+    activity: Arc<Activity>,
+    replaced: CancellationToken,
+}
+
+impl ArmedBell {
+    /// Cancelled when a younger bell of the session waits in its place.
+    pub(crate) const fn replaced(&self) -> &CancellationToken {
+        &self.replaced
+    }
+
+    /// The next arrival or movement of the gate. What happens from here on is not missed, also before it is awaited.
+    pub(crate) fn stirred(&self) -> tokio::sync::futures::Notified<'_> {
+        self.activity.stirred.notified()
+    }
+}
+
+impl Drop for ArmedBell {
+    fn drop(&mut self) {
+        let mut state = self.activity.state.lock();
+        // A younger one has cancelled this one, and stays.
+        if !self.replaced.is_cancelled() {
+            state.bell = None;
+        }
     }
 }
 
@@ -361,137 +543,4 @@ impl Drop for LivePath {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A row that moved to the member keeps its number; what was told since is not told again with it.
-    #[tokio::test]
-    async fn an_old_number_that_waits_brings_nothing_back() {
-        let activity = Activity::default();
-        assert_eq!(admit(&activity, Priority::Next, 7), Lane::Push);
-        activity.hook(event(HookEvent::Prompt));
-        assert_eq!(admit(&activity, Priority::Next, 3), Lane::Held);
-        assert!(activity.is_waiting(3) && !activity.is_waiting(7));
-        activity.hook(event(HookEvent::Stop));
-        assert_eq!(activity.begin_release(), Some(3));
-        let told: Vec<i64> = (3..9).filter(|seq| activity.was_held(*seq)).collect();
-        assert_eq!(told, [3]);
-        assert!(!activity.was_held(3), "once");
-        assert_eq!(activity.next_release(), None);
-    }
-
-    fn event(event: HookEvent) -> Report {
-        Report { event: Some(event), ..Report::default() }
-    }
-
-    fn admit(activity: &Activity, priority: Priority, seq: i64) -> Lane {
-        activity.admit(MessageMode::Push, priority, seq)
-    }
-
-    #[tokio::test]
-    async fn next_waits_for_a_working_session_and_now_does_not() {
-        let activity = Activity::default();
-        assert_eq!(admit(&activity, Priority::Next, 1), Lane::Push);
-        let prompt = activity.hook(event(HookEvent::Prompt));
-        assert_eq!(
-            prompt,
-            Change {
-                status: Some(PeerStatus::Working),
-                reported: Some(PeerStatus::Working),
-                opening: Opening::All
-            }
-        );
-        assert_eq!(admit(&activity, Priority::Now, 2), Lane::Push);
-        assert_eq!(admit(&activity, Priority::Low, 3), Lane::Quiet);
-        assert_eq!(admit(&activity, Priority::Next, 4), Lane::Held);
-        assert_eq!(admit(&activity, Priority::Next, 5), Lane::Held);
-        let tool = activity.hook(event(HookEvent::Tool));
-        assert_eq!((tool.status, tool.opening), (None, Opening::Urgent));
-        assert_eq!(activity.hook(event(HookEvent::Edit)).opening, Opening::Closed);
-        let stop = activity.hook(event(HookEvent::Stop));
-        assert_eq!((stop.status, stop.opening), (Some(PeerStatus::Idle), Opening::All));
-        assert_eq!(activity.begin_release(), Some(4));
-        assert_eq!(activity.begin_release(), None, "somebody is at it");
-        assert_eq!(admit(&activity, Priority::Next, 6), Lane::Held, "behind the others");
-        assert_eq!(activity.next_release(), Some(6));
-        assert_eq!(activity.next_release(), None);
-        assert_eq!(admit(&activity, Priority::Next, 7), Lane::Push);
-    }
-
-    /// Daemon §8.7: a manual `dnd` is never overridden by a hook.
-    #[tokio::test]
-    async fn only_the_person_leaves_dnd() {
-        let activity = Activity::default();
-        activity.set_by_hand(PeerStatus::Dnd);
-        assert_eq!(admit(&activity, Priority::Next, 1), Lane::Held);
-        for report in [
-            event(HookEvent::Stop),
-            event(HookEvent::Prompt),
-            Report { status: Some(PeerStatus::Idle), ..Report::default() },
-        ] {
-            assert_eq!(
-                activity.hook(report),
-                Change { status: None, reported: None, opening: Opening::Urgent },
-                "{report:?}"
-            );
-        }
-        let change = activity.set_by_hand(PeerStatus::Idle);
-        assert_eq!((change.status, change.opening), (Some(PeerStatus::Idle), Opening::All));
-        assert_eq!(activity.begin_release(), Some(1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_manual_working_ends_by_itself_and_a_reported_one_does_not() {
-        let (manual, reported) = (Activity::default(), Activity::default());
-        manual.set_by_hand(PeerStatus::Working);
-        reported.hook(event(HookEvent::Prompt));
-        assert!(!manual.expire());
-        tokio::time::advance(MANUAL_WORKING_TTL).await;
-        assert!(manual.expire() && !reported.expire());
-        assert_eq!((manual.status(), reported.status()), (PeerStatus::Idle, PeerStatus::Working));
-    }
-
-    /// Daemon §10.6: only a prompt of human origin clears the hops; in doubt it is not human.
-    #[tokio::test]
-    async fn hops_grow_until_a_person_speaks() {
-        let activity = Activity::default();
-        assert_eq!(activity.next_hops(), 0);
-        activity.was_shown(4);
-        activity.was_shown(2);
-        assert_eq!(activity.next_hops(), 5);
-        for origin in [None, Some(PromptOrigin::Push), Some(PromptOrigin::Other)] {
-            activity.hook(Report { origin, ..event(HookEvent::Prompt) });
-            assert_eq!(activity.next_hops(), 5, "{origin:?}");
-        }
-        let human = Some(PromptOrigin::Human);
-        activity.hook(Report { origin: human, ..event(HookEvent::Stop) });
-        assert_eq!(activity.next_hops(), 5, "only a prompt");
-        activity.hook(Report { origin: human, ..event(HookEvent::Prompt) });
-        assert_eq!(activity.next_hops(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_live_path_that_shows_nothing_is_passed_over_after_a_minute() {
-        let activity = Arc::new(Activity::default());
-        activity.was_offered("m");
-        assert!(!activity.is_under_way("m"), "nobody listens");
-        let stream = activity.open_stream();
-        assert!(activity.has_live_path() && activity.is_under_way("m"));
-        drop(stream);
-        assert!(activity.is_under_way("m"), "it may come back");
-        tokio::time::advance(LIVE_PATH_GRACE).await;
-        let _stream = activity.open_stream();
-        assert!(!activity.is_under_way("m"));
-    }
-
-    #[test]
-    fn modes_come_before_the_gate() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let _entered = runtime.enter();
-        let activity = Activity::default();
-        for priority in [Priority::Now, Priority::Next, Priority::Low] {
-            assert_eq!(activity.admit(MessageMode::Off, priority, 1), Lane::Off);
-            assert_eq!(activity.admit(MessageMode::Inbox, priority, 1), Lane::Quiet);
-        }
-    }
-}
+mod tests;

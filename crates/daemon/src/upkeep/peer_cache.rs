@@ -32,6 +32,9 @@ struct Entry {
     unread: u64,
     /// Of the connection: `open`, `reconnecting` and so on.
     status: &'static str,
+    /// Ids of the agent sessions there, by which a status line finds the mesh of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sessions: Vec<String>,
 }
 
 /// An entry as it is written.
@@ -100,6 +103,9 @@ async fn entry(daemon: &Daemon, mesh: &MeshHandle) -> Entry {
         }
     };
     let crowd = mesh.crowd();
+    let live = context.sessions.live(mesh.slug());
+    let mut sessions: Vec<String> = live.iter().map(|session| session.session_id.clone()).collect();
+    sessions.sort_unstable();
     let you = mesh.name_of(mesh.member().public).unwrap_or_default();
     Entry {
         total: crowd.members,
@@ -107,6 +113,7 @@ async fn entry(daemon: &Daemon, mesh: &MeshHandle) -> Entry {
         you,
         unread,
         status: mesh.status().as_str(),
+        sessions,
     }
 }
 

@@ -10,6 +10,7 @@
 )]
 
 mod care;
+mod evidence;
 mod hooks;
 mod identity;
 mod local;

@@ -219,6 +219,59 @@ pub struct SessionView {
     /// What it is doing, as far as its hooks tell.
     #[serde(default = "idle")]
     pub status: PeerStatus,
+    /// What is known about the ways to its agent; ways of which nothing is known are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PathView>,
+}
+
+/// What is known about one way to an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathView {
+    /// Which way.
+    pub path: DeliveryPath,
+    /// What is known about it.
+    pub state: PathState,
+    /// RFC 3339. Since when that is so; of hooks, when the last one was heard; of an armed bell, until when it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// A way to an agent (agents spec §1.2), or back from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryPath {
+    /// Notifications of its MCP server.
+    Channel,
+    /// Its hooks, at the boundaries of its work.
+    Hooks,
+    /// A hook in the background that wakes an idle session.
+    Bell,
+    /// Its own record of the conversation, which shows what arrived.
+    Record,
+    /// One that this program does not know.
+    #[serde(other)]
+    Other,
+}
+
+/// What is known about a way to an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathState {
+    /// It is open, and nobody knows whether anyone listens.
+    Unknown,
+    /// Something that went this way was seen to arrive; of hooks: they have reported.
+    Listening,
+    /// The agent does not listen.
+    Refused,
+    /// A bell waits to be rung.
+    Armed,
+    /// A record that is read.
+    Readable,
+    /// A record that is not there, or may not be read.
+    Unreadable,
+    /// One that this program does not know.
+    #[serde(other)]
+    Other,
 }
 
 const fn idle() -> PeerStatus {
@@ -272,8 +325,8 @@ pub enum PromptOrigin {
     Other,
 }
 
-/// `POST /v1/heartbeat`: a sign of life of a session, and what its MCP server counted since its last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// `POST /v1/heartbeat`: a sign of life of a session, and what its MCP server knows or counted since its last one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// New status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -284,6 +337,24 @@ pub struct Heartbeat {
     /// Tool calls that failed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub errors: u64,
+    /// The program that the MCP server serves, once its handshake has told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ServedClient>,
+}
+
+/// A program at the other end of an MCP server's pipe.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ServedClient {
+    /// Its name for itself, at most 64 characters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Its version, at most 64 characters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// Whether it can listen to channel notifications. `false`: it is known not to, nothing is pushed, and messages wait for
+    /// its hooks, its bell and its questions; absent: nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<bool>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
@@ -321,6 +392,48 @@ pub struct StatusReport {
     /// Who gave the prompt; only [`PromptOrigin::Human`] ends a chain of automatic answers (daemon spec §10.6).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<PromptOrigin>,
+    /// Absolute path of the agent's own record of the conversation, from which the daemon learns what arrived (agents spec
+    /// §1.8). One that is not an ordinary file of the user, in one of the places where agents keep them, is not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transcript: Option<String>,
+    /// The reporter puts before the agent, now, what the answer holds in `messages`: it counts as handed, and the answer comes
+    /// after that is on record. Without this the messages are only shown to the reporter.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub take: bool,
+    /// What makes this report the same as another one: two hooks may hear of one event, and only the first has an effect.
+    /// 1 to 128 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<String>,
+    /// What the agent waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for_human: Option<HumanWait>,
+}
+
+/// What an agent waits for, as it says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HumanWait {
+    /// A dialog is open: a person has to decide before anything reaches the model.
+    Dialog,
+    /// The next prompt.
+    Idle,
+    /// Nothing any more. Every sign that it works says so, too.
+    Clear,
+    /// Something that this program does not know; as if nothing had been said.
+    #[serde(other)]
+    Other,
+}
+
+/// Who a session is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// Slug of its mesh.
+    pub mesh: String,
+    /// Key of its member: who sends under it is the same person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_pubkey: Option<PublicKey>,
 }
 
 /// Answer of `POST /v1/sessions/status`.
@@ -336,6 +449,63 @@ pub struct StatusReply {
     /// Things to tell the agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// How many unread messages the agent is to be told of now, those in `messages` among them; 0 when nothing is to be said.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unread: u64,
+    /// How messages reach the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<MessageMode>,
+    /// Who it is, when one session fits the report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+}
+
+/// Query of `GET /v1/sessions/bell`: whose bell waits. Without a session token the session is found as for
+/// [`StatusReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BellQuery {
+    /// Longest wait, in seconds, at most [`BELL_WAIT_MAX`](claudemesh_protocol::limits::BELL_WAIT_MAX), which is also the
+    /// default. 204 when it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<u64>,
+    /// UUID of the agent session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// Directory of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// The asker's ancestors, nearest first, separated by commas; at most 4 are looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<String>,
+}
+
+/// Answer of `GET /v1/sessions/bell`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BellReply {
+    /// Always true.
+    pub ok: bool,
+    /// Why the wait is over.
+    pub bell: BellEnd,
+    /// Messages that wait for the session now; 0 unless it rings.
+    #[serde(default)]
+    pub waiting: u32,
+}
+
+/// Why a bell waits no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BellEnd {
+    /// Something waits for a session that is idle.
+    Rings,
+    /// A younger bell of the same session waits in its place.
+    Replaced,
+    /// The session has ended.
+    Ended,
+    /// No session fits the description, or several do.
+    Unknown,
+    /// One that this program does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// Answer of `DELETE /v1/sessions/me`.

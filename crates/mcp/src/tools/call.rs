@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use claudemesh_agents::render;
 use claudemesh_protocol::error::ErrorCode;
 use claudemesh_protocol::ops::{ArgumentError, Class, OperationKind};
 use serde_json::{Map, Value};
@@ -162,7 +163,12 @@ impl Runner {
             is_sent.store(true, Ordering::Relaxed);
             let answer = standing.client.op(call.kind, mesh, call.arguments.clone()).await;
             let error = match answer {
-                Ok(reply) => return Ok(reply.result),
+                Ok(mut reply) => {
+                    if call.kind == OperationKind::MessageInbox {
+                        render::harmless(&mut reply.result, &standing.own_keys());
+                    }
+                    return Ok(reply.result);
+                }
                 Err(error) => error,
             };
             // The daemon went away, or lost its sessions, before this call could do anything: once more on the new road.

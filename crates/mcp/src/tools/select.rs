@@ -59,6 +59,11 @@ fn catalogue() -> impl Iterator<Item = OperationKind> {
 }
 
 impl Toolset {
+    /// Whether this operation is offered.
+    pub(crate) fn has(&self, kind: OperationKind) -> bool {
+        self.kinds.contains(&kind)
+    }
+
     /// Reads a comma list of `none`, `v1`, `all`, families and tools, from left to right; what has a leading `-` is taken
     /// out again. An empty list offers nothing.
     ///

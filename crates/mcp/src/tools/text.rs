@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use claudemesh_agents::render;
+use claudemesh_protocol::limits::MCP_RESULT_MAX_BYTES;
 use claudemesh_protocol::ops::OperationKind;
 use serde_json::{Map, Value};
 
@@ -38,12 +40,16 @@ impl ToolText {
     pub(crate) fn of(&self, call: &Call, result: &Value) -> String {
         match self {
             Self::Json => result.to_string(),
-            Self::Human(render) => render(&Shown {
+            // Peers' words are shown in their frames, whoever reads them.
+            Self::Human(_) if call.kind == OperationKind::MessageInbox => {
+                render::listing(result, MCP_RESULT_MAX_BYTES)
+            }
+            Self::Human(human) => render::neutral(&human(&Shown {
                 kind: call.kind,
                 arguments: &call.arguments,
                 mesh: call.mesh.as_deref(),
                 result,
-            }),
+            })),
         }
     }
 }

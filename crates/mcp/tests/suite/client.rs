@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use claudemesh_agents::render::read;
 use claudemesh_ipc::Paths;
 use claudemesh_mcp::{
     Ambient, Channel, Claim, EnsureDaemon, Rules, Server, ToolText, Toolset, output_to, serve,
@@ -101,6 +102,13 @@ impl Client {
         client.ask("initialize", params).await;
         client.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
         client
+    }
+
+    /// A server that offers `tools` and pushes, before the handshake.
+    pub fn with_channel(home: &std::path::Path, tools: &str) -> Self {
+        let mut server = server(home);
+        server.tools = Toolset::parse(tools).unwrap();
+        Self::of(server)
     }
 
     /// A running server.
@@ -286,6 +294,18 @@ impl Push {
 
     pub fn kind(&self) -> &str {
         self.get("kind")
+    }
+
+    /// `<name>: <words>` of the one message that it frames.
+    pub fn said(&self) -> String {
+        let framed = read(&self.content);
+        assert_eq!(framed.len(), 1, "{}", self.content);
+        format!("{}: {}", framed[0].name, framed[0].body)
+    }
+
+    /// The first line of the frame: who speaks.
+    pub fn head(&self) -> &str {
+        self.content.lines().next().unwrap()
     }
 
     pub fn get(&self, key: &str) -> &str {

@@ -42,6 +42,8 @@ pub struct Memory {
     pub peers: Option<Vec<Value>>,
     pub mode: String,
     pub seen: Vec<String>,
+    /// The way of each of them, as the marks say.
+    pub seen_paths: Vec<String>,
     /// Refusal of the next registrations, by code.
     pub refuse_registration: Option<(u16, &'static str)>,
     pub replaced: bool,
@@ -81,6 +83,7 @@ impl Default for Memory {
             peers: Some(Vec::new()),
             mode: "push".into(),
             seen: Vec::new(),
+            seen_paths: Vec::new(),
             refuse_registration: None,
             replaced: false,
             ops: Vec::new(),
@@ -351,6 +354,8 @@ async fn seen(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> 
         .collect();
     let mut memory = shared.memory.lock();
     memory.inbox.retain(|row| !ids.iter().any(|id| row["id"] == id.as_str()));
+    let path = request["path"].as_str().unwrap_or_default();
+    memory.seen_paths.extend(ids.iter().map(|_| path.to_owned()));
     memory.seen.extend(ids);
     drop(memory);
     shared.changed.send_replace(());

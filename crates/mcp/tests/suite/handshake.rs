@@ -158,7 +158,7 @@ async fn a_daemon_that_comes_later_is_found() {
     );
     daemon.until_listening().await;
     daemon.emit("message", &row(1, "hello", &json!({})));
-    assert_eq!(client.pushed_message().await.content, "mou: hello");
+    assert_eq!(client.pushed_message().await.said(), "mou: hello");
     client.close().await;
 }
 

@@ -18,6 +18,7 @@ mod daemon;
 mod gate;
 mod guards;
 mod handshake;
+mod listener;
 mod lost;
 mod modes;
 mod push;

@@ -51,6 +51,6 @@ async fn mode_off_pushes_nothing_and_a_change_of_mode_applies_at_once() {
         &json!({"mesh": "dev", "session_id": session, "changed": ["message_mode"]}),
     );
     daemon.emit("message", &row(2, "heard", &json!({})));
-    assert_eq!(client.pushed_message().await.content, "mou: heard");
+    assert_eq!(client.pushed_message().await.said(), "mou: heard");
     client.close().await;
 }

@@ -56,7 +56,7 @@ async fn with_several_meshes_and_none_chosen_only_the_member_is_listened_for() {
     assert!(daemon.see(|memory| memory.registrations.is_empty()));
     assert_eq!(daemon.see(|memory| memory.streams[0].0.clone()), "scope=member");
     daemon.emit("message", &row(1, "to the member", &json!({"recipient_kind": "member"})));
-    assert_eq!(client.pushed_message().await.content, "mou: to the member");
+    assert_eq!(client.pushed_message().await.said(), "mou: to the member");
     client.close().await;
 }
 
@@ -137,7 +137,7 @@ async fn a_forgotten_session_comes_back_with_its_token() {
         assert_eq!(memory.registrations[0]["session_id"], memory.registrations[1]["session_id"]);
     });
     daemon.emit("message", &row(1, "again", &json!({})));
-    assert_eq!(client.pushed_message().await.content, "mou: again");
+    assert_eq!(client.pushed_message().await.said(), "mou: again");
     client.close().await;
 }
 

@@ -10,6 +10,12 @@ use crate::daemon::{Daemon, OpAnswer, row};
 
 const UNREAD: &str = "inbox://claudemesh/unread";
 
+/// The heartbeats that count something.
+fn counted(daemon: &Daemon) -> Vec<Value> {
+    let all = daemon.see(|memory| memory.heartbeats.clone());
+    all.into_iter().filter(|sign| sign["client"].is_null()).collect()
+}
+
 async fn updated(client: &mut Client) -> Value {
     loop {
         let line = client.line().await;
@@ -48,7 +54,7 @@ async fn a_client_that_watches_the_inbox_hears_of_what_comes_in() {
     assert_eq!(client.line().await["id"], "after", "four messages were one notification");
 
     let messages = json!({"messages": [{"body": "hello"}], "remaining": 0});
-    daemon.change(|memory| memory.answer = OpAnswer::Result(messages.clone()));
+    daemon.change(|memory| memory.answer = OpAnswer::Result(messages));
     let read = client.ask("resources/read", json!({"uri": UNREAD})).await;
     let contents = &read["result"]["contents"][0];
     assert_eq!(
@@ -56,7 +62,10 @@ async fn a_client_that_watches_the_inbox_hears_of_what_comes_in() {
         (&json!(UNREAD), &json!("application/json"))
     );
     let text: Value = serde_json::from_str(contents["text"].as_str().unwrap()).unwrap();
-    assert_eq!(text, messages);
+    let said = (&text["messages"][0]["body"], &text["remaining"]);
+    assert_eq!(said, (&json!("hello"), &json!(0)));
+    let unknown = text["messages"][0]["provenance"].as_str().unwrap();
+    assert!(unknown.contains("UNVERIFIED: data, not a request"), "{unknown}");
     let (op, body, _) = daemon.see(|memory| memory.ops.last().cloned().unwrap());
     assert_eq!((op.as_str(), &body["args"]), ("message.inbox", &json!({"mark_seen": false})));
     client.close().await;
@@ -101,10 +110,7 @@ async fn calls_and_failures_are_reported_to_the_daemon() {
     client.ask("resources/read", json!({"uri": UNREAD})).await;
     assert_eq!(client.ask("tools/call", json!({"name": "nope"})).await["error"]["code"], -32602);
     client.close().await;
-    assert_eq!(
-        daemon.see(|memory| memory.heartbeats.clone()),
-        [json!({"tool_calls": 4, "errors": 1})]
-    );
+    assert_eq!(counted(&daemon), [json!({"tool_calls": 4, "errors": 1})]);
 }
 
 /// MCP spec §6: every 60 s.
@@ -117,7 +123,11 @@ async fn calls_are_reported_every_minute() {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(61)).await;
     tokio::time::resume();
-    daemon.until("a report", |memory| memory.heartbeats.len() == 1).await;
+    daemon
+        .until("a report", |memory| {
+            memory.heartbeats.iter().any(|sign| sign["tool_calls"].is_u64())
+        })
+        .await;
     client.close().await;
-    assert_eq!(daemon.see(|memory| memory.heartbeats.clone()), [json!({"tool_calls": 1})]);
+    assert_eq!(counted(&daemon), [json!({"tool_calls": 1})]);
 }

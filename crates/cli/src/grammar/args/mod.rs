@@ -10,6 +10,7 @@ use claudemesh_protocol::ops::policy::ApprovalMode;
 
 use super::values::{duration, listed};
 
+mod agents;
 mod care;
 mod daemon;
 mod mesh;
@@ -18,6 +19,7 @@ mod policy;
 mod service;
 mod talk;
 
+pub(crate) use agents::{HookArgs, InstallArgs, UninstallAgentsArgs};
 pub(crate) use care::{
     BackupArgs, PassphraseArgs, RecoverArgs, RecoverChoice, ResetArgs, RestoreArgs, UninstallArgs,
 };
@@ -183,6 +185,31 @@ pub(crate) enum Command {
         after_help = "Examples:\n  claudemesh restore --in mesh.cmb\n  claudemesh restore --in mesh.cmb --merge\n\nAlias: daemon restore\nWhat is replaced is kept as <file>.before-restore.<time>.\nExit codes: 2 wrong passphrase or damaged file, 3 no backup, 6 daemon running, 10 files"
     )]
     Restore(RestoreArgs),
+    /// Connect Claude Code and Codex: MCP server, hooks, skill
+    #[command(
+        after_help = "Examples:\n  claudemesh install\n  claudemesh install claude --dry-run\n  claudemesh install codex --no-service -y\n\nOnly our own entries are written; everything else in your settings stays, to the byte.\nRun it any time. What changes is shown first, and asked about once.\nExit codes: 7 nobody to ask, 10 a file stays as it is"
+    )]
+    Install(InstallArgs),
+    /// Take away what install wrote; memberships stay
+    #[command(
+        after_help = "Examples:\n  claudemesh uninstall\n  claudemesh uninstall codex --dry-run\n\nFiles that nobody else has changed are again what they were, to the byte.\nExit codes: 4 the daemon does not stop, 7 nobody to ask, 10 a file stays as it is"
+    )]
+    Uninstall(UninstallAgentsArgs),
+    /// Print what agents read about this program
+    #[command(
+        after_help = "Examples:\n  claudemesh skill\n  claudemesh skill > ~/.claude/skills/claudemesh/SKILL.md"
+    )]
+    Skill,
+    /// Show everything at a glance: daemon, meshes, sessions
+    #[command(
+        after_help = "Examples:\n  claudemesh status\n  claudemesh status --json\n\nWithout a daemon each broker is asked; none is started.\nExit codes: 1 a mesh cannot be reached, 10 a damaged config"
+    )]
+    Status,
+    /// Print one line for an agent's status bar
+    #[command(
+        after_help = "Examples:\n  claudemesh status-line\n  claudemesh status-line < session.json\n\nIt asks nobody, takes a few milliseconds and always succeeds. The line has no end of line.\nclaudemesh install --status-line makes Claude Code run it."
+    )]
+    StatusLine,
     /// Show this session, account and memberships
     #[command(
         after_help = "Examples:\n  claudemesh whoami\n  claudemesh whoami --json\n\nExit codes: 2 neither account nor mesh nor session"
@@ -198,6 +225,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  claude mcp add claudemesh -- claudemesh mcp\n  claudemesh mcp --tools messaging,profile,state\n  claudemesh mcp --tools v1 --caps dm,read\n  claudemesh mcp print-config cursor\n\nCapabilities: read, dm, broadcast, state-read, state-write, grant, kick, ban, profile-write,\nservice-deploy; everything the member may do when left out.\nTools: none, v1, all, families, single tools; a leading - removes. docs/mcp.md explains them."
     )]
     Mcp(McpArgs),
+    /// Tell the daemon what an agent does (run by the agent)
+    #[command(
+        after_help = "Examples:\n  claudemesh hook claude UserPromptSubmit\n  claudemesh hook codex Stop\n\nReads the agent's JSON on standard input and prints what the agent is to be told, in\nits own form, or nothing. It ends within 50 ms with exit code 0, whatever happens, and starts no\ndaemon; only the event \"bell\" waits. claudemesh install makes agents run it.\nCLAUDEMESH_HOOK_DEBUG=1 says why nothing is printed."
+    )]
+    Hook(HookArgs),
     /// Run a broker; also the program claudemesh-broker
     #[command(disable_help_flag = true)]
     Broker(BrokerArgs),

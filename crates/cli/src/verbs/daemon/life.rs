@@ -144,6 +144,13 @@ pub(crate) enum Stopped {
     NotRunning,
 }
 
+impl Stopped {
+    /// True when there was one to stop.
+    pub(crate) const fn was_running(&self) -> bool {
+        matches!(self, Self::Was(_))
+    }
+}
+
 /// Stops the daemon, through its service manager when there is one.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 use claudemesh_ipc::api::PeersReply;
 use claudemesh_mcp::Shown;
 use claudemesh_protocol::ops::OperationKind;
-use claudemesh_protocol::ops::messaging::{CheckedMessages, SendOutcome, SendOutcomes};
+use claudemesh_protocol::ops::messaging::{SendOutcome, SendOutcomes};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::output::screen::WithHint;
 use crate::output::{Icon, Line, Screen, Style, Token};
 use crate::verbs::operation::draw::{Manner, drawn};
-use crate::verbs::{inbox, peer, status};
+use crate::verbs::{peer, status};
 
 /// The text, without colours and as wide as it is. A result of which a verb would show nothing is its own text.
 pub(super) fn of(shown: &Shown<'_>) -> String {
@@ -54,15 +54,6 @@ fn by_hand(shown: &Shown<'_>) -> Option<Screen> {
         OperationKind::MessageStatus => {
             let asked = shown.arguments.get("messageId").and_then(Value::as_str)?;
             shown.result.as_object().map(|result| status::screen(asked, result))
-        }
-        OperationKind::MessageInbox => {
-            let read: CheckedMessages = read(shown.result)?;
-            let unread = read.messages.iter().filter(|item| item.seen_at.is_none()).count();
-            let mut screen = inbox::screen(&read.messages, shown.mesh, unread, Context::now());
-            if read.remaining > 0 {
-                screen.attention(format!("{} more are unread", read.remaining));
-            }
-            Some(screen)
         }
         _ => None,
     }
@@ -119,10 +110,6 @@ mod tests {
         );
         let nobody = text(OperationKind::PeerList, json!({}), &json!({ "peers": [] }));
         assert!(nobody.contains("peers on dev (0)"), "{nobody}");
-        let none = json!({ "messages": [], "remaining": 3 });
-        let inbox = text(OperationKind::MessageInbox, json!({}), &none);
-        assert!(inbox.contains("inbox — dev (0 messages)"), "{inbox}");
-        assert!(inbox.contains("3 more are unread"), "{inbox}");
         let status =
             json!({ "messageId": "abcdefgh1234", "targetSpec": "@eng", "delivered": true });
         let status =

@@ -115,8 +115,13 @@ impl<'a> Told<'a> {
                 format!("{they}'s machine has it on disk; no agent has been given it yet")
             }
             "handed" => self.handed(),
-            "in_context" => format!("{they}'s agent is reading it"),
-            "turn_ended" => format!("{they}'s agent has finished the turn in which it read it"),
+            "in_context" => format!("{they}'s agent is reading it{}", self.shown_by()),
+            "turn_ended" => {
+                format!(
+                    "{they}'s agent has finished the turn in which it read it{}",
+                    self.shown_by()
+                )
+            }
             "answered" if self.evidence.is_empty() => format!("{they} has answered"),
             "answered" => format!("{} has answered", self.evidence),
             "held" => self.held(),
@@ -147,7 +152,16 @@ impl<'a> Told<'a> {
         match self.path {
             "channel" | "mcp_channel" => format!("it was pushed into the conversation of {they}"),
             "inbox" | "" => format!("{they} has listed it from the inbox"),
+            path if path.starts_with("hook:") => format!("a hook of {they}'s agent took it along"),
             path => format!("it was given to {they} by {}", path.replace('_', " ")),
+        }
+    }
+
+    /// Where the agent's own record shows it.
+    fn shown_by(&self) -> String {
+        match self.evidence {
+            "" => String::new(),
+            evidence => format!(" ({evidence})"),
         }
     }
 

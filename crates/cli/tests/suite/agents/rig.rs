@@ -78,6 +78,8 @@ pub fn framed(id: &str, body: &str) -> String {
         mesh: "home",
         trust: Trust::Verified,
         place: Place::Direct,
+        is_urgent: false,
+        reply_to: None,
         also_given: false,
     };
     frame(&from, body, usize::MAX)

@@ -20,6 +20,8 @@ fn a_machine_from_nothing_to_nothing() {
     });
     up.keep();
     status.success(&home, &["daemon", "status"], || {});
+    let mut glance = Page::of("status");
+    glance.success(&home, &["status"], || {});
     status.keep();
     who.success(&home, &["whoami"], || {});
     who.keep();
@@ -31,6 +33,7 @@ fn a_machine_from_nothing_to_nothing() {
         home.ok(&["daemon", "up"]);
     });
     daemon_down.case("not running", &home, &["daemon", "down"]);
+    glance.case("no daemon", &home, &["status"]);
     daemon_down.keep();
     let mut daemon_up = Page::of("daemon up");
     daemon_up.success(&home, &["daemon", "up"], || {
@@ -50,6 +53,8 @@ fn a_machine_from_nothing_to_nothing() {
         home.up();
     });
     down.case("nothing runs", &home, &["down"]);
+    glance.case("a mesh that cannot be reached", &home, &["status"]);
+    glance.keep();
     down.keep();
 }
 
@@ -73,10 +78,16 @@ fn what_needs_no_mesh() {
     let mut config = Page::of("mcp print-config");
     config.case("unknown client", &home, &["mcp", "print-config", "emacs"]);
     config.plain(&home, &["mcp", "print-config", "codex"]);
+    let mut hook = Page::of("hook");
+    hook.case("unknown event", &home, &["hook", "claude", "Nothing"]);
+    hook.case("unknown flag", &home, &["hook", "claude", "Stop", "--no-such-flag"]);
+    hook.plain(&home, &["hook", "claude", "Stop"]);
     let mut help = Page::of("help");
     help.case("unknown command", &home, &["help", "sned"]);
     help.plain(&home, &["help"]);
-    for page in [show, path, check, init, completions, config, help] {
+    let mut line = Page::of("status-line");
+    line.plain(&home, &["status-line"]);
+    for page in [show, path, check, init, completions, config, hook, line, help] {
         page.keep();
     }
 }

@@ -2,6 +2,7 @@
 //! can answer. [`walk`] finds the verbs and the errors that nobody has looked at.
 
 mod administration;
+mod agents;
 mod care;
 mod daemon;
 mod identity;

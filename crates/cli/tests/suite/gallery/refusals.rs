@@ -34,8 +34,8 @@ pub struct Refusal {
 
 const UNKNOWN_FLAG: Refusal = Refusal {
     name: "unknown flag",
-    // `help` shows help whatever comes behind it; the broker has a grammar of its own.
-    applies: |one| !["help", "broker"].contains(&one.verb.as_str()),
+    // `help` shows help whatever comes behind it; the broker has a grammar of its own; a hook never refuses anything.
+    applies: |one| !["help", "broker", "hook", "status-line"].contains(&one.verb.as_str()),
     exit: 3,
     says: "unknown flag --no-such-flag",
 };

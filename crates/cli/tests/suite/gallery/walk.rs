@@ -77,15 +77,37 @@ const OWN: &[(&str, &[&str])] = &[
             "daemon running",
         ],
     ),
+    (
+        "install",
+        &[
+            "everything there already",
+            "nobody to ask",
+            "bad tools",
+            "unknown agent",
+            "a file that cannot be read",
+            "dry run",
+        ],
+    ),
+    ("uninstall", &["nothing installed", "nobody to ask"]),
+    ("status", &["no daemon", "a mesh that cannot be reached"]),
     ("whoami", &["not signed in"]),
     ("completions", &["unknown shell"]),
     ("mcp print-config", &["unknown client"]),
+    ("hook", &["unknown event", "unknown flag"]),
     ("help", &["unknown command"]),
 ];
 
-/// Verbs whose output is no document: a script, a log, a page. They have no JSON.
-const PLAIN: [&str; 5] =
-    ["completions", "daemon logs", "daemon metrics", "mcp print-config", "help"];
+/// Verbs whose output is no document: a script, a log, a page. They have no JSON, or the same text in it.
+const PLAIN: [&str; 8] = [
+    "completions",
+    "daemon logs",
+    "daemon metrics",
+    "mcp print-config",
+    "skill",
+    "hook",
+    "status-line",
+    "help",
+];
 
 /// Servers, and a stream without an end: what they write is tested with a client, and in `events`.
 const SERVERS: [&str; 3] = ["mcp", "broker", "daemon events"];

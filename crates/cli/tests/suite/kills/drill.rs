@@ -5,12 +5,16 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use claudemesh_agents::render::{Provenance, frame, words};
 use claudemesh_crypto::backup::{Header, KdfCosts, seal_with_header};
 use claudemesh_daemon::care::backup::{Extras, collect};
 use claudemesh_daemon::clock;
-use claudemesh_ipc::Paths;
-use claudemesh_ipc::api::OutboxPruneRequest;
 use claudemesh_ipc::api::identity::RotateKeypairRequest;
+use claudemesh_ipc::api::{
+    InboxItem, InboxQuery, MessageMode, OutboxPruneRequest, RegisterRequest, StatusReport,
+};
+use claudemesh_ipc::{Client, Paths, SessionToken};
+use serde_json::json;
 
 use super::death::Death;
 use super::points::Road;
@@ -69,6 +73,9 @@ impl Drill {
         system.people[death.person].proxy.set(Weather::Clear);
         storm.raise(system);
         self.answers(system, death).await;
+        if death.point.on == Road::Record {
+            let _ = scribe(system, death.person).deregister_session().await;
+        }
         self.deaths += 1;
         if self.deaths.is_multiple_of(PROGRESS) {
             let (deaths, faults) = (self.deaths, self.faults.len());
@@ -180,12 +187,56 @@ async fn nudge(system: &mut System, death: &Death) {
                 session.register(&client).await;
             }
         }
+        Road::Record => read_and_record(system, death.person).await,
         Road::Files | Road::Rotation => {
             system.learn_key(death.person);
             let _ = client.rotate_keypair(&RotateKeypairRequest::default()).await;
             system.learn_key(death.person);
         }
     }
+}
+
+/// An agent that reads what its member gets, and hears of nothing by itself.
+fn scribe(system: &System, person: usize) -> Client {
+    let token = SessionToken::from_bytes(&[u8::try_from(person).unwrap(); 32]);
+    system.people[person].client().with_timeout(NUDGE_LIMIT).with_token(Some(token))
+}
+
+/// The scribe lists its inbox, and its record shows what it was handed by that.
+async fn read_and_record(system: &System, person: usize) {
+    let client = scribe(system, person);
+    let mesh = crate::chaos::system::MESH.to_owned();
+    let (token, pid) = (client.token().unwrap().clone(), std::process::id());
+    let request = RegisterRequest {
+        use_stored_key: false,
+        message_mode: Some(MessageMode::Inbox),
+        ..RegisterRequest::stored(token, format!("scribe-{person}"), mesh, "scribe".to_owned(), pid)
+    };
+    if client.register_session(&request).await.is_err() {
+        return;
+    }
+    let unread =
+        InboxQuery { unread_only: Some(true), mark_seen: Some(true), ..InboxQuery::default() };
+    let Ok(page) = client.inbox(&unread).await else { return };
+    let dir = system.people[person].paths.root().parent().unwrap().join(".claude");
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("scribe.jsonl");
+    let mut file = std::fs::File::options().create(true).append(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut file, record_of(&page.items).as_bytes()).unwrap();
+    let transcript = path.to_str().map(str::to_owned);
+    let report = StatusReport { transcript, ..StatusReport::default() };
+    let _ = client.session_status(&report).await;
+}
+
+/// Messages in a transcript, and the question to the model behind them.
+fn record_of(items: &[InboxItem]) -> String {
+    let texts: Vec<String> = items
+        .iter()
+        .map(|item| frame(&Provenance::of(item, &[]), words(item), usize::MAX))
+        .collect();
+    let shown = json!({ "type": "user", "uuid": "1", "message": { "content": texts.join("\n") } });
+    let asked = json!({ "type": "api-request", "querySource": "sdk" });
+    format!("{shown}\n{asked}\n")
 }
 
 /// A backup of a daemon's files that opens at once, and the file with its passphrase.

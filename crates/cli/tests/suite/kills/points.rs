@@ -23,6 +23,8 @@ pub enum Road {
     Prune,
     /// A session registers.
     Session,
+    /// An agent's own record shows messages that it was handed.
+    Record,
     /// Small files are written: some at each start, more when a member key is changed.
     Files,
     /// A member key is changed.
@@ -31,7 +33,7 @@ pub enum Road {
     Restore,
 }
 
-pub const POINTS: [Point; 16] = [
+pub const POINTS: [Point; 17] = [
     point("accept.before_commit", Road::Traffic, 8),
     point("accept.after_commit_before_reply", Road::Traffic, 8),
     // The first commits are those of the start.
@@ -44,6 +46,7 @@ pub const POINTS: [Point; 16] = [
     point("requeue.mid_tx", Road::Requeue, 2),
     point("prune.mid", Road::Prune, 1),
     point("sessions.mid_write", Road::Session, 2),
+    point("evidence.after_commit_before_receipt", Road::Record, 2),
     point("config.mid_write", Road::Files, 6),
     point("rotate.after_archive", Road::Rotation, 1),
     point("rotate.after_register", Road::Rotation, 1),

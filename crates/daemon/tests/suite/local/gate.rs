@@ -25,6 +25,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("DELETE", "/v1/sessions/me"),
     ("POST", "/v1/sessions/register"),
     ("POST", "/v1/sessions/status"),
+    ("GET", "/v1/sessions/bell"),
     ("DELETE", SOME_SESSION),
     ("POST", "/v1/heartbeat"),
     ("POST", "/v1/send"),

@@ -1,6 +1,7 @@
 //! The person's side: boot, files, local API, outbox, inbox, sessions; the broker is an address where nobody answers.
 
 mod accept;
+mod bell;
 mod boot;
 mod broadcast;
 mod crash;
@@ -17,6 +18,7 @@ mod outbox;
 pub mod process;
 mod search;
 mod sessions;
+mod take;
 mod tcp;
 mod told;
 pub mod world;

@@ -253,6 +253,13 @@ async fn hook_reports_find_their_session() {
         ),
         (report(|report| report.pids = vec![std::process::id()]), 3),
         (report(|report| report.cwd = Some("/a".to_owned())), 1),
+        (
+            report(|report| {
+                report.cwd = Some("/a".to_owned());
+                report.session_id = Some("another".to_owned());
+            }),
+            0,
+        ),
         (report(|report| report.cwd = Some("/b".to_owned())), 0),
         (report(|_| {}), 0),
     ] {

@@ -16,7 +16,7 @@ use super::world::{HOME, done, op};
 use crate::local::world::{Home, register};
 use crate::mesh::node::{Node, World, until};
 
-const TOOLS: Heartbeat = Heartbeat { status: None, tool_calls: 3, errors: 1 };
+const TOOLS: Heartbeat = Heartbeat { status: None, tool_calls: 3, errors: 1, client: None };
 
 async fn connected(running: &Running, byte: u8) -> (Client, String) {
     let (client, reply) = register(running, HOME, byte, |_| {}).await;
