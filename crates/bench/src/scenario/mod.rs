@@ -5,6 +5,7 @@ mod command_line;
 mod connections;
 mod direct;
 mod drain;
+mod hooked;
 mod light;
 mod local_api;
 mod state;
@@ -66,6 +67,7 @@ pub(crate) const ALL: &[Scenario] = scenarios! {
     "start with stored messages", "serves within 300 ms" => drain::start;
     "local API, 500/s beside 100 streams", "p99 <= 2" => local_api::requests;
     "local API, sends", ">= 3000/s accepted" => local_api::sends;
+    "messages beside a slow hook, 1000/s", "p99 <= 20" => hooked::receive;
     "idle daemon", "<= 25 MiB; no wake-up faster than 15 s" => local_api::idle;
     "command line, whole processes", "--version and --help <= 5 ms; through the daemon <= 10 ms" => command_line::processes;
 };
