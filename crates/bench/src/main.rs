@@ -4,6 +4,7 @@
 //! broker. Figures are medians over the runs with their spread; nothing here passes or fails.
 
 mod broker_process;
+mod daemon_process;
 mod disk;
 mod figure;
 mod peer;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
+use claudemesh_crypto::identity::KeyPair;
 use claudemesh_protocol::encoding::b64;
 use claudemesh_protocol::{MeshId, PublicKey, Timestamp};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -188,6 +189,13 @@ impl Body {
             version: 1,
             wrapped_keys: String::new(),
         }
+    }
+
+    /// A short direct body that its receiver can open.
+    pub(crate) fn sealed(from: &KeyPair, to: PublicKey) -> anyhow::Result<Self> {
+        let sealed = claudemesh_crypto::direct::seal(b"a message of a measurement", from, to)?;
+        let (nonce, ciphertext) = (sealed.nonce.to_b64(), b64(&sealed.ciphertext));
+        Ok(Self { nonce, ciphertext, ..Self::direct(0) })
     }
 
     /// A group body with one content key for each of `members`.

@@ -520,6 +520,12 @@ pub struct BrokerLimits {
     pub backlog_per_mesh: u64,
     /// `LOOP_MAX_HOPS`: hops a message may have made.
     pub loop_max_hops: u32,
+    /// `LOOP_PAIR_MESSAGES`: messages two sessions may exchange within the window.
+    pub loop_pair_messages: usize,
+    /// `LOOP_PAIR_WINDOW_SECONDS`: that window, in seconds.
+    pub loop_pair_window_seconds: u64,
+    /// `LOOP_STOP_SECONDS`: how long they are stopped, in seconds.
+    pub loop_stop_seconds: u64,
     /// `LEASE_TTL_MS`: how long a presence outlives its socket, in milliseconds.
     pub lease_ttl_ms: u64,
     /// `STATUS_TTL_SECONDS`: age at which `working` decays to `idle`.
@@ -573,6 +579,9 @@ impl Default for BrokerLimits {
             backlog_per_member: 10_000,
             backlog_per_mesh: 100_000,
             loop_max_hops: MAX_HOPS,
+            loop_pair_messages: LOOP_PAIR_MAX,
+            loop_pair_window_seconds: LOOP_WINDOW.as_secs(),
+            loop_stop_seconds: LOOP_STOP.as_secs(),
             lease_ttl_ms: 90_000,
             status_ttl_seconds: 60,
             hook_fresh_window_seconds: 30,

@@ -11,9 +11,9 @@ use claudemesh_ipc::api::{InboxQuery, RegisterRequest};
 use claudemesh_ipc::{Client, SessionToken};
 use serde_json::json;
 
-use super::local_api::Daemon;
 use crate::Options;
 use crate::broker_process::BrokerProcess;
+use crate::daemon_process::Daemon;
 use crate::figure::{Figure, latency};
 
 /// Wakings measured.

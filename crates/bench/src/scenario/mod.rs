@@ -7,6 +7,7 @@ mod connections;
 mod direct;
 mod drain;
 mod hook;
+mod hooked;
 mod light;
 mod local_api;
 mod state;
@@ -68,6 +69,7 @@ pub(crate) const ALL: &[Scenario] = scenarios! {
     "start with stored messages", "serves within 300 ms" => drain::start;
     "local API, 500/s beside 100 streams", "p99 <= 2" => local_api::requests;
     "local API, sends", ">= 3000/s accepted" => local_api::sends;
+    "messages beside a slow hook, 1000/s", "p99 <= 20" => hooked::receive;
     "idle daemon", "<= 25 MiB; no wake-up faster than 15 s" => local_api::idle;
     "bell of an idle session, over a broker", "" => bell::wakes;
     "hook, whole processes", "every one <= 50 ms, whatever the daemon does" => hook::processes;

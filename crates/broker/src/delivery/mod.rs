@@ -10,6 +10,7 @@ mod copies;
 mod drain;
 mod due;
 mod gather;
+mod moves;
 mod outage;
 mod router;
 mod writer;

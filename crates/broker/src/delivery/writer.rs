@@ -25,7 +25,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::gather::gather;
 use super::outage::{recover, refuse};
 use super::router::{Row, latency_seconds, push_row};
-use super::{Accept, Job, Plan, Pushed, drain, forget_dropped};
+use super::{Accept, Job, Plan, Pushed, drain, forget_dropped, moves};
 use crate::live::{Connection, Mesh, MeshState};
 use crate::ops::{messaging, receipt};
 use crate::state::Broker;
@@ -126,35 +126,10 @@ fn refuse_removed(broker: &Broker, jobs: &mut Vec<Job>) {
     }
 }
 
-/// Lets the rows of sessions that are back stay with them: a move would take what they were pushed since along.
-fn keep_with_returned(broker: &Broker, jobs: &mut [Job]) {
-    for job in jobs {
-        let Job::Reroute { mesh, reroute, claimed } = job else { continue };
-        let mesh = Arc::clone(mesh);
-        let (key, member_key) = (reroute.session_key, reroute.member_key);
-        {
-            let mut state = mesh.lock();
-            if state.session(key).is_none() {
-                continue;
-            }
-            state.queue(member_key).released();
-            for (_, priority) in &*claimed {
-                state.queue(key).releasing(*priority);
-            }
-        }
-        for waiting in [key, member_key] {
-            drain::wake_key(broker, &mesh, waiting);
-        }
-        let given_back = |(seq, _)| ReleasedRow { seq, recipient_key: key, was_written: false };
-        let rows = std::mem::take(claimed).into_iter().map(given_back).collect();
-        *job = Job::Release { mesh, rows };
-    }
-}
-
 /// Commits a batch.
 async fn commit(broker: &Broker, mut jobs: Vec<Job>) -> Written {
     refuse_removed(broker, &mut jobs);
-    keep_with_returned(broker, &mut jobs);
+    moves::keep_with_returned(broker, &mut jobs);
     if jobs.iter().any(|job| matches!(job, Job::Accept(_))) {
         crash_point("broker.accept.before_commit");
     }
@@ -369,21 +344,7 @@ fn finish(
         }
         (Job::Release { mesh, rows }, _) => released(broker, &mesh, &rows),
         (Job::Reroute { mesh, reroute, .. }, DeliveryOutcome::Rerouted(moved)) => {
-            {
-                let mut state = mesh.lock();
-                state.sub_open(&reroute.member_id, moved.merged);
-                if state.session(reroute.session_key).is_none() {
-                    state.queues.remove(&reroute.session_key);
-                }
-                let queue = state.queue(reroute.member_key);
-                queue.released();
-                if moved.moved > 0 {
-                    queue.arrived_unknown(moved.moved);
-                }
-                let news = receipt::News::Rerouted { to: reroute.member_key };
-                receipt::tell(broker, &state, &moved.told, news);
-            }
-            drain::wake_key(broker, &mesh, reroute.member_key);
+            moves::moved(broker, &mesh, &reroute, &moved);
         }
         (Job::Receipt(pending), DeliveryOutcome::Receipted(outcome)) => {
             receipt::finish(broker, *pending, &outcome);

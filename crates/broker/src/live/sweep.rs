@@ -185,7 +185,7 @@ pub(crate) fn forget_quiet(broker: &Broker) {
     for mesh in meshes {
         {
             let mut state = mesh.lock();
-            state.loops.forget_silent(now);
+            state.loops.forget_silent(now, broker.limits().into());
             state.budgets.retain(|_, bucket| now.since(bucket.last_used()) < RATE_IDLE);
             state.receipt_budgets.retain(|_, bucket| now.since(bucket.last_used()) < RATE_IDLE);
             state.forget_idle_queues();

@@ -280,7 +280,8 @@ fn guard_against_loops(
     target: &TargetSpec,
 ) -> Result<(), Refusal> {
     let now = peer.broker.now();
-    let max = peer.broker.limits().loop_max_hops;
+    let limits = peer.broker.limits();
+    let max = limits.loop_max_hops;
     let other = match target {
         TargetSpec::Key(key) => Some(*key),
         _ => None,
@@ -296,7 +297,7 @@ fn guard_against_loops(
         ));
     }
     let Some(other) = other else { return Ok(()) };
-    if let Err(stopped) = state.loops.admit(peer.key(), other, send.hops, now) {
+    if let Err(stopped) = state.loops.admit(peer.key(), other, send.hops, now, limits.into()) {
         if stopped.is_new {
             peer.broker.metrics().loop_stopped.inc("pair");
             tell_loop(peer, state, other, send.hops, stopped.count, Some(stopped.until));

@@ -306,8 +306,8 @@ fn read_limits(reader: &mut Reader) -> BrokerLimits {
     }
     read_each! {
         max_connections_per_mesh max_message_bytes max_frame_bytes max_wrapped_keys_bytes group_audience_max
-        send_burst send_per_min backlog_per_member backlog_per_mesh loop_max_hops lease_ttl_ms
-        status_ttl_seconds hook_fresh_window_seconds message_retention_days max_sockets_per_ip
+        send_burst send_per_min backlog_per_member backlog_per_mesh loop_max_hops
+        loop_pair_messages loop_pair_window_seconds loop_stop_seconds lease_ttl_ms status_ttl_seconds hook_fresh_window_seconds message_retention_days max_sockets_per_ip
         http_rate_per_ip http_burst_per_ip invite_claims_per_ip_hour invite_claims_per_code_hour
         invite_previews_per_ip_min hook_rate_limit_per_min hello_timeout_ms ping_interval_ms silence_limit_ms slow_consumer_ms
         claim_lease_ms due_interval_ms

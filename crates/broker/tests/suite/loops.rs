@@ -73,3 +73,23 @@ async fn a_stop_is_lifted_by_either_side_and_by_nobody_else() {
         assert_eq!(socket.events_so_far("loop_stopped").await.len(), 2, "once per stop");
     }
 }
+
+/// LOOP-2 under the limits of an operator.
+#[tokio::test]
+async fn an_operator_sets_when_two_sessions_are_stopped_and_for_how_long() {
+    let world = World::start_with(|settings| {
+        settings.limits.loop_pair_messages = 4;
+        settings.limits.loop_stop_seconds = 5;
+    })
+    .await;
+    let people = world.mesh_of(&["alice", "bob"]).await;
+    let mut sockets = [world.daemon(&people[0]).await, world.daemon(&people[1]).await];
+    let message = |from: usize| json!({"targetSpec": people[1 - from].key.public()});
+    for number in 0..4 {
+        let from = number % 2;
+        assert_eq!(sockets[from].message(message(from)).await["queued"], true, "{number}");
+    }
+    assert_eq!(sockets[0].message(message(0)).await["queued"], false);
+    world.pass(6);
+    assert_eq!(sockets[0].message(message(0)).await["queued"], true);
+}

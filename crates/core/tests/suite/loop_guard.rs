@@ -1,6 +1,6 @@
 //! The loop guard against the list of every message of a pair (wire spec §4.10).
 
-use claudemesh_core::loop_guard::LoopGuard;
+use claudemesh_core::loop_guard::{LoopGuard, LoopLimits};
 use claudemesh_protocol::PublicKey;
 use proptest::prelude::*;
 
@@ -119,7 +119,7 @@ proptest! {
                 Step::Forget => {
                     // What was silent for a whole window counts for nothing; forgetting it must not show, except that a
                     // clock set back afterwards cannot bring it back.
-                    guard.forget_silent(at(now));
+                    guard.forget_silent(at(now), LoopLimits::default());
                     for model in &mut told {
                         let is_stopped = model.stopped_until.is_some_and(|until| now < until);
                         let is_heard = model.messages.last().is_some_and(|(sent, _)| *sent > now - WINDOW_MS);
@@ -136,7 +136,7 @@ proptest! {
             };
             for (from, to, is_human) in sends {
                 let expected = told[pair(from, to)].send(from, is_human, now);
-                let answer = match guard.admit(key(from), key(to), is_human.then_some(0), at(now)) {
+                let answer = match guard.admit(key(from), key(to), is_human.then_some(0), at(now), LoopLimits::default()) {
                     Ok(()) => Answer::Taken,
                     Err(stopped) => {
                         prop_assert_eq!(stopped.count, PAIR_MAX);

@@ -37,12 +37,13 @@ pub const GROUP: &str = "red";
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Watchdogs, leases and waits in seconds instead of minutes, so that a run goes through many of them.
-const BROKER_SETTINGS: [(&str, &str); 11] = [
+const BROKER_SETTINGS: [(&str, &str); 12] = [
     ("BROKER_BIND", "127.0.0.1"),
     ("SEND_BURST", "1000000"),
     ("SEND_PER_MIN", "6000000"),
     // Everybody is shown something all the time, so that hops add up between any two prompts.
     ("LOOP_MAX_HOPS", "4000000000"),
+    ("LOOP_PAIR_MESSAGES", "1000000"),
     ("CLAIM_LEASE_MS", "3000"),
     ("DUE_INTERVAL_MS", "1000"),
     // Longer than a daemon waits after its session was replaced, shorter than a long absence.
