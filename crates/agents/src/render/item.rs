@@ -110,9 +110,8 @@ pub fn listing(result: &Value, max_bytes: usize) -> String {
 /// The result of `message.inbox`, or anything with such `messages`, as data: every text of a sender made harmless, and in
 /// front of each message what is known about it.
 pub fn harmless(result: &mut Value, own: &[String]) {
-    let items: Vec<Option<InboxItem>> = listed(result)
-        .map(|messages| messages.iter().map(read).collect())
-        .unwrap_or_default();
+    let items: Vec<Option<InboxItem>> =
+        listed(result).map(|messages| messages.iter().map(read).collect()).unwrap_or_default();
     disarm(result);
     let Some(object) = result.as_object_mut() else { return };
     if let Some(messages) = object.get_mut("messages").and_then(Value::as_array_mut) {

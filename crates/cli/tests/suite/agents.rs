@@ -4,7 +4,7 @@
 mod bell;
 mod claude;
 mod codex;
+mod evidence;
 mod hooks;
 mod install;
-mod evidence;
 mod rig;
