@@ -189,8 +189,11 @@ fn a_plain_locale_gets_plain_letters() {
         if one.verb == "mesh leave" {
             words.truncate(1);
         }
-        plain(&words);
-        plain(&one.bare());
+        // A file in UTF-8, printed as it is written down.
+        if one.verb != "skill" {
+            plain(&words);
+            plain(&one.bare());
+        }
         words.push("--no-such-flag");
         plain(&words);
     }

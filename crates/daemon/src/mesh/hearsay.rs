@@ -80,15 +80,24 @@ impl Mesh {
         if is_credible() || self.roster.view().knows(receipt.recipient) {
             return is_credible();
         }
-        {
+        let may_ask = {
             let mut asked_at = self.hearsay.asked_at.lock();
-            if asked_at.is_some_and(|at| at.elapsed() < ROSTER_PAUSE) {
-                return false;
+            let may_ask = asked_at.is_none_or(|at| at.elapsed() >= ROSTER_PAUSE);
+            if may_ask {
+                *asked_at = Some(Instant::now());
             }
-            *asked_at = Some(Instant::now());
-        }
-        matches!(tokio::time::timeout(ROSTER_WAIT, self.refresh.now()).await, Ok(Ok(())))
-            && is_credible()
+            may_ask
+        };
+        let fetched = async {
+            if may_ask {
+                self.refresh.now().await
+            } else {
+                // One that was asked for already may bring this recipient, too: several receipts of a new session come at
+                // once.
+                self.refresh.under_way().await
+            }
+        };
+        matches!(tokio::time::timeout(ROSTER_WAIT, fetched).await, Ok(Ok(()))) && is_credible()
     }
 
     /// A receipt about a member that changed its key is kept under the present one, whichever it names, with what was said

@@ -69,6 +69,15 @@ impl Refresh {
     /// Asks for a fetch that begins from now on and waits for its end; the caller limits the time.
     pub(super) async fn now(&self) -> Result<(), RequestError> {
         let number = self.soon();
+        self.answer_to(number).await
+    }
+
+    /// Waits for the end of what others have asked for so far and asks for nothing; the caller limits the time.
+    pub(super) async fn under_way(&self) -> Result<(), RequestError> {
+        self.answer_to(self.asked.load(Ordering::Relaxed)).await
+    }
+
+    async fn answer_to(&self, number: u64) -> Result<(), RequestError> {
         self.awaited.fetch_max(number, Ordering::Relaxed);
         self.hurry.notify_one();
         loop {

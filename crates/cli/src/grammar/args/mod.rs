@@ -207,7 +207,7 @@ pub(crate) enum Command {
     Status,
     /// Print one line for an agent's status bar
     #[command(
-        after_help = "Examples:\n  claudemesh status-line\n  claudemesh status-line < session.json\n\nIt asks nobody, takes a few milliseconds and always succeeds. The line has no end of line.\nclaudemesh install --status-line makes Claude Code run it."
+        after_help = "Examples:\n  claudemesh status-line\n\nIt asks nobody, takes a few milliseconds and always succeeds. The line has no end of line.\nInto Claude Code it comes by: claudemesh install --status-line"
     )]
     StatusLine,
     /// Show this session, account and memberships

@@ -1,7 +1,7 @@
 //! Pages of this machine: `up`, the daemon, the policy, and what needs neither (CLI spec §3.18, §3.19, §5.6).
 
 use super::page::Page;
-use crate::home::Home;
+use crate::home::{Home, until};
 
 #[test]
 fn a_machine_from_nothing_to_nothing() {
@@ -21,7 +21,12 @@ fn a_machine_from_nothing_to_nothing() {
     up.keep();
     status.success(&home, &["daemon", "status"], || {});
     let mut glance = Page::of("status");
-    glance.success(&home, &["status"], || {});
+    glance.success(&home, &["status"], || {
+        until("it is connected and has counted what is unread", || {
+            let (code, status) = home.json(&["status"]);
+            code == 0 && status["unread"].is_number()
+        });
+    });
     status.keep();
     who.success(&home, &["whoami"], || {});
     who.keep();
