@@ -31,6 +31,7 @@ pub(super) const FIELDS: Fields = Fields {
         "kind",
         "ambient",
         "status",
+        "paths",
     ],
     id: "session_id",
 };
