@@ -179,4 +179,4 @@ pub(crate) fn scanned_flags(args: &[String]) -> OutputFlags {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -29,17 +29,20 @@ fn parsed(line: &str) -> Cli {
 }
 
 /// Words as a shell reads them: quotes group, and nothing else is special.
-fn shell_words(line: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quote = None;
-    for character in line.chars() {
-        match (quote, character) {
-            (None, '\'' | '"') => quote = Some(character),
-            (Some(open), _) if open == character => quote = None,
-            (None, ' ') => words.push(String::new()),
-            _ => words.last_mut().unwrap().push(character),
+pub(crate) fn shell_words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for sign in line.chars() {
+        match (sign, quote) {
+            ('"' | '\'', None) => {
+                quote = Some(sign);
+                word.get_or_insert_default();
+            }
+            (mark, Some(open)) if mark == open => quote = None,
+            (' ', None) => words.extend(word.take()),
+            (other, _) => word.get_or_insert_default().push(other),
         }
     }
+    words.extend(word);
     words
 }
 

@@ -25,28 +25,11 @@ mod tests {
 
     use super::SKILL;
     use crate::grammar::classify::{Invocation, classify};
+    use crate::grammar::tests::shell_words;
     use crate::grammar::{parse, words};
 
     /// Longest skill (MCP spec §10.5).
     const LINES_MAX: usize = 500;
-
-    /// Words of a command, quoted as shells do.
-    fn shell_words(line: &str) -> Vec<String> {
-        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-        for sign in line.chars() {
-            match (sign, quote) {
-                ('"' | '\'', None) => {
-                    quote = Some(sign);
-                    word.get_or_insert_default();
-                }
-                (mark, Some(open)) if mark == open => quote = None,
-                (' ', None) => words.extend(word.take()),
-                (other, _) => word.get_or_insert_default().push(other),
-            }
-        }
-        words.extend(word);
-        words
-    }
 
     /// The commands of the fenced blocks, without the programs before and behind them.
     fn commands() -> Vec<&'static str> {

@@ -7,15 +7,14 @@ use claudemesh_protocol::error::ExitCode;
 use claudemesh_protocol::limits;
 use serde_json::{Map, Value, json};
 
-use super::daemon;
 use super::install::account::Account;
 use super::install::edit::Aim;
 use super::install::surroundings::Surroundings;
 use super::service;
+use super::{daemon, install};
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::grammar::args::UninstallAgentsArgs;
-use crate::output::prompt::Default;
 use crate::output::{Document, Fields, Report, Screen};
 use crate::service::Manager;
 use crate::verbs::backup::counted;
@@ -58,7 +57,7 @@ pub(crate) async fn run(context: &Context, args: &UninstallAgentsArgs) -> Outcom
         return Ok(finish(&wanted, document, screen));
     }
     if wanted.is_change() || unit.is_some() {
-        agree(context, &wanted, unit.is_some())?;
+        install::agree(context, &wanted, &question(&wanted, unit.is_some()))?;
     }
     let mut account = Account::new(Aim::Take);
     for kind in &kinds {
@@ -92,19 +91,11 @@ pub(crate) async fn run(context: &Context, args: &UninstallAgentsArgs) -> Outcom
     Ok(finish(&account, document, screen))
 }
 
-/// Shows what will change and asks once.
-fn agree(context: &Context, wanted: &Account, has_unit: bool) -> Outcome<()> {
-    if context.global.yes {
-        return Ok(());
-    }
-    if context.out.may_prompt() {
-        let mut screen = Screen::new();
-        wanted.show_changes(&mut screen);
-        context.out.aside(&screen);
-    }
+/// What it asks.
+fn question(wanted: &Account, has_unit: bool) -> String {
     let files = counted(wanted.changed(), "file is", "files are");
     let service = if has_unit { ", and the daemon's service is removed" } else { "" };
-    context.consent(&format!("{files} changed{service}. Continue?"), Default::Yes)
+    format!("{files} changed{service}. Continue?")
 }
 
 fn document(

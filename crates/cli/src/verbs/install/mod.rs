@@ -69,7 +69,7 @@ pub(crate) async fn run(context: &Context, args: &InstallArgs) -> Outcome<Report
         return Ok(dry_run(&around, &wanted, &kinds, wants_service));
     }
     if wanted.is_change() {
-        agree(context, &wanted, wants_service)?;
+        agree(context, &wanted, &question(&wanted, wants_service))?;
     }
     let mut account = Account::new(Aim::Put);
     for kind in &kinds {
@@ -108,7 +108,7 @@ fn for_agent(choice: &Choice, kind: AgentKind) -> Choice {
 }
 
 /// Shows what will change and asks once.
-fn agree(context: &Context, wanted: &Account, wants_service: bool) -> Outcome<()> {
+pub(crate) fn agree(context: &Context, wanted: &Account, question: &str) -> Outcome<()> {
     if context.global.yes {
         return Ok(());
     }
@@ -117,9 +117,14 @@ fn agree(context: &Context, wanted: &Account, wants_service: bool) -> Outcome<()
         wanted.show_changes(&mut screen);
         context.out.aside(&screen);
     }
+    context.consent(question, Default::Yes)
+}
+
+/// What `install` asks.
+fn question(wanted: &Account, wants_service: bool) -> String {
     let files = crate::verbs::backup::counted(wanted.changed(), "file is", "files are");
     let service = if wants_service { ", and the daemon starts with your login" } else { "" };
-    context.consent(&format!("{files} written{service}. Continue?"), Default::Yes)
+    format!("{files} written{service}. Continue?")
 }
 
 /// The daemon as a service; what became of that, and the mesh it is connected to. Where a service cannot be, the daemon
